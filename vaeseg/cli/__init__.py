@@ -1,0 +1,69 @@
+"""The command line, `vaeseg-batch`: one command a file, loaded only when it is called.
+
+`--help` must answer at once, so nothing here imports torch, ray or pydicom; each command imports what it needs inside.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from vaeseg import __version__
+from vaeseg.errors import VaesegError
+
+COMMANDS = {
+    "findings": "Query findings in SQL.",
+    "inspect": "Read DICOM and NIfTI and report a verdict for each series.",
+    "phantom": "Write a synthetic thorax CT archive.",
+    "status": "Show runs and what became of their series.",
+    "submit": "Segment the series of a study directory.",
+    "train": "Train a model.",
+}
+"""Every command with its one-line help, so that listing them loads none."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in `vaeseg.cli.<name>` as `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in alphabetical order."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command; None for a name that does not exist."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"vaeseg.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands from their one-line help, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; our own errors become one line on stderr and the documented exit code."""
+        try:
+            return super().invoke(ctx)
+        except VaesegError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"vaeseg-batch: {error}", file=sys.stderr)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vaeseg-batch")
+@click.option("--debug", is_flag=True, help="Show tracebacks and verbose logs.")
+def main(debug: bool) -> None:
+    """Distributed tumour segmentation over CT archives.
+
+    Research software: not a medical device, not for clinical use.
+
+    Exit codes: 0 ok, 1 error, 2 usage, 3 finished but some series failed or were refused.
+    """
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,1 @@
+"""The ledger: tables, sessions, runs and findings."""

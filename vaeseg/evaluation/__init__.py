@@ -1,0 +1,1 @@
+"""Pure numpy evaluation: overlap, lesions and the slice-wise protocol of the paper."""

@@ -1,0 +1,142 @@
+"""Between a volume's native grid and the model's: one square of S x S pixels a slice, and back.
+
+The model grid is square, centred on the slice, and as wide as its longer side in mm, so that pixels are square whatever
+the file has. Slices are not resampled along k. Arrays are in axial order (`geometry.orientation`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vaeseg.geometry.affine import to_lps_mm
+from vaeseg.records import BoolArray, FloatArray, IntArray, VolumeGeometry
+
+
+def to_model_grid(volume: npt.NDArray[Any], spacing_mm: tuple[float, float, float], size: int) -> npt.NDArray[np.int16]:
+    """Resample each slice to the model grid.
+
+    Each model pixel is the mean of the native area that it covers; where the model grid is the finer one, values are
+    interpolated linearly between native centres. What lies outside the slice takes the volume's minimum.
+
+    Args:
+        volume: (K, J, I) any real dtype, axial order, HU.
+        spacing_mm: (k, j, i).
+        size: side of the model grid, pixels.
+
+    Returns:
+        (K, size, size) int16, rounded to the nearest, C-contiguous.
+    """
+    _, height, width = volume.shape
+    rows, columns = _side_weights(height, spacing_mm[1], width, spacing_mm[2], size)
+    fill = float(volume.min())
+    resampled = np.empty((len(volume), size, size), dtype=np.int16)
+    for k, plane in enumerate(volume):
+        values = rows @ (plane.astype(np.float32) - fill) @ columns.T + fill
+        np.rint(values, out=values)
+        resampled[k] = values
+    return resampled
+
+
+def mask_to_native(mask: BoolArray, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> BoolArray:
+    """Carry a mask from the model grid to the native one: each native voxel takes the model pixel its centre lies in.
+
+    Args:
+        mask: (K, S, S) bool.
+        shape: (K, J, I) of the native grid, axial order.
+        spacing_mm: (k, j, i) of the native grid.
+
+    Returns:
+        (K, J, I) bool.
+    """
+    rows, columns = model_pixel_of_voxel(shape, spacing_mm, mask.shape[-1])
+    return mask[:, rows[:, None], columns[None, :]]
+
+
+def label_to_model_grid(label: BoolArray, spacing_mm: tuple[float, float, float], size: int) -> BoolArray:
+    """A label on the model grid: pixels at least half covered. (K, J, I) bool to (K, size, size) bool."""
+    _, height, width = label.shape
+    rows, columns = _side_weights(height, spacing_mm[1], width, spacing_mm[2], size)
+    covered = np.stack([rows @ plane.astype(np.float32) @ columns.T for plane in label])
+    return np.asarray(covered >= 0.5 - 1e-6)
+
+
+def model_pixel_of_voxel(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size: int
+) -> tuple[IntArray, IntArray]:
+    """Model row of each native row, and model column of each native column: (J,) and (I,) intp."""
+    _, height, width = shape
+    pixel_mm = max(height * spacing_mm[1], width * spacing_mm[2]) / size
+    return (
+        _nearest_model_index(height, spacing_mm[1], pixel_mm, size),
+        _nearest_model_index(width, spacing_mm[2], pixel_mm, size),
+    )
+
+
+def label_in_grid(label: BoolArray, label_geometry: VolumeGeometry, target: VolumeGeometry) -> BoolArray:
+    """Resample a label in world space onto another grid, nearest voxel; outside the label's grid is False.
+
+    Args:
+        label: bool array of `label_geometry.shape`.
+        label_geometry: where the label lies.
+        target: the grid wanted.
+
+    Returns:
+        bool array of `target.shape`.
+    """
+    source_from_target = np.linalg.inv(label_geometry.lps_from_kji) @ target.lps_from_kji
+    rows, columns = np.meshgrid(np.arange(target.shape[1]), np.arange(target.shape[2]), indexing="ij")
+    resampled = np.zeros(target.shape, dtype=np.bool_)
+    for k in range(target.shape[0]):
+        kji = np.stack([np.full(rows.shape, k), rows, columns], axis=-1).astype(np.float64)
+        source = np.floor(kji @ source_from_target[:3, :3].T + source_from_target[:3, 3] + 0.5).astype(np.intp)
+        inside = ((source >= 0) & (source < np.array(label.shape))).all(axis=-1)
+        found = source[inside]
+        resampled[k][inside] = label[found[:, 0], found[:, 1], found[:, 2]]
+    return resampled
+
+
+def share_inside(voxels_kji: IntArray, geometry: VolumeGeometry, target: VolumeGeometry) -> float:
+    """Share of the given (N, 3) voxels of `geometry` whose centres lie inside the box of `target`; 1.0 for none."""
+    if len(voxels_kji) == 0:
+        return 1.0
+    lps = to_lps_mm(geometry, voxels_kji.astype(np.float64))
+    inverse = np.linalg.inv(target.lps_from_kji)
+    kji = lps @ inverse[:3, :3].T + inverse[:3, 3]
+    inside = ((kji >= -0.5) & (kji < np.array(target.shape) - 0.5)).all(axis=1)
+    return float(inside.mean())
+
+
+def _side_weights(
+    height: int, row_spacing: float, width: int, column_spacing: float, size: int
+) -> tuple[FloatArray, FloatArray]:
+    pixel_mm = max(height * row_spacing, width * column_spacing) / size
+    return _weights(height, row_spacing, pixel_mm, size), _weights(width, column_spacing, pixel_mm, size)
+
+
+def _weights(n_native: int, spacing: float, pixel_mm: float, size: int) -> FloatArray:
+    """(size, n_native) float32: row m holds the share of each native sample in model pixel m."""
+    scale = pixel_mm / spacing
+    start = (n_native - size * scale) / 2  # native edge coordinate of the model grid's edge
+    if scale < 1:
+        return _linear_weights(n_native, start + (np.arange(size) + 0.5) * scale - 0.5)
+    low = start + np.arange(size)[:, None] * scale
+    edges = np.arange(n_native)[None, :]
+    overlap = np.minimum(low + scale, edges + 1) - np.maximum(low, edges)
+    return np.asarray(np.clip(overlap, 0.0, 1.0) / scale, dtype=np.float32)
+
+
+def _linear_weights(n_native: int, centres: FloatArray) -> FloatArray:
+    """Linear interpolation at native coordinates; the edge sample holds for half a voxel, then nothing."""
+    inside = (centres >= -0.5) & (centres <= n_native - 0.5)
+    clamped = np.clip(centres, 0, n_native - 1)[:, None]
+    weights = np.clip(1.0 - np.abs(clamped - np.arange(n_native)[None, :]), 0.0, 1.0)
+    return np.asarray(weights * inside[:, None], dtype=np.float32)
+
+
+def _nearest_model_index(n_native: int, spacing: float, pixel_mm: float, size: int) -> IntArray:
+    centre_mm = (np.arange(n_native) + 0.5 - n_native / 2) * spacing
+    index = np.floor(centre_mm / pixel_mm + size / 2).astype(np.intp)
+    return np.asarray(np.clip(index, 0, size - 1))

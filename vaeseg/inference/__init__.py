@@ -1,0 +1,1 @@
+"""From slices to masks, as fast as the device allows; no Ray."""

@@ -1,0 +1,1 @@
+"""Synthetic thorax CT with tumours."""

@@ -1,0 +1,1 @@
+"""Training loops and slice data sets; no Ray."""

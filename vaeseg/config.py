@@ -61,7 +61,7 @@ class ArchitectureConfig:
     kind: Literal["paper", "spatial"] = "paper"
     """`paper`: strided Conv-BN-LeakyReLU and a vector latent; `spatial`: residual blocks and a latent map."""
     image_size: int = 256
-    """Side of the square input, pixels: for `paper` a power of two from 64, for `spatial` a multiple of `downsampling`."""
+    """Side of the square input, pixels: `paper`, a power of two from 64; `spatial`, a multiple of `downsampling`."""
     base_width: int = 16
     """Channels of the first stage."""
     latent_channels: int = 512

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from vaeseg.evaluation.boxes import Box, bounding_box
 from vaeseg.geometry.affine import to_lps_mm
 from vaeseg.records import BoolArray, FloatArray, IntArray, LesionRecord, VolumeGeometry
 
@@ -22,8 +23,6 @@ CONNECTIVITY = 26
 """Voxels that touch by a face, an edge or a corner belong to the same lesion."""
 
 MM3_PER_ML = 1000.0
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,21 +80,6 @@ def find_components(mask: BoolArray) -> Components:
         box=box,
         boxes=tuple(boxes[n] for n in order),
         n_voxels=tuple(int(counts[n]) for n in order),
-    )
-
-
-def bounding_box(mask: BoolArray) -> Box:
-    """Smallest box that holds every True voxel of a (K, J, I) mask; three empty slices for an empty mask."""
-    in_slices = np.flatnonzero(mask.any(axis=(1, 2)))
-    if in_slices.size == 0:
-        return (slice(0, 0), slice(0, 0), slice(0, 0))
-    k = slice(int(in_slices[0]), int(in_slices[-1]) + 1)
-    plane = np.asarray(mask[k].any(axis=0))
-    in_rows, in_columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    return (
-        k,
-        slice(int(in_rows[0]), int(in_rows[-1]) + 1),
-        slice(int(in_columns[0]), int(in_columns[-1]) + 1),
     )
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
 
 
 def as_json(config: Any) -> str:
@@ -20,6 +24,56 @@ def as_json(config: Any) -> str:
 def digest(config: Any) -> str:
     """SHA-256 (64 hex digits) of the canonical JSON."""
     return hashlib.sha256(as_json(config).encode()).hexdigest()
+
+
+def from_json(kind: type[Config], text: str) -> Config:
+    """A flat config dataclass from its JSON; a field left out keeps its default.
+
+    Raises:
+        ValueError: not JSON, not an object, a field that does not exist, or a value of the wrong type or range.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{type(values).__name__} found, expected a JSON object")
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints or not _fits(value, hints[name]):
+            raise ValueError(f"{name} cannot be {value!r} in a {kind.__name__}")
+    return kind(**values)
+
+
+def with_settings(config: Config, settings: Mapping[str, str]) -> Config:
+    """A copy of a flat config with fields set from text, as `--set key=value` gives them.
+
+    Raises:
+        ValueError: a field that does not exist, or text that is no value of its type or range.
+    """
+    hints = get_type_hints(type(config))
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in hints:
+            raise ValueError(f"there is no setting {name}")
+        values[name] = _parsed(name, text, hints[name])
+    return replace(config, **values)  # type: ignore[type-var]  # any config dataclass
+
+
+def _parsed(name: str, text: str, hint: Any) -> Any:
+    if hint is bool and text in ("true", "false"):
+        return text == "true"
+    value: Any = text
+    if hint in (int, float):
+        value = hint(text)
+    if not _fits(value, hint):
+        raise ValueError(f"{name} cannot be {text!r}")
+    return value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +108,10 @@ class SelectionConfig:
     """Skip series whose rescale is missing or is said not to give HU."""
 
 
+MAX_DIMENSION = 4096
+"""Largest side, width or latent length, so that a hostile checkpoint cannot ask for absurd memory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureConfig:
     """One member of the family of networks; no skip connections in any."""
@@ -72,6 +130,8 @@ class ArchitectureConfig:
     def __post_init__(self) -> None:
         if self.image_size < 64 or self.base_width < 1 or self.latent_channels < 1:
             raise ValueError(f"no such network: {self}")
+        if max(self.image_size, self.base_width, self.latent_channels, self.downsampling) > MAX_DIMENSION:
+            raise ValueError(f"no dimension of a network may exceed {MAX_DIMENSION}: {self}")
         if self.kind == "paper" and self.image_size & (self.image_size - 1):
             raise ValueError(f"image_size {self.image_size} is not a power of two")
         if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
@@ -101,6 +161,86 @@ class PreprocessingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How one stage is trained; with the seed it decides the weights. `training_preset` gives the two starting points."""
+
+    epochs: int = 50
+    """Passes over the training slices, or over `slices_per_epoch` draws."""
+    batch_size: int = 32
+    """Slices in one step."""
+    learning_rate: float = 5e-3
+    """AdamW's peak learning rate."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    schedule: Literal["step", "cosine"] = "step"
+    """`step`: times `step_factor` every `step_epochs`; `cosine`: linear warm-up, then a cosine to zero."""
+    step_epochs: int = 10
+    """`step` only."""
+    step_factor: float = 0.6
+    """`step` only."""
+    warmup_share: float = 0.05
+    """Share of all steps spent on warm-up; `cosine` only."""
+    slices_per_epoch: int = 0
+    """Slices drawn an epoch, with replacement; 0 takes each training slice once."""
+    crop_size: int = 0
+    """Side of the random crop trained on, pixels, for convolutional latents; 0 trains on whole slices."""
+    tumour_share: float = 0.0
+    """Share of drawn slices that must hold a label; needs `slices_per_epoch`. 0 draws as the data has them."""
+    augmentation: Literal["none", "flip", "dihedral"] = "none"
+    """`flip`: left and right; `dihedral`: all eight flips and quarter turns, for crops without a direction."""
+    intensity_jitter: float = 0.0
+    """Random gain and offset of the normalised intensity, up to this."""
+    freeze_encoder: bool = True
+    """Stage two trains the decoder alone (the paper), or everything."""
+    latent: Literal["sample", "mean"] = "sample"
+    """What the decoder is trained on: a sample of the posterior, or its mean."""
+    bce_reduction: Literal["sum", "mean"] = "mean"
+    """Over all pixels of a batch."""
+    dice_weight: float = 0.0
+    """Weight of the soft Dice loss; stage two only."""
+    kl_weight: float = 0.0
+    """Weight of the KL divergence, mean over batch and latent."""
+    split: Literal["subject", "slice"] = "subject"
+    """Unit of the 80/10/10 split; `slice` leaks neighbours and exists to reproduce the paper's table."""
+    bf16: bool = False
+    """Autocast to bfloat16: twice the speed on CPUs that have it."""
+    seed: int = 0
+    """Decides split, first weights, order, crops and noise."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.step_epochs) < 1 or self.learning_rate <= 0:
+            raise ValueError("epochs, batch_size, step_epochs and learning_rate must be positive")
+        if min(self.slices_per_epoch, self.crop_size, self.seed) < 0 or not 0 <= self.tumour_share <= 1:
+            raise ValueError(f"impossible training: {self}")
+        if self.tumour_share and not self.slices_per_epoch:
+            raise ValueError("tumour_share needs slices_per_epoch, the number of slices drawn an epoch")
+
+
+def training_preset(stage: Literal["vae", "decoder"], preset: Literal["paper", "improved"]) -> TrainingConfig:
+    """The paper's training to the letter, or what works on tumours split by subject."""
+    match stage, preset:
+        case "vae", "paper":
+            return TrainingConfig(epochs=70, learning_rate=4e-3, step_epochs=5, step_factor=0.8, kl_weight=0.1)
+        case "decoder", "paper":
+            return TrainingConfig(epochs=50, learning_rate=5e-3, bce_reduction="sum")
+        case "vae", "improved":
+            return replace(_IMPROVED, epochs=20, kl_weight=0.01)
+    return replace(_IMPROVED, freeze_encoder=False, dice_weight=1.0, kl_weight=0.01)
+
+
+_IMPROVED = TrainingConfig(
+    epochs=40, learning_rate=2e-3, schedule="cosine", augmentation="flip", intensity_jitter=0.05, bf16=True
+)
+
+
+def model_preset(preset: Literal["paper", "improved"]) -> tuple[ArchitectureConfig, PreprocessingConfig]:
+    """The network and the preprocessing that belong to a training preset."""
+    if preset == "paper":
+        return ArchitectureConfig(), PreprocessingConfig(intensity="minmax")
+    return ArchitectureConfig(kind="spatial", latent_channels=16), PreprocessingConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentationConfig:
     """What one run does to each series; its digest is part of the work key, so it holds only what changes results."""
 
@@ -110,3 +250,33 @@ class SegmentationConfig:
     """Mask file kinds: `nifti`, `png`."""
     with_labels: bool = False
     """Whether IoU and Dice are measured against labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """A synthetic archive; the same values give the same files."""
+
+    n_patients: int = 4
+    """How many patients, each with one series."""
+    seed: int = 0
+    """Of every random draw."""
+    image_size: int = 512
+    """Side of the square slices, pixels; the patient in mm is the same at any size."""
+    z_extent_mm: float | None = None
+    """Length of the scan along z, about a tumour where there is one; None for the whole chest (230-320 mm)."""
+    slice_spacing_mm: float | None = None
+    """Distance between slices; None to draw it for each patient from 0.7 to 5 mm."""
+    tumour_free_share: float = 0.17
+    """Share of patients without any tumour."""
+    max_tumours: int = 4
+    """Most tumours of one patient, 0 to 4."""
+    transfer_syntax: Literal["explicit", "jpegls", "j2k", "rle"] = "explicit"
+    """How DICOM pixels are written: explicit little endian, or a lossless compression."""
+
+    def __post_init__(self) -> None:
+        if self.n_patients < 1 or self.seed < 0 or self.image_size < 16:
+            raise ValueError(f"impossible phantom: {self.n_patients} patients, seed {self.seed}, {self.image_size} px")
+        if (self.z_extent_mm or 1.0) <= 0 or (self.slice_spacing_mm or 1.0) <= 0:
+            raise ValueError("a phantom's extent and slice spacing must be positive")
+        if not 0 <= self.tumour_free_share <= 1 or not 0 <= self.max_tumours <= 4:
+            raise ValueError("tumour_free_share must lie in [0, 1] and max_tumours in 0 to 4")

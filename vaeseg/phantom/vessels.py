@@ -1,0 +1,185 @@
+"""Trees of arteries, veins and airways, and the great vessels between the lungs.
+
+A tree grows from the hilum towards points scattered through a lung: each point, nearest to the hilum first, is joined
+to the nearest node so far that is closer to the hilum. Radii then follow Murray's law (1926): the radius of a branch to
+the power `MURRAY` is the sum of its daughters'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vaeseg.phantom.anatomy import Anatomy
+from vaeseg.phantom.canvas import Canvas, Tubes, joined_tubes, paint_tubes, polyline_tubes
+from vaeseg.records import FloatArray, IntArray
+
+MURRAY = 2.7
+"""Exponent of Murray's law as measured in lungs."""
+
+STEP_MM = 7.0
+"""Longest straight piece of a branch."""
+
+TIP_DEPTH_MM = 5.0
+"""Vessels become invisible this far from the pleura."""
+
+ARTERY_TIPS = 330
+"""Ends of one arterial (or venous) tree in one lung."""
+
+AIRWAY_TIPS = 26
+"""Ends of the visible airways of one lung."""
+
+WALL_HU = -60.0
+"""Of a bronchus' wall, thinner than a pixel."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vessels:
+    """All tubes of one patient, in scanner space."""
+
+    blood: Tubes
+    """Pulmonary arteries and veins within the lungs."""
+    airways: Tubes
+    """Trachea and bronchi, their lumen."""
+    great: Tubes
+    """Aorta, cava, pulmonary trunk, branches of the arch."""
+    soft: Tubes
+    """Oesophagus and lymph nodes."""
+
+
+def draw_vessels(rng: np.random.Generator, anatomy: Anatomy) -> Vessels:
+    """Grow every tree of one patient."""
+    blood, airways = [], []
+    for side in (-1.0, 1.0):
+        hilum = _hilum(anatomy, side)
+        for shift in ((0.0, -5.0, 5.0), (0.0, 5.0, -9.0)):  # artery above, vein below
+            blood.append(_grow(rng, anatomy, hilum + np.array(shift), side, ARTERY_TIPS, 0.52))
+        airways.append(_grow(rng, anatomy, hilum, side, AIRWAY_TIPS, 1.25))
+    airways.append(_trachea(anatomy))
+    return Vessels(
+        blood=joined_tubes(blood),
+        airways=joined_tubes(airways),
+        great=_great_vessels(anatomy),
+        soft=_soft_tubes(rng, anatomy),
+    )
+
+
+def paint_vessels(canvas: Canvas, anatomy: Anatomy, vessels: Vessels) -> None:
+    """Paint all tubes on a slab: soft tissue first, then blood, then the walls and the air of the airways."""
+    paint_tubes(canvas, vessels.soft, 38.0, "cover")
+    paint_tubes(canvas, vessels.great.widened(1.0, 1.2), 45.0, "cover")
+    paint_tubes(canvas, vessels.great, anatomy.blood_hu, "cover")
+    paint_tubes(canvas, vessels.blood, anatomy.blood_hu, "brighten")
+    paint_tubes(canvas, vessels.airways.widened(1.12, 0.6), WALL_HU, "brighten")
+    paint_tubes(canvas, vessels.airways, -985.0, "darken")
+
+
+def _hilum(anatomy: Anatomy, side: float) -> FloatArray:
+    x = side * (anatomy.mediastinum_width + 4.0) + 3.0
+    height = 0.50 if side < 0 else 0.53
+    return anatomy.to_scanner(np.array([[x, 0.12 * anatomy.cavity_depth, height * anatomy.lung_height]]))[0]
+
+
+def _grow(
+    rng: np.random.Generator, anatomy: Anatomy, root: FloatArray, side: float, n_tips: int, tip_radius: float
+) -> Tubes:
+    tips = _scatter_tips(rng, anatomy, side, n_tips)
+    tips = tips[np.argsort(np.linalg.norm(tips - root, axis=1), kind="stable")]
+    nodes, parents = _join_tips(rng, root, tips)
+    radius = _murray_radii(parents, tip_radius)
+    children = np.arange(1, len(nodes))
+    begin = parents[children]
+    thick = np.minimum(radius[begin], radius[children] * 1.25)  # a side branch starts with its own width
+    return Tubes(start=nodes[begin], end=nodes[children], start_radius=thick, end_radius=radius[children])
+
+
+def _scatter_tips(rng: np.random.Generator, anatomy: Anatomy, side: float, n_tips: int) -> FloatArray:
+    """Points deep enough inside one lung, evenly spread."""
+    width, depth, height = anatomy.cavity_width, anatomy.cavity_depth, anatomy.lung_height
+    found: list[FloatArray] = []
+    while sum(map(len, found)) < n_tips:
+        body = rng.uniform((0, -depth, 0), (width, depth, height), size=(4 * n_tips, 3)) * (side, 1, 1)
+        points = anatomy.to_scanner(body)
+        found.append(points[anatomy.lung_at(points) > TIP_DEPTH_MM])
+    return np.concatenate(found)[:n_tips]
+
+
+def _join_tips(rng: np.random.Generator, root: FloatArray, tips: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Nodes (N, 3) and the parent of each (the root is its own), each parent before its children."""
+    nodes = np.empty((len(tips) * 16 + 1, 3))
+    parents = np.zeros(len(nodes), dtype=np.intp)
+    reach = np.zeros(len(nodes))
+    nodes[0] = root
+    count = 1
+    for tip in tips:
+        distance = float(np.linalg.norm(tip - root))
+        gap = np.linalg.norm(nodes[:count] - tip, axis=1)
+        backwards = reach[:count] > 0.92 * distance
+        parent = int(np.argmin(gap + 0.12 * reach[:count] + 1e6 * (backwards & (np.arange(count) > 0))))
+        pieces = int(np.clip(np.ceil(gap[parent] / STEP_MM), 1, 16))
+        path = _winding_path(rng, nodes[parent], tip, pieces)
+        nodes[count : count + pieces] = path
+        parents[count : count + pieces] = [parent, *range(count, count + pieces - 1)]
+        reach[count : count + pieces] = np.linalg.norm(path - root, axis=1)
+        count += pieces
+    return nodes[:count], parents[:count]
+
+
+def _winding_path(rng: np.random.Generator, start: FloatArray, end: FloatArray, pieces: int) -> FloatArray:
+    share = np.arange(1, pieces + 1)[:, None] / pieces
+    length = float(np.linalg.norm(end - start))
+    bow = rng.normal(0, 0.07 * length, 3) * np.sin(np.pi * share)
+    jitter = rng.normal(0, 0.6, (pieces, 3)) * (share < 1)
+    return np.asarray(start + (end - start) * share + bow + jitter)
+
+
+def _murray_radii(parents: IntArray, tip_radius: float) -> FloatArray:
+    """(N,) radius of the piece that ends at each node."""
+    n_children = np.bincount(parents[1:], minlength=len(parents))
+    power = np.where(n_children == 0, tip_radius**MURRAY, 0.0)
+    for node in range(len(parents) - 1, 0, -1):
+        power[parents[node]] += power[node]
+    return np.asarray(power ** (1 / MURRAY))
+
+
+def _trachea(anatomy: Anatomy) -> Tubes:
+    """Trachea and main bronchi."""
+    height, depth = anatomy.lung_height, anatomy.cavity_depth
+    carina = np.array([2.0, 0.10 * depth, 0.60 * height])
+    top = np.array([0.0, -0.12 * depth, 1.25 * height])
+    parts = [polyline_tubes(anatomy.to_scanner(np.stack([top, carina])), np.array([8.8, 8.4]))]
+    for side in (-1.0, 1.0):
+        bronchus = np.stack([anatomy.to_scanner(carina[None])[0], _hilum(anatomy, side)])
+        parts.append(polyline_tubes(bronchus, np.array([6.8, 5.2])))
+    return joined_tubes(parts)
+
+
+def _great_vessels(anatomy: Anatomy) -> Tubes:
+    height, depth = anatomy.lung_height, anatomy.cavity_depth
+    y = depth * np.array([-0.22, -0.28, -0.22, 0.02, 0.28, 0.42, 0.46, 0.50])
+    aorta = np.stack([np.array([-8, -16, -10, 6, 22, 27, 26, 12]), y, height * np.array([0.4, 0.52, 0.66, 0.72, 0.68, 0.58, 0.3, -0.4])], 1)
+    cava = np.array([[-24, -0.05 * depth, 0.38 * height], [-27, -0.14 * depth, 0.62 * height], [-24, -0.3 * depth, 0.95 * height]])
+    trunk = np.array([[10, -0.38 * depth, 0.42 * height], [18, -0.22 * depth, 0.54 * height], [6, -0.05 * depth, 0.56 * height]])
+    paths = [(aorta, [16, 16, 14.5, 13.5, 12.5, 12, 11.5, 10]), (cava, [10, 9.5, 8]), (trunk, [14, 13.5, 11])]
+    for x, back in ((-12, -0.1), (6, 0.0), (17, 0.12)):
+        arch = np.array([[0.4 * x, -0.05 * depth, 0.71 * height], [1.2 * x, (back - 0.15) * depth, 1.2 * height]])
+        paths.append((arch, [5.5, 4.0]))
+    parts = [polyline_tubes(anatomy.to_scanner(points), np.array(radius, dtype=float)) for points, radius in paths]
+    for side in (-1.0, 1.0):
+        middle = anatomy.to_scanner(np.array([[8.0, -0.08 * depth, 0.55 * height]]))[0]
+        parts.append(polyline_tubes(np.stack([middle, _hilum(anatomy, side) + [0, -5, 5]]), np.array([10.0, 7.0])))
+    return joined_tubes(parts)
+
+
+def _soft_tubes(rng: np.random.Generator, anatomy: Anatomy) -> Tubes:
+    """Oesophagus in front of the spine and a few small lymph nodes."""
+    height, depth = anatomy.lung_height, anatomy.cavity_depth
+    gullet = np.array([[8, 0.42 * depth, -0.4 * height], [6, 0.44 * depth, 0.5 * height], [4, 0.20 * depth, 1.3 * height]])
+    parts = [polyline_tubes(anatomy.to_scanner(gullet), np.array([8.0, 7.0, 7.0]))]
+    for _ in range(int(rng.integers(2, 8))):
+        where = rng.uniform((-22, -0.3 * depth, 0.45 * height), (24, 0.25 * depth, 0.75 * height))
+        node = np.stack([where, where + rng.uniform(-5, 5, 3)])
+        radius = float(rng.uniform(2, 4.5))
+        parts.append(polyline_tubes(anatomy.to_scanner(node), np.array([radius, radius])))
+    return joined_tubes(parts)

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     CHANGED_WHILE_READING = "changed_while_reading"
     # NIfTI
     DAMAGED_FILE = "damaged_file"
+    NIFTI_PAIR_UNSUPPORTED = "nifti_pair_unsupported"
     NO_AFFINE = "no_affine"
     SINGULAR_AFFINE = "singular_affine"
     NOT_THREE_DIMENSIONAL = "not_three_dimensional"
@@ -74,7 +75,6 @@ class Warn(StrEnum):
     PADDING_CLIPPED = "padding_clipped"
     RESCALE_MISSING = "rescale_missing"
     RESCALE_TYPE_NOT_HU = "rescale_type_not_hu"
-    FRACTIONAL_RESCALE = "fractional_rescale"
     LOSSY_COMPRESSION = "lossy_compression"
     MONOCHROME1 = "monochrome1"
     EXCESS_PIXEL_DATA = "excess_pixel_data"

@@ -1,0 +1,204 @@
+"""Walking a directory: every file found ends up in a series, or is refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
+from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
+from vaeseg.io.headers import InstanceHeader
+from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
+from vaeseg.io.nifti import is_nifti, read_nifti_header, read_start
+from vaeseg.io.series import SeriesVerdict, assemble_series, content_digest, derived_uid, with_unique_keys
+from vaeseg.records import FileCount, Reason, SeriesRef
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+DICOM_STARTS = (b"\x02\x00", b"\x08\x00")
+"""A data set without preamble begins with group 0002 or 0008, little endian."""
+PREAMBLE_BYTES = 132
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """One directory entry that is not a directory."""
+
+    path: str
+    """Relative to the root."""
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveScan:
+    """All that was found under a root, judged by headers alone."""
+
+    root: Path
+    files: tuple[FoundFile, ...]
+    verdicts: tuple[SeriesVerdict, ...]
+    """Readable series first; each file is in exactly one verdict."""
+
+    @property
+    def file_count(self) -> FileCount:
+        """found = in series + refused."""
+        by_reason: dict[str, int] = defaultdict(int)
+        for verdict in self.verdicts:
+            if verdict.reason is not None:
+                by_reason[verdict.reason] += len(verdict.files)
+        in_series = sum(len(verdict.files) for verdict in self.verdicts if verdict.readable)
+        return FileCount(
+            found=len(self.files),
+            in_series=in_series,
+            refused=sum(by_reason.values()),
+            refused_by_reason=dict(sorted(by_reason.items())),
+        )
+
+
+def scan_archive(
+    path: Path, config: ReadingConfig, keyer: SubjectKeyer | None = None, exclude: Sequence[Path] = ()
+) -> ArchiveScan:
+    """List a directory (or one file), read headers, group them into series and judge each.
+
+    Args:
+        path: a directory, or a single file; if it is itself a link it is followed.
+        config: bounds.
+        keyer: makes subject keys; None leaves them out.
+        exclude: directories not to enter, such as a store inside the archive.
+
+    Raises:
+        OSError: the directory itself cannot be listed.
+    """
+    path = path.resolve(strict=True)
+    root = path if path.is_dir() else path.parent
+    found = list(_walk(root, [e.resolve() for e in exclude])) if path.is_dir() else [_found(root, path)]
+    headers: list[InstanceHeader] = []
+    verdicts: list[SeriesVerdict] = []
+    refused: dict[tuple[str, str], list[FoundFile]] = defaultdict(list)
+    with quiet_pydicom():
+        for file in found:
+            try:
+                _classify(root, file, config, keyer, headers, verdicts)
+            except ReadingError as error:
+                refused[error.reason, error.detail].append(file)
+        verdicts += assemble_series(root, headers, config)
+    verdicts += [_refused_files(reason, detail, files) for (reason, detail), files in sorted(refused.items())]
+    return ArchiveScan(root=root, files=tuple(found), verdicts=tuple(with_unique_keys(verdicts)))
+
+
+def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[FoundFile]:
+    """Every entry below root that is not a directory, in sorted order; links are listed and not followed."""
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        try:
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError:
+            if directory == root:
+                raise
+            yield _found(root, directory)
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if not entry.is_dir(follow_symlinks=False):
+                yield _found(root, path)
+            elif path not in exclude:
+                pending.append(path)
+
+
+def _found(root: Path, path: Path) -> FoundFile:
+    status = path.lstat()
+    return FoundFile(path=str(path.relative_to(root)), size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _classify(
+    root: Path,
+    file: FoundFile,
+    config: ReadingConfig,
+    keyer: SubjectKeyer | None,
+    headers: list[InstanceHeader],
+    verdicts: list[SeriesVerdict],
+) -> None:
+    """Put a file where it belongs; raises ReadingError for one that belongs nowhere."""
+    _check_regular(root / file.path, file)
+    try:
+        start = read_start(root / file.path)
+    except OSError as error:
+        raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error
+    if is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES):
+        verdicts.append(_judge_nifti(root, file, config, keyer))
+    elif start[128:PREAMBLE_BYTES] == b"DICM" or start.startswith(DICOM_STARTS):
+        headers.append(_dicom_header(root, file, config, keyer))
+    else:
+        raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
+
+
+def _check_regular(path: Path, file: FoundFile) -> None:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        raise ReadingError(Reason.LINK_NOT_FOLLOWED, "a symbolic link; what it points to is read where it lies")
+    if stat.S_ISDIR(mode):
+        raise ReadingError(Reason.UNREADABLE_FILE, "a directory that cannot be listed")
+    if not stat.S_ISREG(mode):
+        raise ReadingError(Reason.NOT_A_REGULAR_FILE, "a device, pipe or socket")
+    if file.size == 0:
+        raise ReadingError(Reason.EMPTY_FILE, "0 bytes")
+
+
+def _dicom_header(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> InstanceHeader:
+    limit = config.max_header_bytes + 4 * config.max_voxels
+    if file.size > limit:
+        raise ReadingError(Reason.TOO_LARGE, f"a DICOM file of {file.size} bytes, allowed are {limit}")
+    return read_header(root, file.path, keyer, config)
+
+
+def _refused_files(reason: str, detail: str, files: Sequence[FoundFile]) -> SeriesVerdict:
+    """Files that belong to no series, gathered by what is wrong with them."""
+    return SeriesVerdict(
+        series_key="",
+        ref=None,
+        modality=None,
+        files=tuple(SliceFile(path=file.path, size=file.size) for file in files),
+        fingerprint="",
+        reason=str(reason),
+        detail=detail,
+    )
+
+
+def _judge_nifti(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> SeriesVerdict:
+    stem = file.path.removesuffix(".gz").removesuffix(".nii")
+    ref = SeriesRef(
+        series_instance_uid=derived_uid("nifti series", _escaped(stem)),
+        study_instance_uid=derived_uid("nifti study", _escaped(stem)),
+        subject_key=keyer.key(_escaped(stem), "file name") if keyer else None,
+    )
+    files = (SliceFile(path=file.path, size=file.size),)
+    verdict = SeriesVerdict(
+        series_key=ref.series_instance_uid,
+        ref=ref,
+        modality=None,
+        files=files,
+        fingerprint=content_digest(root / file.path),
+    )
+    try:
+        header = read_nifti_header(root / file.path, config)
+    except ReadingError as error:
+        return replace(verdict, reason=error.reason, detail=error.detail)
+    manifest = SeriesManifest(
+        kind="nifti",
+        series_key=verdict.series_key,
+        ref=ref,
+        files=files,
+        shape=header.shape,
+        lps_from_kji=matrix_as_tuples(header.geometry.lps_from_kji),
+        warnings=header.warnings,
+    )
+    return replace(verdict, manifest=manifest, warnings=header.warnings)
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

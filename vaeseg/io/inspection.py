@@ -1,0 +1,209 @@
+"""Reading every series under a path to the last pixel, and reporting what came of it.
+
+Decoding happens in child processes: a decoder that dies or hangs costs its own series and nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
+from vaeseg.geometry.affine import ras_from_ijk
+from vaeseg.io.archive import scan_archive
+from vaeseg.io.manifest import SeriesManifest
+from vaeseg.io.nifti import write_nifti
+from vaeseg.io.series import SeriesVerdict
+from vaeseg.io.volume import read_volume
+from vaeseg.records import Reason
+
+Row = dict[str, Any]
+"""One line of `vaeseg-batch inspect --json`; the README lists the keys."""
+
+
+def inspect_paths(paths: Sequence[Path], config: ReadingConfig, export_dir: Path | None = None) -> Iterator[Row]:
+    """One row for each readable series and each refused group under the paths, in the order given.
+
+    Args:
+        paths: directories or files.
+        config: bounds.
+        export_dir: where readable volumes are written as NIfTI in HU; it exists.
+
+    Raises:
+        OSError: a path cannot be listed, or a volume cannot be exported.
+    """
+    taken: set[str] = set()
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+        workers = _Workers(config)
+        try:
+            for path in paths:
+                scan = scan_archive(path, config)
+                jobs = [
+                    (path, scan.root, verdict, _export_path(export_dir, verdict, taken)) for verdict in scan.verdicts
+                ]
+                yield from threads.map(lambda job: _inspect_one(workers, *job), jobs)
+        finally:
+            workers.stop()
+
+
+def _export_path(export_dir: Path | None, verdict: SeriesVerdict, taken: set[str]) -> Path | None:
+    """`<series_key>.nii.gz`, numbered where several paths given hold the same series."""
+    if export_dir is None or not verdict.readable:
+        return None
+    name, number = verdict.series_key, 1
+    while name in taken:
+        number += 1
+        name = f"{verdict.series_key}_{number}"
+    taken.add(name)
+    return export_dir / f"{name}.nii.gz"
+
+
+def _inspect_one(workers: _Workers, path: Path, root: Path, verdict: SeriesVerdict, export: Path | None) -> Row:
+    row = _row(path, verdict)
+    if verdict.manifest is None:
+        return row
+    answer = workers.measure(root, verdict.manifest, export)
+    if answer.get("reason"):
+        return row | {"verdict": "refused", **answer}
+    return row | _geometry_fields(verdict.manifest) | answer
+
+
+def _row(path: Path, verdict: SeriesVerdict) -> Row:
+    return {
+        "root": str(path),
+        "series_instance_uid": verdict.ref.series_instance_uid if verdict.ref else None,
+        "study_instance_uid": verdict.ref.study_instance_uid if verdict.ref else None,
+        "modality": verdict.modality,
+        "verdict": "readable" if verdict.readable else "refused",
+        "reason": verdict.reason,
+        "detail": verdict.detail,
+        "warnings": list(verdict.warnings),
+        "n_instances": len(verdict.files),
+        "n_files": len(verdict.files),
+        "shape": None,
+        "spacing_mm": None,
+        "voxel_volume_mm3": None,
+        "affine_ras": None,
+        "hu_min": None,
+        "hu_max": None,
+        "hu_mean": None,
+        "nifti": None,
+    }
+
+
+def _geometry_fields(manifest: SeriesManifest) -> Row:
+    geometry = manifest.geometry
+    return {
+        "shape": list(geometry.shape),
+        "spacing_mm": list(geometry.spacing_mm),
+        "voxel_volume_mm3": geometry.voxel_volume_mm3,
+        "affine_ras": ras_from_ijk(geometry).tolist(),
+    }
+
+
+def measure_volume(root: Path, manifest: SeriesManifest, export: Path | None, config: ReadingConfig) -> Row:
+    """Read one series, export it if asked, and return the fields that its pixels decide.
+
+    Returns:
+        ``hu_min``, ``hu_max``, ``hu_mean``, ``warnings`` and ``nifti``; where refused, ``reason`` and ``detail``.
+
+    Raises:
+        OSError: the volume cannot be exported.
+    """
+    try:
+        volume = read_volume(root, manifest, config)
+    except ReadingError as error:
+        return {"reason": str(error.reason), "detail": error.detail}
+    if export is not None:
+        write_nifti(export, volume.volume_hu, volume.geometry)
+    return {
+        "hu_min": float(volume.volume_hu.min()),
+        "hu_max": float(volume.volume_hu.max()),
+        "hu_mean": float(volume.volume_hu.mean(dtype=np.float64)),
+        "warnings": [str(warning) for warning in volume.warnings],
+        "nifti": None if export is None else str(export),
+    }
+
+
+class _Workers:
+    """One child process a thread, started when first needed and again after a death."""
+
+    def __init__(self, config: ReadingConfig) -> None:
+        self._config = config
+        self._local = threading.local()
+        self._all: list[_Worker] = []
+
+    def measure(self, root: Path, manifest: SeriesManifest, export: Path | None) -> Row:
+        worker: _Worker | None = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = _Worker(self._config)
+            self._all.append(worker)
+        return worker.measure(root, manifest, export)
+
+    def stop(self) -> None:
+        for worker in self._all:
+            worker.stop()
+
+
+class _Worker:
+    def __init__(self, config: ReadingConfig) -> None:
+        self._config = config
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._config), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def measure(self, root: Path, manifest: SeriesManifest, export: Path | None) -> Row:
+        self._pipe.send((root, manifest, export))
+        try:
+            if not self._pipe.poll(self._config.decode_timeout_seconds):
+                self._restart()
+                limit = self._config.decode_timeout_seconds
+                return {"reason": str(Reason.DECODER_TIMEOUT), "detail": f"decoding took more than {limit:g} s"}
+            answer = self._pipe.recv()
+        except EOFError:
+            code = self._restart()
+            return {"reason": str(Reason.DECODER_CRASHED), "detail": f"the decoding process died (exit code {code})"}
+        if isinstance(answer, OSError):
+            raise answer
+        row: Row = answer
+        return row
+
+    def _restart(self) -> int | None:
+        self.stop()
+        code = self._process.exitcode
+        self._start()
+        return code
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join(timeout=1)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _serve(pipe: Connection, config: ReadingConfig) -> None:
+    """The child's loop: one series after another until the parent hangs up."""
+    while True:
+        try:
+            root, manifest, export = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(measure_volume(root, manifest, export, config))
+        except OSError as error:
+            pipe.send(error)

@@ -1,0 +1,303 @@
+"""From instance headers to series: what belongs together, in which order, and whether it is one volume.
+
+Every header given ends up in exactly one `SeriesVerdict`, readable or refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
+from vaeseg.geometry.affine import lps_from_kji
+from vaeseg.geometry.stacking import (
+    SPACING_ABSOLUTE_TOLERANCE_MM,
+    TILT_TOLERANCE_DEGREES,
+    distances_along_normal,
+    stack_slices,
+    unit_directions,
+)
+from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
+from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
+from vaeseg.records import FloatArray, Reason, SeriesRef, Warn
+
+ORIENTATION_TOLERANCE = 1e-3
+"""Direction cosines of one stack may differ by this much: they are written with about six decimals."""
+PIXEL_SPACING_TOLERANCE = 1e-3
+"""Relative."""
+
+Refusal = tuple[str, str]
+"""Reason and detail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesVerdict:
+    """What became of a group of files: one readable volume, or a refusal with its reason."""
+
+    series_key: str
+    """Unique within a scan; empty for files that belong to no series."""
+    ref: SeriesRef | None
+    modality: str | None
+    files: tuple[SliceFile, ...]
+    """All of the group, in slice order where there is one."""
+    fingerprint: str
+    """64 hex digits over what the files hold; changes when a slice is added, replaced or lost."""
+    reason: str | None = None
+    """None where readable."""
+    detail: str | None = None
+    manifest: SeriesManifest | None = None
+    """None where refused."""
+    warnings: tuple[Warn, ...] = ()
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is a volume."""
+        return self.manifest is not None
+
+
+def assemble_series(root: Path, headers: Iterable[InstanceHeader], config: ReadingConfig) -> list[SeriesVerdict]:
+    """Group instances into series and judge each.
+
+    Args:
+        root: the directory scanned; opened only to compare files that claim to be the same instance.
+        headers: of all DICOM files found, in any order.
+        config: bounds.
+
+    Returns:
+        Verdicts in the order of study, series and reason; every header is in exactly one.
+    """
+    groups: dict[tuple[str, str], list[InstanceHeader]] = defaultdict(list)
+    for header in headers:
+        groups[_group_key(header)].append(header)
+    verdicts: list[SeriesVerdict] = []
+    for key in sorted(groups):
+        verdicts += _judge_group(root, sorted(groups[key], key=lambda header: header.path), config)
+    return with_unique_keys(verdicts)
+
+
+def with_unique_keys(verdicts: Sequence[SeriesVerdict]) -> list[SeriesVerdict]:
+    """Give later volumes of one series UID the keys ``UID-2``, ``UID-3``; refused groups come after readable ones."""
+    used: dict[str, int] = defaultdict(int)
+    unique = []
+    for verdict in sorted(verdicts, key=lambda verdict: not verdict.readable):
+        used[verdict.series_key] += 1
+        if verdict.series_key and used[verdict.series_key] > 1:
+            key = f"{verdict.series_key}-{used[verdict.series_key]}"
+            manifest = verdict.manifest and replace(verdict.manifest, series_key=key)
+            verdict = replace(verdict, series_key=key, manifest=manifest)
+        unique.append(verdict)
+    return unique
+
+
+def _group_key(header: InstanceHeader) -> tuple[str, str]:
+    return header.study_instance_uid, header.series_instance_uid or header.series_group
+
+
+def _judge_group(root: Path, headers: list[InstanceHeader], config: ReadingConfig) -> list[SeriesVerdict]:
+    """Verdicts of all that shares one series UID: its volumes, and what lies beside them."""
+    refused: dict[tuple[Refusal, str], list[InstanceHeader]] = defaultdict(list)
+    slices = _set_aside(headers, refusal_of_object, refused)
+    placed = _set_aside(slices, refusal_of_geometry, refused)
+    distinct = _set_aside_copies(root, placed, refused)
+    verdicts = [_refused(group, reason, detail) for ((reason, detail), _), group in refused.items()]
+    left_out = len(distinct) < len(slices)
+    for volume in _split_by_acquisition(distinct):
+        verdicts.append(_judge_volume(volume, left_out, config, is_split=len(volume) < len(distinct)))
+    return verdicts
+
+
+def _set_aside(
+    headers: Sequence[InstanceHeader],
+    refusal_of: Callable[[InstanceHeader], Refusal | None],
+    refused: dict[tuple[Refusal, str], list[InstanceHeader]],
+) -> list[InstanceHeader]:
+    kept = []
+    for header in headers:
+        refusal = refusal_of(header)
+        if refusal is None:
+            kept.append(header)
+        else:
+            refused[refusal, header.modality].append(header)
+    return kept
+
+
+def _set_aside_copies(
+    root: Path, headers: Sequence[InstanceHeader], refused: dict[tuple[Refusal, str], list[InstanceHeader]]
+) -> list[InstanceHeader]:
+    """Files that repeat an instance byte for byte count once; the same UID with other content stays, and is judged."""
+    by_uid: dict[str, list[InstanceHeader]] = defaultdict(list)
+    for header in headers:
+        by_uid[header.sop_instance_uid].append(header)
+    kept = list(by_uid.pop("", []))
+    for same_uid in by_uid.values():
+        contents: set[str] = set()
+        for header in same_uid:
+            content = content_digest(root / header.path) if len(same_uid) > 1 else ""
+            if content in contents:
+                refusal = (Reason.DUPLICATE_INSTANCE, "the same file is in the series already")
+                refused[refusal, header.modality].append(header)
+            else:
+                contents.add(content)
+                kept.append(header)
+    return kept
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; a text of its own for a file that cannot be read, so that it equals no other."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return f"unreadable {path}"
+
+
+def _split_by_acquisition(headers: list[InstanceHeader]) -> list[list[InstanceHeader]]:
+    """One list a volume: by AcquisitionNumber if positions repeat and the split resolves it, else all in one."""
+    acquisitions: dict[int | None, list[InstanceHeader]] = defaultdict(list)
+    for header in headers:
+        acquisitions[header.acquisition_number].append(header)
+    if not headers:
+        return []
+    if None in acquisitions or len(acquisitions) == 1 or not _positions_repeat(headers):
+        return [headers]
+    parts = [acquisitions[number] for number in sorted(acquisitions, key=lambda number: number or 0)]
+    return [headers] if any(_positions_repeat(part) for part in parts) else parts
+
+
+def _positions_repeat(headers: Sequence[InstanceHeader]) -> bool:
+    row, column = _directions(headers[0])
+    distances = np.sort(distances_along_normal(_positions(headers), row, column))
+    return bool((np.diff(distances) <= SPACING_ABSOLUTE_TOLERANCE_MM).any())
+
+
+def _directions(header: InstanceHeader) -> tuple[FloatArray, FloatArray]:
+    orientation = np.array(header.orientation, dtype=np.float64)
+    return orientation[:3], orientation[3:]
+
+
+def _positions(headers: Sequence[InstanceHeader]) -> FloatArray:
+    return np.array([header.position for header in headers], dtype=np.float64)
+
+
+def _judge_volume(
+    headers: list[InstanceHeader], left_out: bool, config: ReadingConfig, is_split: bool
+) -> SeriesVerdict:
+    try:
+        return _readable(headers, left_out, config, is_split)
+    except ReadingError as error:
+        return _refused(headers, error.reason, error.detail)
+
+
+def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConfig, is_split: bool) -> SeriesVerdict:
+    _check_size(headers, config)
+    for header in headers:
+        if refusal := refusal_of_pixels(header):
+            raise ReadingError(*refusal)
+    _check_consistent(headers)
+    first = headers[0]
+    row, column = unit_directions(np.array(first.orientation, dtype=np.float64))
+    positions = _positions(headers)
+    stack = stack_slices(positions, row, column)
+    ordered = [headers[index] for index in stack.order]
+    spacing = first.pixel_spacing_mm
+    assert spacing is not None  # refusal_of_geometry set those aside
+    affine = lps_from_kji(positions[stack.order[0]], row, column, stack.step_mm, spacing)
+    warnings = _warnings(ordered, left_out, is_split, stack.tilt_degrees)
+    files = _slice_files(ordered)
+    ref = _ref(first)
+    manifest = SeriesManifest(
+        kind="dicom",
+        series_key=ref.series_instance_uid,
+        ref=ref,
+        files=files,
+        shape=(len(ordered), first.rows, first.columns),
+        lps_from_kji=matrix_as_tuples(affine),
+        warnings=warnings,
+    )
+    return SeriesVerdict(
+        series_key=ref.series_instance_uid,
+        ref=ref,
+        modality=first.modality,
+        files=files,
+        fingerprint=_fingerprint(ordered),
+        manifest=manifest,
+        warnings=warnings,
+    )
+
+
+def _check_size(headers: Sequence[InstanceHeader], config: ReadingConfig) -> None:
+    voxels = sum(header.slice_voxels for header in headers)
+    if voxels > config.max_voxels:
+        raise ReadingError(Reason.TOO_LARGE, f"headers claim {voxels} voxels, allowed are {config.max_voxels}")
+
+
+def _check_consistent(headers: Sequence[InstanceHeader]) -> None:
+    first = headers[0]
+    for header in headers[1:]:
+        if (header.rows, header.columns) != (first.rows, first.columns):
+            one, other = (first.rows, first.columns), (header.rows, header.columns)
+            raise ReadingError(Reason.INCONSISTENT_GEOMETRY, f"slices of {one} and of {other} rows and columns")
+        if not np.allclose(header.orientation or (), first.orientation or (), rtol=0, atol=ORIENTATION_TOLERANCE):
+            raise ReadingError(Reason.INCONSISTENT_GEOMETRY, "slices of different ImageOrientationPatient")
+        if not np.allclose(header.pixel_spacing_mm or (), first.pixel_spacing_mm or (), rtol=PIXEL_SPACING_TOLERANCE):
+            detail = f"PixelSpacing {first.pixel_spacing_mm} mm and {header.pixel_spacing_mm} mm"
+            raise ReadingError(Reason.INCONSISTENT_GEOMETRY, detail)
+
+
+def _warnings(
+    headers: Sequence[InstanceHeader], left_out: bool, is_split: bool, tilt_degrees: float
+) -> tuple[Warn, ...]:
+    found = {warning for header in headers for warning in header.warnings}
+    noticed = {
+        Warn.INSTANCES_LEFT_OUT: left_out,
+        Warn.SPLIT_BY_ACQUISITION: is_split,
+        Warn.GANTRY_TILT: tilt_degrees > TILT_TOLERANCE_DEGREES,
+        Warn.SERIES_UID_DERIVED: not headers[0].series_instance_uid,
+        Warn.INSTANCE_UID_MISSING: any(not header.sop_instance_uid for header in headers),
+    }
+    return tuple(sorted(found | {warning for warning, applies in noticed.items() if applies}))
+
+
+def _refused(headers: Sequence[InstanceHeader], reason: str, detail: str) -> SeriesVerdict:
+    ref = _ref(headers[0])
+    return SeriesVerdict(
+        series_key=ref.series_instance_uid,
+        ref=ref,
+        modality=headers[0].modality or None,
+        files=_slice_files(headers),
+        fingerprint=_fingerprint(headers),
+        reason=str(reason),
+        detail=detail,
+    )
+
+
+def _ref(header: InstanceHeader) -> SeriesRef:
+    return SeriesRef(
+        series_instance_uid=header.series_instance_uid or derived_uid("series", header.series_group),
+        study_instance_uid=header.study_instance_uid or derived_uid("study", header.series_group),
+        subject_key=header.subject_key,
+    )
+
+
+def derived_uid(level: str, text: str) -> str:
+    """A UID for what has none, the same for the same text: pydicom's root and a digest."""
+    return str(generate_uid(entropy_srcs=["vaeseg", level, text]))
+
+
+def _slice_files(headers: Sequence[InstanceHeader]) -> tuple[SliceFile, ...]:
+    return tuple(
+        SliceFile(path=h.path, size=h.size, sop_instance_uid=h.sop_instance_uid, position=h.position) for h in headers
+    )
+
+
+def _fingerprint(headers: Sequence[InstanceHeader]) -> str:
+    """Over instance UIDs and file sizes, so that a moved or touched file is the same work; by path where UIDs lack."""
+    lines = sorted(f"{h.sop_instance_uid or (h.path, h.mtime_ns)!r} {h.size}" for h in headers)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

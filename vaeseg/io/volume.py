@@ -1,0 +1,47 @@
+"""From a manifest to a volume in Hounsfield units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vaeseg.config import ReadingConfig
+from vaeseg.io.dicom import quiet_pydicom
+from vaeseg.io.hounsfield import HuStack
+from vaeseg.io.manifest import SeriesManifest
+from vaeseg.io.nifti import read_nifti
+from vaeseg.io.pixels import read_instance_hu
+from vaeseg.records import Volume, Warn
+
+
+def read_volume(root: Path, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
+    """Read a series that was judged readable.
+
+    Args:
+        root: the directory that the manifest's paths are relative to.
+        manifest: from `archive.scan_archive`.
+        config: bounds.
+
+    Returns:
+        The volume with the manifest's geometry; `warnings` hold the manifest's and what the pixels added.
+
+    Raises:
+        ReadingError: a file changed since the scan, is truncated, or its decoder refuses it.
+    """
+    if manifest.kind == "nifti":
+        return read_nifti(root / manifest.files[0].path, config)
+    return _read_dicom(root, manifest, config)
+
+
+def _read_dicom(root: Path, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
+    stack = HuStack(manifest.shape)
+    noticed: set[Warn] = set(manifest.warnings)
+    with quiet_pydicom():
+        for k, file in enumerate(manifest.files):
+            values, warnings = read_instance_hu(root, file, manifest.shape[1:], config)
+            stack.put(k, values)
+            noticed |= warnings
+    return Volume(
+        volume_hu=stack.volume_hu,
+        geometry=manifest.geometry,
+        warnings=tuple(sorted(noticed | stack.warnings)),
+    )

@@ -114,9 +114,7 @@ def acquire_slice(tissue: Hounsfield, acquisition: Acquisition, rng: np.random.G
     return np.rint(image, out=image).astype(np.int16)
 
 
-def _noise(
-    acquisition: Acquisition, shape: tuple[int, ...], ratio: float, rng: np.random.Generator
-) -> Hounsfield:
+def _noise(acquisition: Acquisition, shape: tuple[int, ...], ratio: float, rng: np.random.Generator) -> Hounsfield:
     """Correlated noise that is strongest on the axis, where the most tissue lies in the way.
 
     A coarser grid averages `ratio` x `ratio` native pixels, which leaves less of it.

@@ -1,8 +1,9 @@
 """The thorax as signed depths in millimetres: where body, chest cavity, lungs, heart and spine are.
 
-Body space has its origin on the cavity's axis at the lowest edge of the lungs; x to the patient's left, y to the back,
-z to the head. Scanner space is body space turned, shifted and slightly bent. A depth is positive inside. All depths take
-arrays that broadcast, so the same lines serve a slice of pixels and a list of points.
+Body space has its origin on the cavity's axis at the lowest edge of the lungs; x to the patient's left, y to the
+back, z to the head. Scanner space is body space turned, shifted and slightly bent. A depth is positive inside. All
+depths take arrays that broadcast, so the same lines serve a slice of pixels and a list of points; a single height is a
+float32, so that planes of float32 stay so.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import numpy.typing as npt
 
 from vaeseg.records import FloatArray
 
-Coordinates = npt.NDArray[np.floating[Any]] | float
+Coordinates = npt.NDArray[np.floating[Any]] | np.floating[Any] | float
 
 CORNER_MM = 9.0
 """Lungs have no sharp corners: surfaces that meet are rounded over this distance."""
+
+FULLNESS = 1.4
+"""Of body and chest seen from below: 2 is an ellipse, 0 nearly a rectangle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,17 @@ class Anatomy:
     @property
     def vertebra_y(self) -> float:
         """Centre of the vertebral bodies, body y."""
-        return self.cavity_depth - 10.0
+        return self.cavity_depth - 20.0
+
+    @property
+    def skin_shift(self) -> float:
+        """How far the body's outline lies behind the cavity: muscles of the back are thicker than the chest's."""
+        return 9.0
+
+    @property
+    def back_y(self) -> float:
+        """The lowest point of the back, body y."""
+        return self.cavity_depth + self.wall + 0.75 * self.fat + 4.0 + self.skin_shift
 
     def to_body(self, x: Coordinates, y: Coordinates, z: Coordinates) -> tuple[Any, Any]:
         """Body x and y of scanner coordinates; z is the same in both spaces."""
@@ -84,7 +98,7 @@ class Anatomy:
         t = z / self.lung_height
         shoulder = np.clip((t - 0.62) / 0.4, 0.0, 1.0) ** 1.5
         width = self.cavity_width + self.wall + self.fat + shoulder * 75.0
-        return width, self.cavity_depth + self.wall + 0.75 * self.fat - 12.0 * shoulder
+        return width, self.cavity_depth + self.wall + 0.75 * self.fat + 4.0 - 12.0 * shoulder
 
     def cavity_axes(self, z: Coordinates) -> tuple[Any, Any]:
         """Half-width and half-depth of the chest cavity at a height: a barrel that closes at the apex."""
@@ -98,7 +112,7 @@ class Anatomy:
     def cavity(self, x: Coordinates, y: Coordinates, z: Coordinates) -> Any:
         """Depth inside the chest cavity; x and y in body space, as below."""
         width, depth = self.cavity_axes(z)
-        return ellipse(x, y + 0.12 * (self.cavity_depth - depth), width, depth)
+        return superellipse(x, y + 0.12 * (self.cavity_depth - depth), width, depth)
 
     def heart(self, x: Coordinates, y: Coordinates, z: Coordinates) -> Any:
         """Depth inside the heart: an ellipsoid that points to the left and to the front."""
@@ -106,9 +120,7 @@ class Anatomy:
         dx, dy, dz = x - centre[0], y - centre[1], (z - centre[2]) / (50.0 * self.heart_scale)
         long, short = 0.82 * dx - 0.57 * dy, 0.57 * dx + 0.82 * dy
         long, short = long + 8.0 * dz, short - 4.0 * dz
-        radius = np.sqrt(
-            (long / (64.0 * self.heart_scale)) ** 2 + (short / (46.0 * self.heart_scale)) ** 2 + dz * dz
-        )
+        radius = np.sqrt((long / (64.0 * self.heart_scale)) ** 2 + (short / (46.0 * self.heart_scale)) ** 2 + dz * dz)
         return (1.0 - radius) * 46.0 * self.heart_scale
 
     def spine(self, x: Coordinates, y: Coordinates) -> Any:
@@ -118,8 +130,9 @@ class Anatomy:
     def mediastinum(self, x: Coordinates, y: Coordinates, z: Coordinates) -> Any:
         """Depth inside what lies between the lungs: great vessels, heart with its fat, septum and spine."""
         t = z / self.lung_height
-        width = self.mediastinum_width * (0.78 + 0.30 * np.exp(-(((t - 0.58) / 0.13) ** 2)) + 0.35 * np.clip(t - 0.85, 0, 1))
-        middle = ellipse(x - 3.0, y - 0.12 * self.cavity_depth, width, 0.62 * self.cavity_depth)
+        hilum = np.exp(-(((t - 0.55) / 0.12) ** 2))
+        width = self.mediastinum_width * (0.72 + 0.30 * hilum + 0.35 * np.clip(t - 0.85, 0, 1))
+        middle = ellipse(x - 3.0, y - 0.08 * self.cavity_depth, width, 0.60 * self.cavity_depth)
         depth = -rounded_min(-middle, -self.spine(x, y))
         depth = -rounded_min(-depth, -(self.heart(x, y, z) + 5.0))
         return np.maximum(depth, 3.0 - np.abs(x - 4.0))
@@ -161,15 +174,31 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         roll=float(rng.normal(0, 0.045)),
         lean=(float(rng.normal(0, 0.03)), float(rng.normal(0, 0.04))),
         offset=(float(rng.normal(0, 8)), float(rng.normal(-5, 8))),
-        bend=(float(rng.uniform(1, 4)), float(rng.uniform(0, 6.28)), float(rng.uniform(1, 4)), float(rng.uniform(0, 6.28))),
-        breasts=float(rng.uniform(15, 45) if rng.random() < 0.45 else 0.0),
+        bend=(_wave(rng), _phase(rng), _wave(rng), _phase(rng)),
+        breasts=float(rng.uniform(4, 26) if rng.random() < 0.45 else 0.0),
     )
+
+
+def _wave(rng: np.random.Generator) -> float:
+    return float(rng.uniform(1, 4))
+
+
+def _phase(rng: np.random.Generator) -> float:
+    return float(rng.uniform(0, 2 * np.pi))
 
 
 def ellipse(x: Coordinates, y: Coordinates, width: Coordinates, depth: Coordinates) -> Any:
     """Signed depth inside an ellipse with these half-axes; exact on the axes, good near the edge."""
     p, q = x / width, y / depth
     radius = np.sqrt(p * p + q * q)
+    return (1.0 - radius) * np.minimum(width, depth)
+
+
+def superellipse(x: Coordinates, y: Coordinates, width: Coordinates, depth: Coordinates) -> Any:
+    """Signed depth in an outline with these half-axes, fuller at its corners than an ellipse."""
+    p, q = x / width, y / depth
+    p, q = p * p, q * q
+    radius = np.sqrt(np.sqrt(p * p + q * q + FULLNESS * p * q))
     return (1.0 - radius) * np.minimum(width, depth)
 
 

@@ -76,7 +76,7 @@ def _places(
 
 
 def _ball(point: FloatArray, radius: float) -> Tubes:
-    return polyline_tubes(np.stack([point, point + [0.3, 0.2, 0.1]]), np.array([radius, radius]))
+    return polyline_tubes(np.stack([point, point + 0.2]), np.array([radius, radius]))
 
 
 def _plate(rng: np.random.Generator, point: FloatArray) -> Plate:

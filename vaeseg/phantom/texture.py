@@ -19,6 +19,9 @@ GRID_SIDE = 176
 WAVELENGTHS_MM = (23.0, 31.0, 47.0, 71.0)
 """How fast each layer comes and goes along z."""
 
+SMOOTHING = (0.8, 1.5, 4.0, 4.0)
+"""Of each layer, grid steps."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Texture:
@@ -28,6 +31,11 @@ class Texture:
     """Each (J, I), zero mean, unit variance."""
     phases: FloatArray
     """One for each layer, radians."""
+
+    def coarse(self, z_mm: float) -> Hounsfield:
+        """(J, I) float32 with mean about 0 and variance about 1: only what is wider than a centimetre."""
+        turn = 2 * np.pi * z_mm / WAVELENGTHS_MM[-1]
+        return self.layers[-1] * np.float32(np.cos(turn)) + self.layers[-2] * np.float32(np.sin(turn))
 
     def at(self, z_mm: float) -> Hounsfield:
         """(J, I) float32 with mean about 0 and variance about 1 at a height."""
@@ -41,7 +49,7 @@ class Texture:
 def draw_texture(rng: np.random.Generator, x_mm: Hounsfield, y_mm: Hounsfield) -> Texture:
     """A texture whose look in millimetres does not depend on the pixels it is sampled at."""
     phases = rng.uniform(0, 2 * np.pi, len(WAVELENGTHS_MM))
-    grids = [_blotches(rng, sigma) for sigma in (0.8, 1.2, 2.0, 4.0)]
+    grids = [_blotches(rng, sigma) for sigma in SMOOTHING]
     columns = x_mm / GRID_MM + GRID_SIDE / 2
     rows = y_mm / GRID_MM + GRID_SIDE / 2
     where = np.meshgrid(rows, columns, indexing="ij")

@@ -32,12 +32,25 @@ KIND_SHARES = {
 
 SMALLEST_MM = 3.0
 LARGEST_MM = 60.0
+SMALLEST_GROUND_GLASS_MM = 8.0
+"""Smaller hazes cannot be told from noise."""
 
 LEAST_INSIDE = {True: 0.45, False: 0.92}
 """Share of a tumour's volume that must lie in the lung: attached ones are cut off by the wall they grow on."""
 
 WALL_MARGIN_MM = 0.5
 """A tumour reaches this far out of the lung, so that no rim of air parts it from the wall that it grows on."""
+
+WAVES = (
+    (0.41, 0.23, 0.31, 0.3),
+    (-0.27, 0.52, 0.12, 1.9),
+    (0.63, -0.44, 0.35, 4.1),
+    (0.18, 0.77, -0.52, 2.6),
+    (-0.95, 0.33, 0.61, 5.2),
+    (0.72, 0.89, 0.44, 0.8),
+    (1.31, -0.57, -0.83, 3.3),
+)
+"""Wave vectors (per mm) and phases whose sum is uneven in no direction's rhythm."""
 
 CANDIDATES = 60
 """Places tried for one tumour before it is made smaller."""
@@ -134,7 +147,8 @@ def _depth_in(canvas: Canvas, anatomy: Anatomy, tumour: Tumour) -> tuple[Window,
 def _draw_tumour(rng: np.random.Generator, anatomy: Anatomy, others: list[Tumour]) -> Tumour:
     kinds = list(KIND_SHARES)
     kind = kinds[int(rng.choice(len(kinds), p=list(KIND_SHARES.values())))]
-    diameter = float(np.clip(np.exp(rng.normal(np.log(18.0), 0.52)), SMALLEST_MM, LARGEST_MM))
+    least = SMALLEST_GROUND_GLASS_MM if kind is TumourKind.GROUND_GLASS else SMALLEST_MM
+    diameter = float(np.clip(np.exp(rng.normal(np.log(18.0), 0.52)), least, LARGEST_MM))
     while True:
         tumour = _shape(rng, kind, diameter)
         centre = _place(rng, anatomy, tumour, others)
@@ -195,10 +209,12 @@ def _suits(anatomy: Anatomy, points: FloatArray, tumour: Tumour) -> BoolArray:
     to_middle = -anatomy.mediastinum(x, y, z)
     above = anatomy.above_diaphragm(x, y, z)
     if tumour.kind is TumourKind.PLEURAL:
-        return np.asarray((np.abs(to_wall - 0.45 * radius) < 0.25 * radius) & (to_middle > radius) & (above > 0.6 * radius))
-    if tumour.kind is TumourKind.MEDIASTINAL:
-        return np.asarray((np.abs(to_middle - 0.5 * radius) < 0.25 * radius) & (to_wall > radius) & (above > 0.6 * radius))
-    return np.asarray(anatomy.lung(x, y, z) > 0.85 * radius)
+        grows = (np.abs(to_wall - 0.45 * radius) < 0.25 * radius) & (to_middle > radius) & (above > radius)
+    elif tumour.kind is TumourKind.MEDIASTINAL:
+        grows = (np.abs(to_middle - 0.5 * radius) < 0.25 * radius) & (to_wall > radius) & (above > radius)
+    else:
+        grows = anatomy.lung(x, y, z) > 0.85 * radius
+    return np.asarray(grows, dtype=np.bool_)
 
 
 def _share_in_lung(anatomy: Anatomy, tumour: Tumour, centre: FloatArray) -> float:
@@ -235,9 +251,7 @@ def _spicules(rng: np.random.Generator, tumour: Tumour, centre: FloatArray) -> T
     length = rng.uniform(0.3, 0.8, len(lobes)) * 0.5 * tumour.diameter_mm + 2.0
     end = centre + directions * (1.0 + lobes[:, 3:4]) + unit * length[:, None] + rng.normal(0, 1.0, (len(lobes), 3))
     root = np.clip(0.03 * tumour.diameter_mm, 0.4, 1.0)
-    return Tubes(
-        start=start, end=end, start_radius=np.full(len(lobes), root), end_radius=np.full(len(lobes), 0.25)
-    )
+    return Tubes(start=start, end=end, start_radius=np.full(len(lobes), root), end_radius=np.full(len(lobes), 0.25))
 
 
 def _surface(u: FloatArray, v: FloatArray, w: FloatArray, lobes: FloatArray) -> Hounsfield:
@@ -268,4 +282,7 @@ def _directions(count: int) -> FloatArray:
 def _waves(canvas: Canvas, window: Window) -> Hounsfield:
     """An uneven field in about [-1, 1] over a window, the same wherever the slab begins."""
     x, y, z = canvas.offsets(window, np.zeros(3))
-    return np.asarray(0.5 * (np.sin(0.9 * x + 0.6 * z) + np.sin(0.8 * y - 0.7 * z + 0.4 * x)))
+    field = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=np.float32)
+    for a, b, c, phase in WAVES:
+        field += np.sin(x * np.float32(a) + y * np.float32(b) + (z * np.float32(c) + np.float32(phase)))
+    return field * np.float32(1 / len(WAVES) ** 0.5)

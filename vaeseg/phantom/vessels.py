@@ -21,17 +21,51 @@ MURRAY = 2.7
 STEP_MM = 7.0
 """Longest straight piece of a branch."""
 
-TIP_DEPTH_MM = 5.0
-"""Vessels become invisible this far from the pleura."""
-
-ARTERY_TIPS = 330
+VESSEL_TIPS = 380
 """Ends of one arterial (or venous) tree in one lung."""
 
-AIRWAY_TIPS = 26
+VESSEL_TIP_RADIUS_MM = 0.62
+"""Where it can no longer be seen."""
+
+VESSEL_TIP_DEPTH_MM = 4.5
+"""Vessels become invisible this far from the pleura."""
+
+AIRWAY_TIPS = 14
 """Ends of the visible airways of one lung."""
 
-WALL_HU = -60.0
-"""Of a bronchus' wall, thinner than a pixel."""
+AIRWAY_TIP_RADIUS_MM = 1.3
+"""Where it can no longer be seen."""
+
+AIRWAY_TIP_DEPTH_MM = 24.0
+"""Airways become invisible much further from the pleura than vessels."""
+
+ARTERY_SHIFT_MM = (0.0, -5.0, 5.0)
+"""The artery enters the lung in front of and above the bronchus."""
+
+VEIN_SHIFT_MM = (0.0, 5.0, -9.0)
+"""The vein leaves it behind and below."""
+
+AIRWAY_WALL_HU = -150.0
+"""Of a bronchus' wall, which is thinner than a pixel."""
+
+GREAT_VESSELS: dict[str, list[tuple[float, float, float, float]]] = {
+    "aorta": [
+        (-8, -0.22, 0.40, 16),
+        (-16, -0.28, 0.52, 16),
+        (-10, -0.22, 0.66, 14.5),
+        (6, 0.0, 0.72, 13.5),
+        (22, 0.20, 0.68, 12.5),
+        (27, 0.34, 0.58, 12),
+        (26, 0.38, 0.30, 11.5),
+        (14, 0.40, -0.40, 10),
+    ],
+    "superior vena cava": [(-24, -0.05, 0.38, 10), (-25, -0.12, 0.62, 9.5), (-15, -0.24, 0.95, 8)],
+    "pulmonary trunk": [(10, -0.38, 0.42, 14), (18, -0.22, 0.54, 13.5), (6, -0.05, 0.56, 11)],
+    "brachiocephalic": [(-5, -0.05, 0.71, 5.5), (-14, -0.25, 1.2, 4)],
+    "left carotid": [(2, -0.05, 0.71, 5), (7, -0.15, 1.2, 3.5)],
+    "left subclavian": [(10, 0.05, 0.71, 5), (20, -0.03, 1.2, 4)],
+}
+"""Paths as x in mm, y in cavity depths, z in lung heights, radius in mm."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,9 +87,11 @@ def draw_vessels(rng: np.random.Generator, anatomy: Anatomy) -> Vessels:
     blood, airways = [], []
     for side in (-1.0, 1.0):
         hilum = _hilum(anatomy, side)
-        for shift in ((0.0, -5.0, 5.0), (0.0, 5.0, -9.0)):  # artery above, vein below
-            blood.append(_grow(rng, anatomy, hilum + np.array(shift), side, ARTERY_TIPS, 0.52))
-        airways.append(_grow(rng, anatomy, hilum, side, AIRWAY_TIPS, 1.25))
+        for shift in (ARTERY_SHIFT_MM, VEIN_SHIFT_MM):
+            tips = _scatter_tips(rng, anatomy, side, VESSEL_TIPS, VESSEL_TIP_DEPTH_MM)
+            blood.append(_grow(rng, hilum + np.array(shift), tips, VESSEL_TIP_RADIUS_MM))
+        tips = _scatter_tips(rng, anatomy, side, AIRWAY_TIPS, AIRWAY_TIP_DEPTH_MM)
+        airways.append(_grow(rng, hilum, tips, AIRWAY_TIP_RADIUS_MM))
     airways.append(_trachea(anatomy))
     return Vessels(
         blood=joined_tubes(blood),
@@ -71,20 +107,19 @@ def paint_vessels(canvas: Canvas, anatomy: Anatomy, vessels: Vessels) -> None:
     paint_tubes(canvas, vessels.great.widened(1.0, 1.2), 45.0, "cover")
     paint_tubes(canvas, vessels.great, anatomy.blood_hu, "cover")
     paint_tubes(canvas, vessels.blood, anatomy.blood_hu, "brighten")
-    paint_tubes(canvas, vessels.airways.widened(1.12, 0.6), WALL_HU, "brighten")
+    paint_tubes(canvas, vessels.airways.widened(1.1, 0.5), AIRWAY_WALL_HU, "brighten")
     paint_tubes(canvas, vessels.airways, -985.0, "darken")
 
 
 def _hilum(anatomy: Anatomy, side: float) -> FloatArray:
     x = side * (anatomy.mediastinum_width + 4.0) + 3.0
     height = 0.50 if side < 0 else 0.53
-    return anatomy.to_scanner(np.array([[x, 0.12 * anatomy.cavity_depth, height * anatomy.lung_height]]))[0]
+    body = np.array([[x, 0.12 * anatomy.cavity_depth, height * anatomy.lung_height]])
+    return np.asarray(anatomy.to_scanner(body)[0])
 
 
-def _grow(
-    rng: np.random.Generator, anatomy: Anatomy, root: FloatArray, side: float, n_tips: int, tip_radius: float
-) -> Tubes:
-    tips = _scatter_tips(rng, anatomy, side, n_tips)
+def _grow(rng: np.random.Generator, root: FloatArray, tips: FloatArray, tip_radius: float) -> Tubes:
+    """A tree from its root to (N, 3) tips."""
     tips = tips[np.argsort(np.linalg.norm(tips - root, axis=1), kind="stable")]
     nodes, parents = _join_tips(rng, root, tips)
     radius = _murray_radii(parents, tip_radius)
@@ -94,14 +129,16 @@ def _grow(
     return Tubes(start=nodes[begin], end=nodes[children], start_radius=thick, end_radius=radius[children])
 
 
-def _scatter_tips(rng: np.random.Generator, anatomy: Anatomy, side: float, n_tips: int) -> FloatArray:
+def _scatter_tips(
+    rng: np.random.Generator, anatomy: Anatomy, side: float, n_tips: int, least_depth: float
+) -> FloatArray:
     """Points deep enough inside one lung, evenly spread."""
     width, depth, height = anatomy.cavity_width, anatomy.cavity_depth, anatomy.lung_height
     found: list[FloatArray] = []
     while sum(map(len, found)) < n_tips:
         body = rng.uniform((0, -depth, 0), (width, depth, height), size=(4 * n_tips, 3)) * (side, 1, 1)
         points = anatomy.to_scanner(body)
-        found.append(points[anatomy.lung_at(points) > TIP_DEPTH_MM])
+        found.append(np.asarray(points[anatomy.lung_at(points) > least_depth]))
     return np.concatenate(found)[:n_tips]
 
 
@@ -156,29 +193,25 @@ def _trachea(anatomy: Anatomy) -> Tubes:
 
 
 def _great_vessels(anatomy: Anatomy) -> Tubes:
-    height, depth = anatomy.lung_height, anatomy.cavity_depth
-    y = depth * np.array([-0.22, -0.28, -0.22, 0.02, 0.28, 0.42, 0.46, 0.50])
-    aorta = np.stack([np.array([-8, -16, -10, 6, 22, 27, 26, 12]), y, height * np.array([0.4, 0.52, 0.66, 0.72, 0.68, 0.58, 0.3, -0.4])], 1)
-    cava = np.array([[-24, -0.05 * depth, 0.38 * height], [-27, -0.14 * depth, 0.62 * height], [-24, -0.3 * depth, 0.95 * height]])
-    trunk = np.array([[10, -0.38 * depth, 0.42 * height], [18, -0.22 * depth, 0.54 * height], [6, -0.05 * depth, 0.56 * height]])
-    paths = [(aorta, [16, 16, 14.5, 13.5, 12.5, 12, 11.5, 10]), (cava, [10, 9.5, 8]), (trunk, [14, 13.5, 11])]
-    for x, back in ((-12, -0.1), (6, 0.0), (17, 0.12)):
-        arch = np.array([[0.4 * x, -0.05 * depth, 0.71 * height], [1.2 * x, (back - 0.15) * depth, 1.2 * height]])
-        paths.append((arch, [5.5, 4.0]))
-    parts = [polyline_tubes(anatomy.to_scanner(points), np.array(radius, dtype=float)) for points, radius in paths]
+    scale = np.array([1.0, anatomy.cavity_depth, anatomy.lung_height])
+    parts = []
+    for path in GREAT_VESSELS.values():
+        table = np.array(path)
+        parts.append(polyline_tubes(anatomy.to_scanner(table[:, :3] * scale), table[:, 3]))
+    middle = anatomy.to_scanner(np.array([[8.0, -0.08, 0.55]]) * scale)[0]
     for side in (-1.0, 1.0):
-        middle = anatomy.to_scanner(np.array([[8.0, -0.08 * depth, 0.55 * height]]))[0]
-        parts.append(polyline_tubes(np.stack([middle, _hilum(anatomy, side) + [0, -5, 5]]), np.array([10.0, 7.0])))
+        end = _hilum(anatomy, side) + np.array(ARTERY_SHIFT_MM)
+        parts.append(polyline_tubes(np.stack([middle, end]), np.array([10.0, 7.0])))
     return joined_tubes(parts)
 
 
 def _soft_tubes(rng: np.random.Generator, anatomy: Anatomy) -> Tubes:
     """Oesophagus in front of the spine and a few small lymph nodes."""
-    height, depth = anatomy.lung_height, anatomy.cavity_depth
-    gullet = np.array([[8, 0.42 * depth, -0.4 * height], [6, 0.44 * depth, 0.5 * height], [4, 0.20 * depth, 1.3 * height]])
+    scale = np.array([1.0, anatomy.cavity_depth, anatomy.lung_height])
+    gullet = np.array([[8, 0.30, -0.4], [6, 0.34, 0.5], [4, 0.16, 1.3]]) * scale
     parts = [polyline_tubes(anatomy.to_scanner(gullet), np.array([8.0, 7.0, 7.0]))]
     for _ in range(int(rng.integers(2, 8))):
-        where = rng.uniform((-22, -0.3 * depth, 0.45 * height), (24, 0.25 * depth, 0.75 * height))
+        where = rng.uniform((-22, -0.3, 0.45), (24, 0.25, 0.75)) * scale
         node = np.stack([where, where + rng.uniform(-5, 5, 3)])
         radius = float(rng.uniform(2, 4.5))
         parts.append(polyline_tubes(anatomy.to_scanner(node), np.array([radius, radius])))

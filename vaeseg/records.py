@@ -248,3 +248,17 @@ class FileCount:
     def __post_init__(self) -> None:
         if self.found != self.in_series + self.refused:
             raise ValueError(f"{self.found} files found, {self.in_series} in series and {self.refused} refused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFile:
+    """One Parquet file of a part: what a group of series adds to one data set."""
+
+    run_id: str
+    dataset: str
+    """`findings`, `lesions`, `slices` or `masks`."""
+    name: str
+    """Such as ``part-00001.parquet``; unique within run and data set."""
+    n_rows: int = 0
+    sha256: str = ""
+    """64 hex digits over the file's bytes; empty where only the file's place is meant."""

@@ -9,27 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vaeseg.errors import StoreError
 from vaeseg.io.parquet import SCHEMAS, write_dataset_file
 from vaeseg.io.store import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartFile:
-    """One file of a part."""
-
-    run_id: str
-    dataset: str
-    """A key of `parquet.SCHEMAS`."""
-    name: str
-    """Such as ``part-00001.parquet``; unique within run and data set."""
-    n_rows: int = 0
-    sha256: str = ""
-    """64 hex digits of the file's bytes; empty where only the file's place is meant."""
+from vaeseg.records import PartFile
 
 
 def stage_part(store: Store, run_id: str, name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[PartFile]:
@@ -61,13 +47,16 @@ def publish_file(store: Store, part: PartFile) -> bool:
     """
     staged, published = staged_path(store, part), published_path(store, part)
     try:
-        if staged.exists():
-            published.parent.mkdir(parents=True, exist_ok=True)
-            staged.replace(published)
-            fsync_directories(published.parent, store.root)
+        if not staged.exists():
+            return published.exists()
+        published.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(published)
+        fsync_directories(published.parent, store.root)
+    except FileNotFoundError:
+        return published.exists()  # another process that recovers was faster
     except OSError as error:
         raise _cannot_write(store, error) from error
-    return published.exists()
+    return True
 
 
 def staged_files(store: Store) -> Iterator[PartFile]:

@@ -1,0 +1,231 @@
+"""Findings: recorded a group at a time, asked for in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, insert, select, update
+
+from vaeseg.db.session import Database
+from vaeseg.db.tables import LATEST_FINDINGS, OUTCOMES, FindingTable, LesionTable, PartTable, RunTable, WorkItemTable
+from vaeseg.db.upsert import in_batches
+from vaeseg.db.work import DONE, RunKey, WorkItem
+from vaeseg.errors import RunNotFoundError, StoreError
+from vaeseg.records import LesionRecord, PartFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingRow:
+    """The result for one series; what was not measured is None and has a reason."""
+
+    run_id: str
+    series_instance_uid: str
+    study_instance_uid: str
+    subject_key: str | None
+    model: str
+    outcome: str
+    reason: str | None = None
+    detail: str | None = None
+    warnings: tuple[str, ...] = ()
+    n_slices: int | None = None
+    tumour_volume_ml: float | None = None
+    lesion_count: int | None = None
+    largest_lesion_ml: float | None = None
+    iou: float | None = None
+    dice: float | None = None
+    iou_model_grid: float | None = None
+    dice_model_grid: float | None = None
+    label_reason: str | None = None
+    read_seconds: float | None = None
+    segment_seconds: float | None = None
+    measure_seconds: float | None = None
+    mask_uri: str | None = None
+    mask_sha256: str | None = None
+    created_at: datetime
+    superseded_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewFinding:
+    """A finding on its way into SQL."""
+
+    item: WorkItem
+    row: FindingRow
+    lesions: tuple[LesionRecord, ...] = ()
+
+
+ORDER_COLUMNS = {
+    "created_at": True,
+    "dice": True,
+    "iou": True,
+    "largest_lesion_ml": True,
+    "lesion_count": True,
+    "measure_seconds": True,
+    "model": False,
+    "n_slices": True,
+    "outcome": False,
+    "read_seconds": True,
+    "reason": False,
+    "run_id": False,
+    "segment_seconds": True,
+    "series_instance_uid": False,
+    "study_instance_uid": False,
+    "subject_key": False,
+    "tumour_volume_ml": True,
+}
+"""Columns that findings can be ordered by; True where the largest comes first."""
+
+
+def record_group(database: Database, run: RunKey, findings: Sequence[NewFinding], parts: Sequence[PartFile]) -> None:
+    """Commit findings, their lesions, their part and the state of their work in one transaction.
+
+    Earlier current findings of the same series and model name are marked superseded.
+
+    Args:
+        database: where.
+        run: whose.
+        findings: at most one for each series.
+        parts: the staged files that hold the same rows, all of one name.
+
+    Raises:
+        StoreError: another run has finished one of the series meanwhile, or the database fails.
+    """
+    now = database.now()
+    part = parts[0].name
+    with database.write() as connection:
+        _check_open(connection, findings)
+        _supersede(connection, run.model, findings, now)
+        _insert_findings(connection, run, findings, part)
+        _close_items(connection, run, findings, now)
+        rows = [asdict(file) | {"published": False, "created_at": now} for file in parts]
+        connection.execute(insert(PartTable), rows)
+
+
+def open_items(database: Database, items: Sequence[WorkItem]) -> set[int]:
+    """Ids of the items that are not done yet."""
+    with database.read() as connection:
+        return {item.work_item_id for item in items} - _done(connection, items)
+
+
+def query_findings(
+    database: Database,
+    *,
+    run_id: str | None = None,
+    order_by: str = "created_at",
+    min_volume_ml: float | None = None,
+    limit: int | None = None,
+) -> list[FindingRow]:
+    """Findings of one run, superseded ones included, or the latest of every series and model.
+
+    Args:
+        database: where.
+        run_id: only this run's.
+        order_by: a key of `ORDER_COLUMNS`; numbers and times from the largest, text from A, NULL last.
+        min_volume_ml: only findings with at least this tumour volume, in ml.
+        limit: at most this many.
+
+    Raises:
+        RunNotFoundError: no such run.
+        ValueError: a column that cannot be ordered by.
+    """
+    if order_by not in ORDER_COLUMNS:
+        raise ValueError(f"cannot order by {order_by}, only by {', '.join(ORDER_COLUMNS)}")
+    with database.read() as connection:
+        if run_id is not None:
+            _check_run(connection, run_id)
+        rows = connection.execute(_query(run_id, order_by, min_volume_ml, limit)).all()
+    return [_finding(row) for row in rows]
+
+
+def _done(connection: Connection, items: Sequence[WorkItem]) -> set[int]:
+    done: set[int] = set()
+    for batch in in_batches([item.work_item_id for item in items]):
+        wanted = select(WorkItemTable.id).where(WorkItemTable.id.in_(batch), WorkItemTable.state.in_(DONE))
+        done |= set(connection.scalars(wanted))
+    return done
+
+
+def _check_open(connection: Connection, findings: Sequence[NewFinding]) -> None:
+    """Locks the items first, so that of two runs that commit the same series the second sees the first."""
+    for batch in in_batches([new.item.work_item_id for new in findings]):
+        connection.execute(select(WorkItemTable.id).where(WorkItemTable.id.in_(batch)).with_for_update()).all()
+    done = _done(connection, [new.item for new in findings])
+    if done:
+        uid = next(new.row.series_instance_uid for new in findings if new.item.work_item_id in done)
+        raise StoreError(f"series {uid} was finished by another run meanwhile: do not run two at once")
+
+
+def _supersede(connection: Connection, model: str, findings: Sequence[NewFinding], now: datetime) -> None:
+    for batch in in_batches([new.item.series_id for new in findings]):
+        current = (
+            FindingTable.series_id.in_(batch) & (FindingTable.model == model) & FindingTable.superseded_at.is_(None)
+        )
+        connection.execute(update(FindingTable).where(current).values(superseded_at=now))
+
+
+def _insert_findings(connection: Connection, run: RunKey, findings: Sequence[NewFinding], part: str) -> None:
+    rows = [_values(run, new, part) for new in findings]
+    statement = insert(FindingTable).returning(FindingTable.id, sort_by_parameter_order=True)
+    finding_ids = connection.scalars(statement, rows).all()
+    lesions = [
+        _lesion_values(finding_id, lesion)
+        for finding_id, new in zip(finding_ids, findings, strict=True)
+        for lesion in new.lesions
+    ]
+    if lesions:
+        connection.execute(insert(LesionTable), lesions)
+
+
+def _close_items(connection: Connection, run: RunKey, findings: Sequence[NewFinding], now: datetime) -> None:
+    for outcome in OUTCOMES:
+        of_outcome = [new.item.work_item_id for new in findings if new.row.outcome == outcome]
+        values = {"state": outcome, "run_id": run.run_id, "updated_at": now}
+        for batch in in_batches(of_outcome):
+            connection.execute(update(WorkItemTable).where(WorkItemTable.id.in_(batch)).values(values))
+
+
+def _values(run: RunKey, new: NewFinding, part: str) -> dict[str, Any]:
+    return asdict(new.row) | {
+        "work_item_id": new.item.work_item_id,
+        "series_id": new.item.series_id,
+        "model_digest": run.model_digest,
+        "fingerprint": new.item.fingerprint,
+        "warnings": list(new.row.warnings),
+        "part": part,
+    }
+
+
+def _lesion_values(finding_id: int, lesion: LesionRecord) -> dict[str, Any]:
+    return {"finding_id": finding_id, **lesion_columns(lesion)}
+
+
+def lesion_columns(lesion: LesionRecord) -> dict[str, Any]:
+    """A lesion with one column for each coordinate, as SQL and Parquet have it."""
+    values = asdict(lesion)
+    x, y, z = values.pop("centroid_lps_mm")
+    return values | {"centroid_x_lps_mm": x, "centroid_y_lps_mm": y, "centroid_z_lps_mm": z}
+
+
+def _check_run(connection: Connection, run_id: str) -> None:
+    if connection.scalar(select(func.count()).select_from(RunTable).where(RunTable.id == run_id)) == 0:
+        raise RunNotFoundError(f"no run {run_id} in this store: 'vaeseg-batch status' lists the runs")
+
+
+def _query(run_id: str | None, order_by: str, min_volume_ml: float | None, limit: int | None) -> Select[Any]:
+    table = LATEST_FINDINGS if run_id is None else FindingTable.__table__
+    column = table.c[order_by]
+    ordered = column.desc() if ORDER_COLUMNS[order_by] else column.asc()
+    statement = select(*(table.c[field.name] for field in fields(FindingRow)))
+    if run_id is not None:
+        statement = statement.where(table.c.run_id == run_id)
+    if min_volume_ml is not None:
+        statement = statement.where(table.c.tumour_volume_ml >= min_volume_ml)
+    return statement.order_by(ordered.nulls_last(), table.c.id).limit(limit)
+
+
+def _finding(row: Any) -> FindingRow:
+    values = dict(row._mapping)
+    return FindingRow(**{**values, "warnings": tuple(values["warnings"])})

@@ -1,0 +1,47 @@
+"""Which Parquet parts exist: SQL knows a part before its files lie where readers look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, update
+
+from vaeseg.db.session import Database
+from vaeseg.db.tables import PartTable
+from vaeseg.records import PartFile
+
+
+def next_part_name(database: Database, run_id: str) -> str:
+    """Name for a run's next part; the same again until a part of that name is recorded."""
+    with database.read() as connection:
+        recorded = connection.scalar(select(func.count(PartTable.name.distinct())).where(PartTable.run_id == run_id))
+    return f"part-{(recorded or 0) + 1:05d}.parquet"
+
+
+def unpublished_parts(database: Database) -> list[PartFile]:
+    """Files that SQL has recorded, whose move to their place was not confirmed; oldest first."""
+    with database.read() as connection:
+        rows = connection.execute(
+            select(PartTable.run_id, PartTable.dataset, PartTable.name, PartTable.n_rows, PartTable.sha256)
+            .where(PartTable.published.is_(False))
+            .order_by(PartTable.id)
+        ).all()
+    return [PartFile(**row._mapping) for row in rows]
+
+
+def is_recorded(database: Database, part: PartFile) -> bool:
+    """Whether SQL knows this file."""
+    place = (PartTable.run_id == part.run_id) & (PartTable.dataset == part.dataset) & (PartTable.name == part.name)
+    with database.read() as connection:
+        return connection.scalar(select(PartTable.id).where(place)) is not None
+
+
+def mark_published(database: Database, parts: Sequence[PartFile]) -> None:
+    """Confirm that files lie in their place."""
+    with database.write() as connection:
+        for part in parts:
+            connection.execute(
+                update(PartTable)
+                .where(PartTable.run_id == part.run_id, PartTable.dataset == part.dataset, PartTable.name == part.name)
+                .values(published=True)
+            )

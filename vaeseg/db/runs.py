@@ -1,0 +1,282 @@
+"""Runs: when each began, whether it still lives, how it ended and what became of its series."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
+
+from vaeseg.db.session import Database
+from vaeseg.db.tables import OUTCOMES, ArchiveTable, EventTable, FindingTable, ModelTable, RunTable, WorkItemTable
+from vaeseg.db.upsert import insert_missing
+from vaeseg.errors import RunNotFoundError
+from vaeseg.records import FileCount
+
+LOST_AFTER = timedelta(seconds=60)
+"""A running run that has been silent for longer is taken for dead; drivers send heartbeats far more often."""
+
+EndStatus = Literal["finished", "interrupted", "failed", "nothing_to_do"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """A checkpoint that a run uses."""
+
+    digest: str
+    """SHA-256 of the file, 64 hex digits."""
+    name: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A run as the ledger knows it."""
+
+    run_id: str
+    kind: str
+    archive: str | None
+    """Name."""
+    model: str | None
+    """Name."""
+    status: str
+    """As stored, but ``lost`` for one that claims to run and has been silent for longer than `LOST_AFTER`."""
+    started_at: datetime
+    finished_at: datetime | None
+    heartbeat_at: datetime
+    outcomes: dict[str, int]
+    """Findings of this run by outcome, every outcome present."""
+    pending: int
+    """Series that it planned last and has no finding for."""
+    files: FileCount | None
+    """None until the scan is counted."""
+    counts: dict[str, Any]
+    """What the driver added at the end."""
+
+    @property
+    def seconds(self) -> float:
+        """From start to end, or to the last sign of life."""
+        return ((self.finished_at or self.heartbeat_at) - self.started_at).total_seconds()
+
+
+def register_model(database: Database, model: ModelRow) -> None:
+    """Record a checkpoint; one that is known by its digest stays as it is."""
+    values = {
+        "digest": model.digest,
+        "name": model.name,
+        "architecture": dict(model.architecture),
+        "preprocessing": dict(model.preprocessing),
+        "metrics": dict(model.metrics),
+        "created_at": database.now(),
+    }
+    with database.write() as connection:
+        insert_missing(connection, ModelTable, [values], key=("digest",))
+
+
+def start_run(
+    database: Database,
+    *,
+    kind: str,
+    archive_id: int | None,
+    model_digest: str | None,
+    config_json: str,
+    config_digest: str,
+    files: FileCount | None = None,
+) -> str:
+    """Record the start of a run.
+
+    Args:
+        database: where.
+        kind: such as ``segment``.
+        archive_id: what it works on.
+        model_digest: of a registered model.
+        config_json: `config.as_json` of its configuration.
+        config_digest: `config.digest` of the same.
+        files: what the scan before it found, where there was one.
+
+    Returns:
+        The run's id, which sorts by time of start, such as ``20261122T013000-1a2b3c``.
+    """
+    now = database.now()
+    run_id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    values = {
+        "id": run_id,
+        "kind": kind,
+        "archive_id": archive_id,
+        "model_digest": model_digest,
+        "config": json.loads(config_json),
+        "config_digest": config_digest,
+        "status": "running",
+        "started_at": now,
+        "heartbeat_at": now,
+        "counts": {},
+    }
+    with database.write() as connection:
+        connection.execute(insert(RunTable).values(values | _file_values(files)))
+        add_event(connection, database, "run_started", run_id)
+    return run_id
+
+
+def heartbeat(database: Database, run_id: str) -> None:
+    """Say that a run lives.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.write() as connection:
+        _update(connection, run_id, {"heartbeat_at": database.now()})
+
+
+def finish_run(
+    database: Database,
+    run_id: str,
+    status: EndStatus,
+    counts: Mapping[str, Any] | None = None,
+    files: FileCount | None = None,
+) -> None:
+    """Record how a run ended.
+
+    Args:
+        database: where.
+        run_id: from `start_run`.
+        status: how.
+        counts: further figures to keep with it, JSON values.
+        files: what its scan found, where `start_run` could not know.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    now = database.now()
+    values = {"status": status, "finished_at": now, "heartbeat_at": now, "counts": dict(counts or {})}
+    with database.write() as connection:
+        _update(connection, run_id, values | _file_values(files))
+        add_event(connection, database, f"run_{status}", run_id)
+
+
+def close_lost_runs(database: Database) -> tuple[str, ...]:
+    """Mark runs whose driver died as interrupted, so that their work can be planned again; their ids."""
+    silent_since = database.now() - LOST_AFTER
+    lost = (RunTable.status == "running") & (RunTable.heartbeat_at < silent_since)
+    with database.write() as connection:
+        run_ids = tuple(connection.scalars(select(RunTable.id).where(lost).order_by(RunTable.id)))
+        for run_id in run_ids:
+            _update(connection, run_id, {"status": "interrupted"})
+            add_event(connection, database, "run_lost", run_id)
+    return run_ids
+
+
+def is_live(database: Database, run_id: str) -> bool:
+    """Whether a run is running and was heard of lately; False for one that does not exist."""
+    with database.read() as connection:
+        beat = connection.scalar(
+            select(RunTable.heartbeat_at).where(RunTable.id == run_id, RunTable.status == "running")
+        )
+    return beat is not None and database.now() - beat <= LOST_AFTER
+
+
+def run_summary(database: Database, run_id: str) -> RunSummary:
+    """One run.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.read() as connection:
+        row = connection.execute(_runs().where(RunTable.id == run_id)).one_or_none()
+        if row is None:
+            raise _not_found(run_id)
+        return _summaries(connection, [row], database.now())[0]
+
+
+def recent_runs(database: Database, limit: int = 20) -> list[RunSummary]:
+    """The latest runs, newest first."""
+    with database.read() as connection:
+        rows = connection.execute(_runs().order_by(RunTable.started_at.desc(), RunTable.id.desc()).limit(limit)).all()
+        return _summaries(connection, rows, database.now())
+
+
+def add_event(
+    connection: Connection, database: Database, kind: str, run_id: str | None, detail: Mapping[str, Any] | None = None
+) -> None:
+    """Append to the record of what happened; `detail` holds no patient data and no path."""
+    values = {"at": database.now(), "kind": kind, "run_id": run_id, "detail": dict(detail or {})}
+    connection.execute(insert(EventTable).values(values))
+
+
+def _file_values(files: FileCount | None) -> dict[str, Any]:
+    if files is None:
+        return {}
+    return {
+        "files_found": files.found,
+        "files_in_series": files.in_series,
+        "files_refused": files.refused,
+        "files_refused_by_reason": dict(files.refused_by_reason),
+    }
+
+
+def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> None:
+    if connection.execute(update(RunTable).where(RunTable.id == run_id).values(dict(values))).rowcount == 0:
+        raise _not_found(run_id)
+
+
+def _not_found(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(f"no run {run_id} in this store: 'vaeseg-batch status' lists the runs")
+
+
+def _runs() -> Select[Any]:
+    return (
+        select(RunTable.__table__, ArchiveTable.name.label("archive"), ModelTable.name.label("model"))
+        .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id, isouter=True)
+        .join(ModelTable, ModelTable.digest == RunTable.model_digest, isouter=True)
+    )
+
+
+def _summaries(connection: Connection, rows: list[Row[Any]] | Any, now: datetime) -> list[RunSummary]:
+    run_ids = [row.id for row in rows]
+    outcomes = _count_by(connection, FindingTable.run_id, FindingTable.outcome, run_ids)
+    states = _count_by(connection, WorkItemTable.run_id, WorkItemTable.state, run_ids)
+    return [
+        RunSummary(
+            run_id=row.id,
+            kind=row.kind,
+            archive=row.archive,
+            model=row.model,
+            status=_shown_status(row, now),
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            heartbeat_at=row.heartbeat_at,
+            outcomes={outcome: outcomes.get((row.id, outcome), 0) for outcome in OUTCOMES},
+            pending=states.get((row.id, "pending"), 0),
+            files=_files(row),
+            counts=row.counts,
+        )
+        for row in rows
+    ]
+
+
+def _count_by(connection: Connection, run_column: Any, column: Any, run_ids: list[str]) -> dict[tuple[str, str], int]:
+    counted = connection.execute(
+        select(run_column, column, func.count()).where(run_column.in_(run_ids)).group_by(run_column, column)
+    )
+    return {(run_id, value): count for run_id, value, count in counted}
+
+
+def _shown_status(row: Any, now: datetime) -> str:
+    lost = row.status == "running" and now - row.heartbeat_at > LOST_AFTER
+    return "lost" if lost else str(row.status)
+
+
+def _files(row: Any) -> FileCount | None:
+    if row.files_found is None:
+        return None
+    return FileCount(
+        found=row.files_found,
+        in_series=row.files_in_series,
+        refused=row.files_refused,
+        refused_by_reason=row.files_refused_by_reason or {},
+    )

@@ -1,0 +1,171 @@
+"""Opening the database, and transactions whose failures are one clear line."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from vaeseg.db.migrate import migrate
+from vaeseg.errors import StoreError, UsageError
+
+BUSY_TIMEOUT_SECONDS = 30
+"""How long one process waits for another's transaction before it gives up."""
+
+CONNECT_TIMEOUT_SECONDS = 10
+"""A server that has not answered by then is unreachable."""
+
+_WRITES = "vaeseg_writes"
+
+
+def utc_now() -> datetime:
+    """The present moment, aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Database:
+    """An open, migrated database."""
+
+    engine: Engine
+    shown_url: str
+    """For people: the URL with its password masked."""
+    now: Callable[[], datetime] = field(default=utc_now)
+    """The clock by which rows are stamped."""
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        with _clear_failures(self.engine.url), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        writing = self.engine.execution_options(**{_WRITES: True})
+        with _clear_failures(self.engine.url), writing.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self.engine.dispose()
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def open_database(url: str, *, create: bool = True, now: Callable[[], datetime] = utc_now) -> Database:
+    """Connect, and migrate to the newest revision.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+        create: make a SQLite file that does not exist.
+        now: the clock by which rows are stamped.
+
+    Raises:
+        UsageError: not a URL of a database that vaeseg supports.
+        StoreError: it cannot be reached, read or written, or is not vaeseg's.
+        DatabaseVersionError: it was migrated by a newer vaeseg.
+    """
+    parsed = _supported(url)
+    _check_file(parsed, create)
+    database = Database(engine=_engine(parsed), shown_url=_masked(parsed), now=now)
+    try:
+        with database.write() as connection:
+            migrate(connection)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _supported(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UsageError("--db is not a database URL such as postgresql://user@host/name") from error
+    kind = parsed.drivername.partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite")
+    raise UsageError(f"--db names {kind}, which is not supported: use sqlite:///FILE or postgresql://...")
+
+
+def _check_file(url: URL, create: bool) -> None:
+    """What SQLite would say about a path is "unable to open database file", whatever is wrong."""
+    if url.drivername != "sqlite" or url.database is None or url.database.startswith("file:"):
+        return
+    path = Path(url.database)
+    if path.is_dir():
+        raise StoreError(f"{path} is a directory, not a database")
+    if not path.exists() and not create:
+        raise StoreError(f"no database at {path}")
+    if not path.parent.is_dir():
+        raise StoreError(f"no directory {path.parent} to hold the database")
+
+
+def _engine(url: URL) -> Engine:
+    if url.drivername == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
+    except ModuleNotFoundError as error:
+        raise StoreError("PostgreSQL needs a driver: pip install 'vaeseg[postgres]'") from error
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where _begin_sqlite says, for DDL too
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a committed finding survives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes its lock at once: upgrading from a read later would fail instead of waiting."""
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _clear_failures(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise StoreError(f"database {_masked(url)}: {_reason(url, error)}") from error
+    except sqlite3.Error as error:  # raised inside the connect event, past SQLAlchemy
+        raise StoreError(f"database {_masked(url)}: {error}") from error
+
+
+def _reason(url: URL, error: DBAPIError) -> str:
+    """The driver's first line: further lines may hold values of rows."""
+    lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error.orig).__name__
+    password = url.password
+    return reason.replace(password, "***") if password else reason
+
+
+def _masked(url: URL) -> str:
+    shown = url.set(drivername=url.get_backend_name())
+    secrets = [key for key in shown.query if "pass" in key.lower()]
+    return shown.update_query_dict(dict.fromkeys(secrets, "***")).render_as_string(hide_password=True)

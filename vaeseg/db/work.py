@@ -1,0 +1,280 @@
+"""The ledger of work: what a run has to do, so that nothing is lost and nothing is done twice.
+
+The work key is (series, fingerprint, model, configuration). An item that was segmented or skipped is done for good; one
+that failed or crashed waits until it is asked for; one left pending by a run that was killed is planned again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from vaeseg.db.session import Database
+from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable, WorkItemTable
+from vaeseg.db.upsert import in_batches, upsert
+from vaeseg.errors import RunNotFoundError
+
+DONE = frozenset({"segmented", "skipped"})
+LEFT_OUT = frozenset({"failed", "crashed"})
+WORK_KEY = ("series_id", "fingerprint", "model_digest", "config_digest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkItem:
+    """A series that a run has to do."""
+
+    work_item_id: int
+    series_id: int
+    series_key: str
+    series_instance_uid: str
+    study_instance_uid: str
+    subject_key: str | None
+    fingerprint: str
+    n_slices: int | None
+    attempts: int
+    """This one included."""
+    generation: int
+    """1 for a series and model name without earlier findings; it chooses the mask folder (`mask_folder`), so that an
+    older finding's mask is never overwritten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedWork:
+    """What a run has to do, and what it has not."""
+
+    pending: tuple[WorkItem, ...]
+    """In the order of the series given."""
+    already_done: tuple[str, ...]
+    """Series keys."""
+    left_out: tuple[str, ...]
+    """Series keys that failed or crashed before and were not asked for again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkPreview:
+    """What `plan_work` would plan: numbers of series."""
+
+    pending: int
+    already_done: int
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKey:
+    """What a run brings to the work key."""
+
+    run_id: str
+    archive_id: int
+    model: str
+    """Name."""
+    model_digest: str
+    config_digest: str
+
+
+def mask_folder(model: str, generation: int) -> str:
+    """Name of the folder for a model's mask of a series: ``<model>``, then ``<model>~2`` and so on."""
+    return model if generation == 1 else f"{model}~{generation}"
+
+
+def plan_work(
+    database: Database, run_id: str, series_keys: Sequence[str], *, retry: bool = False, limit: int | None = None
+) -> PlannedWork:
+    """Decide what a run has to do and enter it in the ledger, in one transaction.
+
+    Args:
+        database: where.
+        run_id: a run with an archive and a model.
+        series_keys: readable series of its archive, as recorded by `record_scan`, in order of work.
+        retry: do again what failed or crashed.
+        limit: plan at most this many; the rest stays for another run.
+
+    Raises:
+        RunNotFoundError: no such run.
+        ValueError: a key is not a readable series of the archive.
+    """
+    keys = list(dict.fromkeys(series_keys))
+    with database.write() as connection:
+        run = _run_key(connection, run_id)
+        rows = _ledger_rows(connection, run.archive_id, run.model_digest, run.config_digest, keys)
+        _check_readable(keys, rows)
+        wanted, done, left_out = _sort([rows[key] for key in keys], retry)
+        _enter(connection, database, run, wanted[:limit])
+        chosen = [row.series_key for row in wanted[:limit]]
+        entered = _ledger_rows(connection, run.archive_id, run.model_digest, run.config_digest, chosen)
+    return PlannedWork(
+        pending=tuple(_work_item(entered[key]) for key in chosen),
+        already_done=tuple(row.series_key for row in done),
+        left_out=tuple(row.series_key for row in left_out),
+    )
+
+
+def preview_work(
+    database: Database,
+    archive_id: int,
+    model_digest: str,
+    config_digest: str,
+    series: Mapping[str, str],
+    *,
+    retry: bool = False,
+) -> WorkPreview:
+    """What `plan_work` would plan for the series found just now, without writing anything.
+
+    Args:
+        database: where.
+        archive_id: their archive.
+        model_digest: of a model that need not be registered.
+        config_digest: of the configuration.
+        series: series key to fingerprint as found now, readable ones only.
+        retry: as for `plan_work`.
+    """
+    with database.read() as connection:
+        states = _states(connection, archive_id, model_digest, config_digest, list(series))
+    found = [states.get((key, fingerprint), "pending") for key, fingerprint in series.items()]
+    done, failed = sum(state in DONE for state in found), sum(state in LEFT_OUT for state in found)
+    left_out = 0 if retry else failed
+    return WorkPreview(pending=len(found) - done - left_out, already_done=done, left_out=left_out)
+
+
+def run_key(database: Database, run_id: str) -> RunKey:
+    """What a run brings to the work key.
+
+    Raises:
+        RunNotFoundError: no such run, or one that has no archive or no model.
+    """
+    with database.read() as connection:
+        return _run_key(connection, run_id)
+
+
+def _run_key(connection: Connection, run_id: str) -> RunKey:
+    columns = (RunTable.archive_id, ModelTable.name.label("model"), RunTable.model_digest, RunTable.config_digest)
+    row = connection.execute(
+        select(*columns)
+        .join(ModelTable, ModelTable.digest == RunTable.model_digest)
+        .where(RunTable.id == run_id, RunTable.archive_id.is_not(None))
+    ).one_or_none()
+    if row is None:
+        raise RunNotFoundError(f"no run {run_id} with an archive and a model")
+    return RunKey(run_id=run_id, **row._mapping)
+
+
+def _ledger_rows(
+    connection: Connection, archive_id: int, model_digest: str, config_digest: str, keys: Sequence[str]
+) -> dict[str, Any]:
+    """Series key to the series joined with its item under the present work key; item columns None where new."""
+    statement = select(
+        SeriesTable.id.label("series_id"),
+        SeriesTable.series_key,
+        SeriesTable.series_instance_uid,
+        SeriesTable.study_instance_uid,
+        SeriesTable.subject_key,
+        SeriesTable.verdict,
+        SeriesTable.fingerprint,
+        SeriesTable.n_slices,
+        WorkItemTable.id.label("work_item_id"),
+        WorkItemTable.state,
+        WorkItemTable.attempts,
+        WorkItemTable.generation,
+    ).join(
+        WorkItemTable,
+        (WorkItemTable.series_id == SeriesTable.id)
+        & (WorkItemTable.fingerprint == SeriesTable.fingerprint)
+        & (WorkItemTable.model_digest == model_digest)
+        & (WorkItemTable.config_digest == config_digest),
+        isouter=True,
+    )
+    of_archive = statement.where(SeriesTable.archive_id == archive_id)
+    rows: dict[str, Any] = {}
+    for batch in in_batches(keys):
+        rows |= {row.series_key: row for row in connection.execute(of_archive.where(SeriesTable.series_key.in_(batch)))}
+    return rows
+
+
+def _states(
+    connection: Connection, archive_id: int, model_digest: str, config_digest: str, keys: Sequence[str]
+) -> dict[tuple[str, str], str]:
+    """State by series key and fingerprint, for one model and configuration."""
+    statement = (
+        select(SeriesTable.series_key, WorkItemTable.fingerprint, WorkItemTable.state)
+        .join(SeriesTable, SeriesTable.id == WorkItemTable.series_id)
+        .where(SeriesTable.archive_id == archive_id)
+        .where(WorkItemTable.model_digest == model_digest, WorkItemTable.config_digest == config_digest)
+    )
+    states: dict[tuple[str, str], str] = {}
+    for batch in in_batches(keys):
+        found = connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
+        states |= {(key, fingerprint): state for key, fingerprint, state in found}
+    return states
+
+
+def _check_readable(keys: Sequence[str], rows: Mapping[str, Any]) -> None:
+    for key in keys:
+        if key not in rows or rows[key].verdict != "readable":
+            raise ValueError(f"series {key} is not a readable series of this archive")
+
+
+def _sort(rows: Sequence[Any], retry: bool) -> tuple[list[Any], list[Any], list[Any]]:
+    """Wanted, done, left out."""
+    done = [row for row in rows if row.state in DONE]
+    left_out = [] if retry else [row for row in rows if row.state in LEFT_OUT]
+    wanted = [row for row in rows if row.state not in DONE and (retry or row.state not in LEFT_OUT)]
+    return wanted, done, left_out
+
+
+def _enter(connection: Connection, database: Database, run: RunKey, rows: Sequence[Any]) -> None:
+    now = database.now()
+    for batch in in_batches(rows):
+        generations = _generations(connection, run.model, [row.series_id for row in batch])
+        items = [
+            {
+                "series_id": row.series_id,
+                "fingerprint": row.fingerprint,
+                "model_digest": run.model_digest,
+                "config_digest": run.config_digest,
+                "state": "pending",
+                "run_id": run.run_id,
+                "attempts": (row.attempts or 0) + 1,
+                "generation": _generation(row, generations.get(row.series_id, {})),
+                "updated_at": now,
+            }
+            for row in batch
+        ]
+        upsert(connection, WorkItemTable, items, key=WORK_KEY)
+
+
+def _generations(connection: Connection, model: str, series_ids: Sequence[int]) -> dict[int, dict[int, int]]:
+    """Series to item to generation, of items that have a finding under this model name."""
+    found = connection.execute(
+        select(WorkItemTable.series_id, WorkItemTable.id, WorkItemTable.generation)
+        .join(FindingTable, FindingTable.work_item_id == WorkItemTable.id)
+        .where(FindingTable.model == model, FindingTable.series_id.in_(series_ids))
+        .distinct()
+    )
+    generations: dict[int, dict[int, int]] = {}
+    for series_id, item_id, generation in found:
+        generations.setdefault(series_id, {})[item_id] = generation
+    return generations
+
+
+def _generation(row: Any, with_findings: Mapping[int, int]) -> int:
+    """Its own again where it has a finding already, else one that no finding of the series has."""
+    if row.work_item_id in with_findings:
+        return with_findings[row.work_item_id]
+    return 1 + max(with_findings.values(), default=0)
+
+
+def _work_item(row: Any) -> WorkItem:
+    return WorkItem(
+        work_item_id=row.work_item_id,
+        series_id=row.series_id,
+        series_key=row.series_key,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        subject_key=row.subject_key,
+        fingerprint=row.fingerprint,
+        n_slices=row.n_slices,
+        attempts=row.attempts,
+        generation=row.generation,
+    )

@@ -11,6 +11,11 @@ from vaeseg.phantom.canvas import Canvas, Tubes, coverage_of, joined_tubes, pain
 from vaeseg.phantom.tumours import Tumour
 from vaeseg.records import FloatArray
 
+ATELECTASIS_HU = -60.0
+
+ATELECTASIS_TOP = 0.6
+"""Of the lung's height: above this the lung is open to the back."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plate:
@@ -102,17 +107,14 @@ def _paint_plate(canvas: Canvas, anatomy: Anatomy, plate: Plate) -> None:
 
 
 def _paint_atelectasis(canvas: Canvas, anatomy: Anatomy, thickness: float) -> None:
-    """A hazy layer along the lowest part of each lung in a patient who lies on the back."""
-    for n, height in enumerate(canvas.z_mm):
-        z = np.float32(height)
-        if z > 0.55 * anatomy.lung_height:
-            continue
-        rows = np.flatnonzero(canvas.y_mm > anatomy.offset[1] + 0.3 * anatomy.cavity_depth)
-        if len(rows) == 0:
-            continue
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        x, y = anatomy.to_body(canvas.x_mm[None, :], canvas.y_mm[part, None], z)
-        lung = anatomy.lung(x, y, z)
-        band = np.clip((thickness * (1.2 - z / (0.5 * anatomy.lung_height)) - lung) / 3.0, 0.0, 1.0) * (lung > 0)
-        image = canvas.hu[n, part]
-        image += np.asarray(band * np.float32(0.7)) * (np.maximum(image, np.float32(-60.0)) - image)
+    """A hazy layer along the back wall of the lower lungs, thickest at the base: the patient lies on the back."""
+    first = int(np.searchsorted(canvas.y_mm, anatomy.offset[1] + 0.15 * anatomy.cavity_depth))
+    for n in np.flatnonzero(canvas.z_mm < ATELECTASIS_TOP * anatomy.lung_height):
+        z = np.float32(canvas.z_mm[n])
+        x, y = anatomy.to_body(canvas.x_mm[None, :], canvas.y_mm[first:, None], z)
+        reach = np.float32(thickness) * (np.float32(1.0) - z / np.float32(ATELECTASIS_TOP * anatomy.lung_height))
+        to_wall = anatomy.cavity(x, y, z)
+        low = np.clip(y / np.float32(0.35 * anatomy.cavity_depth) - np.float32(1.0), 0.0, 1.0)
+        share = np.clip((reach - to_wall) * np.float32(0.4), 0.0, 1.0) * low * (anatomy.lung(x, y, z) > 0)
+        image = canvas.hu[n, first:]
+        image += share * np.float32(0.7) * (np.maximum(image, np.float32(ATELECTASIS_HU)) - image)

@@ -8,7 +8,9 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.config import PhantomConfig
-from vaeseg.errors import UsageError
+from vaeseg.errors import StoreError, UsageError, VaesegError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.phantom.patient import PhantomPatient
 from vaeseg.records import VolumeGeometry
@@ -50,13 +52,14 @@ def write_patients(
 
     Raises:
         UsageError: the directory holds something already, or is not a directory that can be written.
+        StoreError: a file cannot be written.
+        VaesegError: a worker process died.
     """
     prepare_directory(directory)
     entries = []
     for entry in _each_patient(directory, config, write_patient, workers):
         entries.append(entry)
         report(int(entry["n_slices"]))
-    entries.sort(key=lambda entry: str(entry["patient"]))
     write_json(directory / TRUTH_NAME, {"config": asdict(config), "patients": entries})
     return entries
 
@@ -111,11 +114,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either complete or absent under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    """Write a file that is either complete or absent under its name.
+
+    Raises:
+        StoreError: it cannot be written; a full disk, most often.
+    """
+    unfinished = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _each_patient(
@@ -128,4 +138,11 @@ def _each_patient(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, config.n_patients), mp_context=context) as pool:
-        yield from pool.map(write_patient, [directory] * config.n_patients, indices, [config] * config.n_patients)
+        try:
+            yield from pool.map(partial(_call, write_patient, directory, config), indices)
+        except BrokenProcessPool as error:
+            raise VaesegError("a worker process died, perhaps for want of memory; try fewer --workers") from error
+
+
+def _call(write_patient: WritePatient, directory: Path, config: PhantomConfig, index: int) -> PatientEntry:
+    return write_patient(directory, index, config)

@@ -162,7 +162,7 @@ class PreprocessingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How one stage is trained; with the seed it decides the weights. `training_preset` gives the two starting points."""
+    """How one stage is trained; with the data it decides the weights. `training_preset` gives two starting points."""
 
     epochs: int = 50
     """Passes over the training slices, or over `slices_per_epoch` draws."""

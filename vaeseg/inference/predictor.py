@@ -1,0 +1,111 @@
+"""From slices on the model grid to masks; the same input gives the same mask, bit for bit.
+
+K slices of one volume, S side of the model grid.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vaeseg.errors import CheckpointError, UsageError
+from vaeseg.models.checkpoint import Checkpoint
+from vaeseg.models.preprocessing import intensity_range, normalise
+from vaeseg.models.segmenter import Segmenter
+from vaeseg.records import BoolArray
+
+CPU_CHUNK = 4
+"""Slices in one pass on a CPU: larger batches fall out of the cache and are slower, whatever `batch_size` says."""
+
+
+class Predictor:
+    """A segmenter, ready on its device. Preprocessing and threshold come from the checkpoint and nowhere else.
+
+    Every pass has exactly `chunk` slices, the last one filled up with empty slices: kernels are chosen by shape, so
+    that a result would otherwise depend on how many slices happen to share a pass.
+
+    Args:
+        checkpoint: a segmenter.
+        device: `auto` takes a CUDA device where there is one.
+        batch_size: slices in one pass on a GPU, and the most on a CPU.
+        num_threads: threads of this process for CPU work; None leaves torch's choice.
+
+    Raises:
+        CheckpointError: the checkpoint is a stage-one model.
+        UsageError: `cuda` on a machine without it.
+        ValueError: batch_size is below 1.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        batch_size: int = 32,
+        num_threads: int | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        model = checkpoint.network()
+        if not isinstance(model, Segmenter):
+            raise CheckpointError("the model is a stage-one autoencoder, which finds no tumours: train a decoder on it")
+        self.device = choose_device(device)
+        self.preprocessing = checkpoint.preprocessing
+        self.chunk = min(batch_size, CPU_CHUNK) if self.device.type == "cpu" else batch_size
+        self._model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def segment(self, slices_hu: npt.NDArray[np.int16]) -> BoolArray:
+        """Mask of one volume.
+
+        Args:
+            slices_hu: (K, S, S) int16 HU, the whole volume on the model grid in axial order.
+
+        Returns:
+            (K, S, S) bool.
+
+        Raises:
+            ValueError: the shape is not (K, S, S) for the model's S.
+        """
+        return np.asarray(self.probabilities(slices_hu) >= self.preprocessing.threshold)
+
+    def probabilities(self, slices_hu: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+        """Probability of tumour, as `segment` thresholds it: (K, S, S) int16 HU to (K, S, S) float32."""
+        size = self.preprocessing.image_size
+        if slices_hu.ndim != 3 or slices_hu.shape[1:] != (size, size):
+            raise ValueError(f"slices have shape {slices_hu.shape}, expected (K, {size}, {size})")
+        probabilities = np.empty(slices_hu.shape, dtype=np.float32)
+        if len(slices_hu) == 0:
+            return probabilities
+        low, high = intensity_range(slices_hu, self.preprocessing)
+        for start in range(0, len(slices_hu), self.chunk):
+            part = slices_hu[start : start + self.chunk]
+            probabilities[start : start + self.chunk] = self._pass(part, low, high)[: len(part)]
+        return probabilities
+
+    def _pass(self, part: npt.NDArray[np.int16], low: float, high: float) -> npt.NDArray[np.float32]:
+        filled = np.zeros((self.chunk, *part.shape[1:]), dtype=np.int16)
+        filled[: len(part)] = part
+        with torch.inference_mode():
+            bounds = torch.tensor([[low], [high]], device=self.device).expand(2, self.chunk)
+            intensity = normalise(torch.from_numpy(filled).to(self.device), bounds[0], bounds[1])
+            images: Tensor = intensity[:, None].contiguous(memory_format=torch.channels_last)
+            found: npt.NDArray[np.float32] = self._model.probability(images).squeeze(1).float().cpu().numpy()
+            return found
+
+
+def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The torch device of an option.
+
+    Raises:
+        UsageError: `cuda` on a machine without it.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device on this machine; use --device cpu or auto")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

@@ -1,0 +1,284 @@
+"""Model files: one safetensors file whose metadata says what it is, what it was trained with and on.
+
+Nothing is unpickled, ever. A file is read once, and digest, header and weights all come from those same bytes, so that
+what was recorded is what ran. Weights may be stored in half precision; they are float32 once loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from vaeseg import __version__
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json, from_json
+from vaeseg.errors import CheckpointError, ModelNotFoundError, StoreError
+from vaeseg.models.segmenter import Segmenter
+from vaeseg.models.vae import VariationalAutoencoder
+
+FORMAT_VERSION = "1"
+"""Raised when an older vaeseg could misread a newer file."""
+
+MAX_CHECKPOINT_BYTES = 2 * 2**30
+"""Larger files are refused before they are read: the largest member of the family has a tenth of this."""
+
+SUFFIX = ".safetensors"
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NETWORKS: Mapping[str, type[VariationalAutoencoder]] = {"vae": VariationalAutoencoder, "segmenter": Segmenter}
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where weights come from; stored beside them."""
+
+    data_digest: str
+    """Of the training data's files."""
+    split_digest: str
+    """Of who was trained on, and who was kept back."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Figures measured when training ended; None where undefined."""
+    training: str = "{}"
+    """The `TrainingConfig` as JSON."""
+    parent_digest: str = ""
+    """Digest of the checkpoint that training started from; empty for none."""
+    vaeseg_version: str = __version__
+    """Of the vaeseg that trained it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A model file's contents, checked."""
+
+    kind: Literal["vae", "segmenter"]
+    architecture: ArchitectureConfig
+    preprocessing: PreprocessingConfig
+    state: dict[str, Tensor]
+    """Weights by name, float32, of exactly the shapes that the architecture has."""
+    metadata: Provenance
+    digest: str
+    """SHA-256 of the file's bytes, 64 hex digits."""
+
+    def network(self) -> VariationalAutoencoder:
+        """The network with its weights, in evaluation mode."""
+        model = _NETWORKS[self.kind](self.architecture)
+        model.load_state_dict(self.state)
+        return model.eval()
+
+
+def save_checkpoint(
+    path: Path,
+    model: VariationalAutoencoder,
+    preprocessing: PreprocessingConfig,
+    metadata: Provenance,
+    half: bool = False,
+) -> str:
+    """Write a model file so that a crash leaves the old file or the new one, never half of one.
+
+    Args:
+        path: ends with .safetensors; its directory is made.
+        model: a `Segmenter` or a `VariationalAutoencoder`, on any device.
+        preprocessing: what the model was trained with; its image size must be the architecture's.
+        metadata: where the weights come from.
+        half: store weights of two and more dimensions in float16, which halves the file.
+
+    Returns:
+        SHA-256 of the file's bytes.
+
+    Raises:
+        ValueError: the image sizes differ.
+        StoreError: the file cannot be written.
+    """
+    if preprocessing.image_size != model.architecture.image_size:
+        raise ValueError(
+            f"preprocessing has image_size {preprocessing.image_size}, the network {model.architecture.image_size}"
+        )
+    described = {
+        "format_version": FORMAT_VERSION,
+        "kind": "segmenter" if isinstance(model, Segmenter) else "vae",
+        "architecture": as_json(model.architecture),
+        "preprocessing": as_json(preprocessing),
+        "metrics": json.dumps(dict(metadata.metrics), sort_keys=True, allow_nan=False),
+        **{name: getattr(metadata, name) for name in _PLAIN_FIELDS},
+    }
+    data = save_tensors({name: _stored(tensor, half) for name, tensor in model.state_dict().items()}, described)
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+_PLAIN_FIELDS = ("data_digest", "split_digest", "training", "parent_digest", "vaeseg_version")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a model file.
+
+    Raises:
+        CheckpointError: unreadable, damaged, foreign, incomplete, of a newer format, or its weights do not fit its
+            architecture.
+    """
+    data = _read(path)
+    tensors, described = _parse(path.name, data)
+    if described.get("format_version") != FORMAT_VERSION:
+        found = described.get("format_version", "none")
+        raise CheckpointError(
+            f"model {path.name} has format version {found[:20]}, expected {FORMAT_VERSION}: it was not written by "
+            "vaeseg, or by a newer one"
+        )
+    kind = described.get("kind", "")
+    if kind not in _NETWORKS:
+        raise CheckpointError(f"model {path.name} is neither a vae nor a segmenter; train it again")
+    architecture, preprocessing, metadata = _described(path.name, described)
+    return Checkpoint(
+        kind="segmenter" if kind == "segmenter" else "vae",
+        architecture=architecture,
+        preprocessing=preprocessing,
+        state=_checked_state(path.name, tensors, kind, architecture),
+        metadata=metadata,
+        digest=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def resolve_model(name_or_path: str, store_models_dir: Path | None = None) -> Path:
+    """File of a model: by name in the store, by name among those shipped with vaeseg, or by path.
+
+    Raises:
+        ModelNotFoundError: none of these; the message lists the names that exist.
+    """
+    places = [directory for directory in (store_models_dir, shipped_models_dir()) if directory is not None]
+    if _MODEL_NAME.fullmatch(name_or_path):
+        for directory in places:
+            candidate = directory / f"{name_or_path}{SUFFIX}"
+            if candidate.is_file():
+                return candidate
+    if Path(name_or_path).is_file():
+        return Path(name_or_path)
+    names = sorted({path.stem for directory in places for path in _model_files(directory)})
+    known = f"known are {', '.join(names)}" if names else "none is known"
+    raise ModelNotFoundError(f"no model {name_or_path}: {known}; a path to a {SUFFIX} file will do too")
+
+
+def model_path(store_models_dir: Path, name: str) -> Path:
+    """Where a store keeps the model of this name.
+
+    Raises:
+        ValueError: the name has characters other than letters, digits, dot, dash and underscore.
+    """
+    if not _MODEL_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no model name: letters, digits, dot, dash and underscore only")
+    return store_models_dir / f"{name}{SUFFIX}"
+
+
+def shipped_models_dir() -> Path:
+    """Directory of the weights inside the installed package."""
+    return Path(str(files("vaeseg.models") / "weights"))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file through a temporary one beside it, flushed to disk before it takes the name.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"model {path.name} cannot be written: {error.strerror}") from error
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    narrowed = tensor.half() if half and tensor.ndim > 1 else tensor
+    return narrowed.detach().cpu().contiguous()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_CHECKPOINT_BYTES:
+            raise CheckpointError(f"model {path.name} has {size} bytes, expected at most {MAX_CHECKPOINT_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"model {path.name} cannot be read: {error.strerror}") from error
+
+
+def _parse(name: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if data[:2] == b"PK" or data[:1] == b"\x80":
+        raise CheckpointError(f"model {name} is a pickle, which can run code and is never loaded; give a {SUFFIX} file")
+    try:
+        tensors = load_tensors(data)
+        header_length = int.from_bytes(data[:8], "little")
+        described = json.loads(data[8 : 8 + header_length]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"model {name} is damaged or no {SUFFIX} file; copy or train it again") from error
+    return tensors, described
+
+
+def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureConfig, PreprocessingConfig, Provenance]:
+    try:
+        architecture = from_json(ArchitectureConfig, described["architecture"])
+        preprocessing = from_json(PreprocessingConfig, described["preprocessing"])
+        metrics = json.loads(described["metrics"])
+        plain = {field_name: described[field_name] for field_name in _PLAIN_FIELDS}
+    except KeyError as error:
+        raise CheckpointError(f"model {name} lacks its {error.args[0]}; train it again") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"model {name} has metadata that cannot be read: {str(error)[:200]}") from error
+    if architecture.image_size != preprocessing.image_size or not isinstance(metrics, dict):
+        raise CheckpointError(
+            f"model {name} contradicts itself: network for {architecture.image_size} pixels, "
+            f"preprocessing for {preprocessing.image_size}"
+        )
+    return architecture, preprocessing, Provenance(metrics=metrics, **plain)
+
+
+def _checked_state(
+    name: str, tensors: Mapping[str, Tensor], kind: str, architecture: ArchitectureConfig
+) -> dict[str, Tensor]:
+    """Weights in float32; no memory is taken for a network that the file does not fill."""
+    with torch.device("meta"):
+        expected = _NETWORKS[kind](architecture).state_dict()
+    strange = _first(expected.keys() ^ tensors.keys())
+    if strange is not None:
+        state = "lacks" if strange in expected else "has a foreign"
+        raise CheckpointError(f"model {name} {state} weight {strange[:80]} for its {architecture.kind} architecture")
+    for key, wanted in expected.items():
+        found = tensors[key]
+        precise = found.dtype in _PRECISIONS if wanted.is_floating_point() else found.dtype == wanted.dtype
+        if found.shape != wanted.shape or not precise:
+            raise CheckpointError(
+                f"model {name} has weight {key} as {found.dtype} {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+            )
+        if not torch.isfinite(found).all():
+            raise CheckpointError(f"model {name} has weight {key} with values that are not finite; train it again")
+    return {key: tensors[key].to(wanted.dtype) for key, wanted in expected.items()}
+
+
+def _first(names: Iterable[str]) -> str | None:
+    return min(names, default=None)
+
+
+def _model_files(directory: Path) -> Iterable[Path]:
+    return (path for path in directory.glob(f"*{SUFFIX}") if not path.name.startswith("."))

@@ -1,0 +1,29 @@
+"""From HU on the model grid to the intensity that a network sees; one place for training and inference."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vaeseg.config import PreprocessingConfig
+
+
+def intensity_range(volume_hu: npt.NDArray[np.int16], preprocessing: PreprocessingConfig) -> tuple[float, float]:
+    """HU that become 0 and 1: the window, or the range of this whole (K, S, S) volume on the model grid."""
+    if preprocessing.intensity == "window":
+        return preprocessing.window_low_hu, preprocessing.window_high_hu
+    return float(volume_hu.min()), float(volume_hu.max())
+
+
+def normalise(slices_hu: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Intensity in [0, 1], float32.
+
+    Args:
+        slices_hu: (B, S, S) int16.
+        low: (B,) float32, HU that become 0.
+        high: (B,) float32, HU that become 1; a slice with high = low becomes 0.
+    """
+    span = (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+    return ((slices_hu.float() - low[:, None, None]) / span[:, None, None]).clamp(0.0, 1.0)

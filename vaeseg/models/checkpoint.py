@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -25,9 +23,10 @@ from torch import Tensor
 
 from vaeseg import __version__
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json, from_json
-from vaeseg.errors import CheckpointError, ModelNotFoundError, StoreError
+from vaeseg.errors import CheckpointError, ModelNotFoundError
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
+from vaeseg.models.writing import write_atomically
 
 FORMAT_VERSION = "1"
 """Raised when an older vaeseg could misread a newer file."""
@@ -36,6 +35,9 @@ MAX_CHECKPOINT_BYTES = 2 * 2**30
 """Larger files are refused before they are read: the largest member of the family has a tenth of this."""
 
 SUFFIX = ".safetensors"
+
+PICKLE_STARTS = (b"PK", b"\x80")
+"""Of a zip, as torch.save writes it, and of a pickle. A safetensors header of 128 bytes begins like one too."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NETWORKS: Mapping[str, type[VariationalAutoencoder]] = {"vae": VariationalAutoencoder, "segmenter": Segmenter}
@@ -187,28 +189,6 @@ def shipped_models_dir() -> Path:
     return Path(str(files("vaeseg.models") / "weights"))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it, flushed to disk before it takes the name.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise StoreError(f"model {path.name} cannot be written: {error.strerror}") from error
-
-
 def _stored(tensor: Tensor, half: bool) -> Tensor:
     narrowed = tensor.half() if half and tensor.ndim > 1 else tensor
     return narrowed.detach().cpu().contiguous()
@@ -225,13 +205,15 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(name: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if data[:2] == b"PK" or data[:1] == b"\x80":
-        raise CheckpointError(f"model {name} is a pickle, which can run code and is never loaded; give a {SUFFIX} file")
     try:
         tensors = load_tensors(data)
         header_length = int.from_bytes(data[:8], "little")
         described = json.loads(data[8 : 8 + header_length]).get("__metadata__", {})
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        if data.startswith(PICKLE_STARTS):
+            raise CheckpointError(
+                f"model {name} is a pickle, which can run code and is never loaded; give a {SUFFIX} file"
+            ) from error
         raise CheckpointError(f"model {name} is damaged or no {SUFFIX} file; copy or train it again") from error
     return tensors, described
 

@@ -17,8 +17,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from vaeseg.errors import TrainingError
-from vaeseg.models.checkpoint import write_atomically
 from vaeseg.models.vae import VariationalAutoencoder
+from vaeseg.models.writing import write_atomically
 
 
 def save_state(

@@ -276,7 +276,45 @@ class PhantomConfig:
     def __post_init__(self) -> None:
         if self.n_patients < 1 or self.seed < 0 or self.image_size < 16:
             raise ValueError(f"impossible phantom: {self.n_patients} patients, seed {self.seed}, {self.image_size} px")
-        if (self.z_extent_mm or 1.0) <= 0 or (self.slice_spacing_mm or 1.0) <= 0:
+        lengths_mm = [length for length in (self.z_extent_mm, self.slice_spacing_mm) if length is not None]
+        if any(length <= 0 for length in lengths_mm):
             raise ValueError("a phantom's extent and slice spacing must be positive")
         if not 0 <= self.tumour_free_share <= 1 or not 0 <= self.max_tumours <= 4:
             raise ValueError("tumour_free_share must lie in [0, 1] and max_tumours in 0 to 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run needs besides its archive and its model; kept with the run, so that a job can execute it."""
+
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    """The part that belongs to the work key."""
+    model_path: str
+    """The checkpoint file; its digest is the run's."""
+    label_dir: str | None = None
+    """Directory of label volumes."""
+    limit: int | None = None
+    """At most this many series in this run."""
+    retry: bool = False
+    """Do again what failed or crashed before."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs."""
+    batch_size: int = 32
+    """Slices in one pass."""
+    commit_every: int = 20
+    """Series in one Parquet part and one transaction, at most."""
+    commit_seconds: float = 10.0
+    """A finished series waits no longer than about this for its commit."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.commit_every < 1 or (self.limit is not None and self.limit < 1):
+            raise ValueError("batch_size, commit_every and limit must be at least 1")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RunConfig:
+        """Rebuild from the JSON object that `as_json` wrote."""
+        segmentation = dict(values["segmentation"])
+        segmentation["selection"] = SelectionConfig(**segmentation["selection"])
+        segmentation["reading"] = ReadingConfig(**segmentation["reading"])
+        segmentation["output_types"] = tuple(segmentation["output_types"])
+        return cls(**{**values, "segmentation": SegmentationConfig(**segmentation)})

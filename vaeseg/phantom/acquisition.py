@@ -64,7 +64,7 @@ class Acquisition:
 
     def planes_per_slice(self) -> int:
         """How many planes are averaged into one slice."""
-        return 1 if self.spacing_mm <= THICK_MM else round(self.spacing_mm / 1.7)
+        return 1 if self.spacing_mm <= THICK_MM else round(self.spacing_mm / 2.0)
 
 
 def draw_acquisition(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConfig) -> Acquisition:
@@ -75,7 +75,7 @@ def draw_acquisition(rng: np.random.Generator, anatomy: Anatomy, config: Phantom
     noise = float(np.clip(np.exp(rng.normal(np.log(12.0), 0.45)) * kernel.noise_factor, 5.0, 40.0))
     return Acquisition(
         kernel=kernel,
-        field_of_view_mm=float(np.clip(body * rng.uniform(0.94, 1.15), 300, 450)),
+        field_of_view_mm=float(np.rint(np.clip(body * rng.uniform(0.94, 1.15), 300, 450))),
         spacing_mm=config.slice_spacing_mm or spacing,
         noise_hu=noise,
         kvp=int(rng.choice((100, 120, 140))),

@@ -137,6 +137,7 @@ def _slice_centres(rng: np.random.Generator, subject: _Subject, config: PhantomC
         low = float(np.clip(focus - 0.5 * extent, low, max(low, high - extent)))
         high = low + extent
     count = max(2, int((high - low) / subject.acquisition.spacing_mm))
+    low = float(np.rint(low))
     return np.asarray(low + subject.acquisition.spacing_mm * np.arange(count))
 
 

@@ -38,7 +38,7 @@ class Texture:
         return self.layers[-1] * np.float32(np.cos(turn)) + self.layers[-2] * np.float32(np.sin(turn))
 
     def at(self, z_mm: float) -> Hounsfield:
-        """(J, I) float32 with mean about 0 and variance about 1 at a height."""
+        """(J, I) float32 at a height: mean about 0; variance about 1, taken over all heights."""
         weights = np.cos(2 * np.pi * z_mm / np.array(WAVELENGTHS_MM) + self.phases) * np.sqrt(2 / len(self.layers))
         field = self.layers[0] * np.float32(weights[0])
         for layer, weight in zip(self.layers[1:], weights[1:], strict=True):

@@ -30,6 +30,12 @@ KIND_SHARES = {
     TumourKind.MEDIASTINAL: 0.13,
 }
 
+COUNT_SHARES = (0.36, 0.30, 0.20, 0.14)
+"""Of patients with 1, 2, 3 and 4 tumours, among those who have any."""
+
+TYPICAL_MM = 20.0
+"""Median diameter."""
+
 SMALLEST_MM = 3.0
 LARGEST_MM = 60.0
 SMALLEST_GROUND_GLASS_MM = 8.0
@@ -97,7 +103,7 @@ def draw_tumours(rng: np.random.Generator, anatomy: Anatomy, tumour_free_share: 
     """None, or 1 to `most` tumours that do not touch each other."""
     if most == 0 or rng.random() < tumour_free_share:
         return []
-    shares = np.array([0.46, 0.28, 0.16, 0.10])[:most]
+    shares = np.array(COUNT_SHARES[:most])
     wanted = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
     tumours: list[Tumour] = []
     for _ in range(wanted):
@@ -148,7 +154,7 @@ def _draw_tumour(rng: np.random.Generator, anatomy: Anatomy, others: list[Tumour
     kinds = list(KIND_SHARES)
     kind = kinds[int(rng.choice(len(kinds), p=list(KIND_SHARES.values())))]
     least = SMALLEST_GROUND_GLASS_MM if kind is TumourKind.GROUND_GLASS else SMALLEST_MM
-    diameter = float(np.clip(np.exp(rng.normal(np.log(18.0), 0.52)), least, LARGEST_MM))
+    diameter = float(np.clip(np.exp(rng.normal(np.log(TYPICAL_MM), 0.5)), least, LARGEST_MM))
     while True:
         tumour = _shape(rng, kind, diameter)
         centre = _place(rng, anatomy, tumour, others)

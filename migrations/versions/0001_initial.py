@@ -90,8 +90,8 @@ def create_index_of_archives():
         required("last_seen_at", MOMENT),
         sa.PrimaryKeyConstraint("id", name="pk_series"),
         sa.UniqueConstraint("archive_id", "series_key", name="uq_series_archive_id_series_key"),
-        sa.CheckConstraint("verdict IN ('readable', 'refused')", name="ck_series_verdict"),
-        sa.CheckConstraint("(verdict = 'refused') = (reason IS NOT NULL)", name="ck_series_refused_has_reason"),
+        sa.CheckConstraint("verdict IN ('readable', 'refused')", name=op.f("ck_series_verdict")),
+        sa.CheckConstraint("(verdict = 'refused') = (reason IS NOT NULL)", name=op.f("ck_series_refused_has_reason")),
         reference("series", "archive_id", "archives.id"),
     )
     op.create_index("ix_series_series_instance_uid", "series", ["series_instance_uid"])
@@ -107,7 +107,7 @@ def create_index_of_archives():
         optional("reason"),
         sa.PrimaryKeyConstraint("id", name="pk_instances"),
         sa.UniqueConstraint("archive_id", "path", name="uq_instances_archive_id_path"),
-        sa.CheckConstraint("(series_id IS NULL) = (reason IS NOT NULL)", name="ck_instances_in_series_or_refused"),
+        sa.CheckConstraint("(series_id IS NULL) = (reason IS NOT NULL)", name=op.f("ck_instances_in_series_or_refused")),
         reference("instances", "archive_id", "archives.id"),
         reference("instances", "series_id", "series.id"),
     )
@@ -144,7 +144,7 @@ def create_ledger():
         optional("files_refused_by_reason", JSON),
         sa.PrimaryKeyConstraint("id", name="pk_runs"),
         sa.CheckConstraint(
-            "status IN ('running', 'finished', 'interrupted', 'failed', 'nothing_to_do')", name="ck_runs_status"
+            "status IN ('running', 'finished', 'interrupted', 'failed', 'nothing_to_do')", name=op.f("ck_runs_status")
         ),
         reference("runs", "archive_id", "archives.id"),
         reference("runs", "model_digest", "models.digest"),
@@ -166,7 +166,7 @@ def create_ledger():
             "series_id", "fingerprint", "model_digest", "config_digest", name="uq_work_items_work_key"
         ),
         sa.CheckConstraint(
-            "state IN ('pending', 'segmented', 'skipped', 'failed', 'crashed')", name="ck_work_items_state"
+            "state IN ('pending', 'segmented', 'skipped', 'failed', 'crashed')", name=op.f("ck_work_items_state")
         ),
         reference("work_items", "series_id", "series.id"),
         reference("work_items", "model_digest", "models.digest"),
@@ -235,10 +235,10 @@ def create_findings():
         required("created_at", MOMENT),
         optional("superseded_at", MOMENT),
         sa.PrimaryKeyConstraint("id", name="pk_findings"),
-        sa.CheckConstraint("outcome IN ('segmented', 'skipped', 'failed', 'crashed')", name="ck_findings_outcome"),
-        sa.CheckConstraint("(outcome = 'segmented') = (reason IS NULL)", name="ck_findings_unmeasured_has_reason"),
+        sa.CheckConstraint("outcome IN ('segmented', 'skipped', 'failed', 'crashed')", name=op.f("ck_findings_outcome")),
+        sa.CheckConstraint("(outcome = 'segmented') = (reason IS NULL)", name=op.f("ck_findings_unmeasured_has_reason")),
         sa.CheckConstraint(
-            "(outcome = 'segmented') = (tumour_volume_ml IS NOT NULL)", name="ck_findings_segmented_has_volume"
+            "(outcome = 'segmented') = (tumour_volume_ml IS NOT NULL)", name=op.f("ck_findings_segmented_has_volume")
         ),
         reference("findings", "run_id", "runs.id"),
         reference("findings", "work_item_id", "work_items.id"),

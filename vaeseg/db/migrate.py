@@ -73,7 +73,7 @@ def _check_ours(connection: Connection, script: ScriptDirectory) -> None:
 
 def _check_empty(connection: Connection) -> None:
     """Another application's SQLite file is not ours to add to; on a server only our own names matter."""
-    present = set(inspect(connection).get_table_names())
+    present = set(inspect(connection).get_table_names()) - {"alembic_version"}
     foreign = present if connection.dialect.name == "sqlite" else present & set(Base.metadata.tables)
     if foreign:
         raise StoreError(f"the database holds tables that vaeseg did not make ({', '.join(sorted(foreign)[:3])})")

@@ -280,3 +280,32 @@ def _files(row: Any) -> FileCount | None:
         refused=row.files_refused,
         refused_by_reason=row.files_refused_by_reason or {},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTask:
+    """What a run was started to do, for whoever executes it."""
+
+    archive_id: int
+    root: str
+    """Of the archive."""
+    model_digest: str
+    config: dict[str, Any]
+    """`config.RunConfig` as JSON."""
+
+
+def run_task(database: Database, run_id: str) -> RunTask:
+    """What to execute.
+
+    Raises:
+        RunNotFoundError: no such run, or one without an archive and a model.
+    """
+    with database.read() as connection:
+        row = connection.execute(
+            select(RunTable.archive_id, ArchiveTable.root, RunTable.model_digest, RunTable.config)
+            .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id)
+            .where(RunTable.id == run_id, RunTable.model_digest.is_not(None))
+        ).one_or_none()
+    if row is None:
+        raise _not_found(run_id)
+    return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)

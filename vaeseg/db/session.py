@@ -123,13 +123,15 @@ def _check_file(url: URL, create: bool) -> None:
 
 
 def _engine(url: URL) -> Engine:
+    """Parameters are hidden from messages and logs: they hold paths and identifiers."""
     if url.drivername == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
+        timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=timeout)
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs a driver: pip install 'vaeseg[postgres]'") from error
 

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import alembic.command
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Connection, insert, inspect, text
+
+from vaeseg.db import migrate as migrate_module
+from vaeseg.db.migrate import current_revision, migrate, migrations_directory
+from vaeseg.db.session import Database, open_database
+from vaeseg.db.tables import LATEST_FINDINGS, ArchiveTable, Base, FindingTable
+
+
+def test_the_migrations_make_what_the_models_say(database: Database) -> None:
+    """Tables, columns, types, NULLs, indexes, unique and foreign keys: no difference."""
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_migrations_make_every_check_constraint(database: Database) -> None:
+    """Alembic does not compare these: by name, table by table."""
+    with database.read() as connection:
+        inspector = inspect(connection)
+        for table in Base.metadata.sorted_tables:
+            wanted = {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)}
+            assert {check["name"] for check in inspector.get_check_constraints(table.name)} == wanted, table.name
+
+
+def test_the_view_has_every_column_of_findings(database: Database) -> None:
+    """In the same order, and the mapped view agrees."""
+    with database.read() as connection:
+        columns = [column["name"] for column in inspect(connection).get_columns("latest_findings")]
+    assert columns == FindingTable.__table__.columns.keys() == LATEST_FINDINGS.columns.keys()
+
+
+def test_downgrade_leaves_nothing_behind_and_upgrade_works_again(database: Database) -> None:
+    """Down to the empty database and up."""
+    with database.write() as connection:
+        alembic.command.downgrade(migrate_module._config(connection), "base")
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+        assert inspect(connection).get_view_names() == []
+    with database.write() as connection:
+        migrate(connection)
+        assert current_revision(connection) == "0001"
+
+
+def test_an_interrupted_migration_leaves_an_empty_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are made in the same transaction as the revision: killed half-way, the next start begins afresh."""
+
+    def upgrade_and_die(config: object, revision: str) -> None:
+        real(config, revision)
+        raise KeyboardInterrupt
+
+    real = alembic.command.upgrade
+    monkeypatch.setattr(alembic.command, "upgrade", upgrade_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        open_database(database_url)
+    monkeypatch.undo()
+    database = open_database(database_url)
+    with database.write() as connection:
+        connection.execute(insert(ArchiveTable).values(name="a", root="/a"))
+    database.close()
+
+
+def test_a_migrated_database_is_not_touched_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command opens the database; only the first migrates it."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(alembic.command, "upgrade", refuse)
+    with database.write() as connection:
+        migrate(connection)
+
+
+def _released(connection: Connection) -> str:
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
+
+
+def test_scripts_are_found_and_hold_the_released_revisions(database: Database) -> None:
+    """Beside the package in a checkout; released revisions never change their number."""
+    assert (migrations_directory() / "versions" / "0001_initial.py").is_file()
+    with database.read() as connection:
+        assert _released(connection) == "0001"

@@ -83,7 +83,7 @@ class ReadingConfig:
     max_voxels: int = 2**29
     """Largest volume, in voxels (2048 slices of 512 x 512); a header that claims more is refused."""
     max_header_bytes: int = 64 * 2**20
-    """Most bytes of a DICOM header, or of a deflated data set after inflation, beside its pixels."""
+    """Most bytes of a deflated data set after inflation, and of a NIfTI file beside its voxels."""
     decode_timeout_seconds: float = 900.0
     """A series whose decoding takes longer is recorded as `decoder_timeout`."""
 

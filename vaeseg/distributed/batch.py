@@ -1,0 +1,72 @@
+"""The pipeline on Ray Data: read on CPU tasks, segment in actors, measure on CPU tasks, one series a block."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
+
+from vaeseg.distributed.local import gpus_available
+from vaeseg.distributed.rows import SeriesRow
+from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.errors import VaesegError
+
+TASK_RETRIES = 1
+"""A task whose process dies is tried once more (the kernel may have wanted memory), then its series is given up.
+
+Ray Data's own default is to retry for ever, so that one file that kills its decoder would hang the night."""
+ACTOR_RESTARTS = -1
+"""The model's actor comes back however many series kill it; each of them is tried `TASK_RETRIES` times more."""
+TASK_MEMORY_BYTES = 2**30
+"""What a reading or measuring task may need: a volume of 600 slices in int16 is 315 MB, its float32 planes little."""
+
+
+class PipelineError(VaesegError):
+    """Ray itself failed; no series is to blame."""
+
+
+def segment_rows(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[SeriesRow]:
+    """Run series through the pipeline, yielding each when it is done, in no particular order.
+
+    A row whose worker process died twice is missing from the output; no row comes twice.
+
+    Args:
+        rows: from `rows.planned_row`.
+        config: for the workers.
+    """
+    context = DataContext.get_current()
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = False
+    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    on_gpu = config.device == "cuda" or (config.device == "auto" and gpus_available())
+    with warnings.catch_warnings():
+        # max_retries has no other way in yet; Ray 2.64 removes this one, and the constraints file pins 2.60
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
+        dataset = dataset.map(read, fn_kwargs={"config": config}, **task)
+        dataset = dataset.map(
+            Segment,
+            fn_constructor_args=(config,),
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=1,
+            num_gpus=1 if on_gpu else None,
+            max_restarts=ACTOR_RESTARTS,
+            max_task_retries=TASK_RETRIES,
+        )
+        dataset = dataset.map(measure, fn_kwargs={"config": config}, **task)
+    try:
+        for row in dataset.iter_rows():
+            yield cast(SeriesRow, row)
+    except RayError as error:
+        raise PipelineError(f"Ray ended the pipeline: {_last_line(error)}; submit again to go on") from error
+
+
+def _last_line(error: RayError) -> str:
+    """Ray's messages carry whole tracebacks; their last line names the cause."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

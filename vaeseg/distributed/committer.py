@@ -1,0 +1,94 @@
+"""Gathering outcomes into groups, one Parquet part and one transaction each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from vaeseg.config import RunConfig
+from vaeseg.db.session import Database
+from vaeseg.db.work import WorkItem
+from vaeseg.distributed.commit import commit_group, mark_crashed
+from vaeseg.distributed.report import Progress, ProgressCallback, RunReport
+from vaeseg.io.store import Store
+from vaeseg.records import FailedSeries, SegmentedSeries, SeriesOutcome, SkippedSeries
+from vaeseg.telemetry import SERIES_FINISHED, SLICES_SEGMENTED, STAGE_SECONDS
+
+
+class Committer:
+    """Gathers outcomes into groups, commits each group, and counts."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        run_id: str,
+        config: RunConfig,
+        report: RunReport,
+        total: int,
+        on_progress: ProgressCallback,
+    ) -> None:
+        self._database, self._store, self._run_id = database, store, run_id
+        self._config, self._report, self._total, self._on_progress = config, report, total, on_progress
+        self._group: list[tuple[WorkItem, SeriesOutcome]] = []
+        self._last_commit = time.monotonic()
+        self._done = 0
+
+    def add(self, item: WorkItem, outcome: SeriesOutcome) -> None:
+        """Take one outcome; commit if the group is full or has waited long enough."""
+        self._group.append((item, outcome))
+        self._count(outcome)
+        waited = time.monotonic() - self._last_commit
+        if len(self._group) >= self._config.commit_every or waited >= self._config.commit_seconds:
+            self.flush()
+
+    def crashed(self, items: Sequence[WorkItem]) -> None:
+        """Record series whose process died."""
+        if items:
+            mark_crashed(self._run_id, items, self._store, self._database)
+            self._report.outcomes["crashed"] += len(items)
+            SERIES_FINISHED.labels("crashed").inc(len(items))
+            self._show(len(items))
+
+    def flush(self) -> None:
+        """Commit what has been gathered."""
+        group, self._group = self._group, []
+        if group:
+            with STAGE_SECONDS.labels("commit").time():
+                commit_group(self._run_id, group, self._store, self._database)
+        self._last_commit = time.monotonic()
+
+    def _count(self, outcome: SeriesOutcome) -> None:
+        kind = outcome_name(outcome)
+        self._report.outcomes[kind] += 1
+        SERIES_FINISHED.labels(kind).inc()
+        if isinstance(outcome, SegmentedSeries):
+            self._report.n_slices += outcome.n_slices
+            SLICES_SEGMENTED.inc(outcome.n_slices)
+            STAGE_SECONDS.labels("read").observe(outcome.read_seconds)
+            STAGE_SECONDS.labels("segment").observe(outcome.segment_seconds)
+            STAGE_SECONDS.labels("measure").observe(outcome.measure_seconds)
+        self._show(1)
+
+    def _show(self, n_done: int) -> None:
+        self._done += n_done
+        outcomes = self._report.outcomes
+        self._on_progress(
+            Progress(
+                series_done=self._done,
+                series_total=self._total,
+                slices_done=self._report.n_slices,
+                failures=outcomes["failed"] + outcomes["crashed"],
+            )
+        )
+
+
+def outcome_name(outcome: SeriesOutcome) -> str:
+    """As the findings table names it."""
+    match outcome:
+        case SegmentedSeries():
+            return "segmented"
+        case SkippedSeries():
+            return "skipped"
+        case FailedSeries():
+            return "crashed" if outcome.crashed else "failed"

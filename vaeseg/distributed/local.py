@@ -1,0 +1,92 @@
+"""Ray on this machine, for as long as one run needs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import TextIOBase
+
+import ray
+from ray.util.annotations import RayDeprecationWarning
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 2 * 2**30
+"""Two series of 2,000 slices on a 256 x 256 grid take 0.5 GB; more only fills /dev/shm."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # a hospital's cluster reports to nobody
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in Ray's log files
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@contextmanager
+def local_ray(n_cpus: int | None = None) -> Iterator[None]:
+    """Start Ray with token authentication, no dashboard and no telemetry, and end it again.
+
+    An instance that this process has started already is used as it is.
+
+    Args:
+        n_cpus: logical CPUs; by default one for each core, and one for the actor that drives the model.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with redirect_stdout(_LogStream()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        with _native_stderr_held_back():
+            ray.init(
+                address="local",
+                num_cpus=n_cpus or (os.cpu_count() or 1) + 1,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def gpus_available() -> bool:
+    """Whether Ray has a GPU to give."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+@contextmanager
+def _native_stderr_held_back() -> Iterator[None]:
+    """Ray's C++ greets on file descriptor 2, where no logger reaches; shown only if starting fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+class _LogStream(TextIOBase):
+    """Ray prints what its daemons say to stdout, where our JSON belongs: it becomes debug output."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            logger.debug("ray: %s", text.strip())
+        return len(text)
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()

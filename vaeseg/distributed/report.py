@@ -1,0 +1,53 @@
+"""What a run did, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vaeseg.records import FileCount
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is; given to the callback after each series."""
+
+    series_done: int
+    series_total: int
+    slices_done: int
+    failures: int
+
+
+@dataclass(kw_only=True)
+class RunReport:
+    """What a run did, as the summary and `--json` show it."""
+
+    run_id: str
+    status: Literal["finished", "nothing_to_do"] = "finished"
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """Every series found, by what became of it: the values add up to `n_series`."""
+    files: FileCount
+    unmatched_labels: int = 0
+    n_slices: int = 0
+    """Segmented in this run."""
+    seconds: float = 0.0
+    """Of the whole run."""
+
+    @property
+    def n_series(self) -> int:
+        """Series found, refused ones included."""
+        return sum(self.outcomes.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything found was segmented or skipped by rule, now or before."""
+        lacking = ("failed", "crashed", "refused", "left_out", "not_planned")
+        return not any(self.outcomes[outcome] for outcome in lacking) and self.files.refused == 0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def no_progress(_progress: Progress) -> None:
+    """A callback that shows nothing."""

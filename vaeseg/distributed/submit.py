@@ -1,0 +1,137 @@
+"""From the options of a submission to a run in the database, and its execution on this machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vaeseg.config import RunConfig, as_json, digest
+from vaeseg.db.archives import ensure_archive, find_archive
+from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, start_run
+from vaeseg.db.session import Database, open_database, sqlite_url
+from vaeseg.db.work import preview_work
+from vaeseg.distributed.commit import recover_parts
+from vaeseg.distributed.indexing import scan_for
+from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
+from vaeseg.distributed.runs import execute_run
+from vaeseg.distributed.selection import skip_by_rule
+from vaeseg.errors import UsageError
+from vaeseg.io.store import Store, create_store
+from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
+from vaeseg.records import FileCount
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What the user asked for, checked."""
+
+    study_dir: Path
+    store_root: Path
+    database_url: str | None
+    """None: SQLite in the store."""
+    model: str
+    """Its name in findings."""
+    config: RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a run would do: numbers of series."""
+
+    to_segment: int
+    to_skip: int
+    already_done: int
+    left_out: int
+    refused: int
+    files: FileCount
+
+
+def submit(submission: Submission, on_progress: ProgressCallback = no_progress) -> RunReport:
+    """Write the run down, then execute it here.
+
+    Raises:
+        VaesegError: the store, the database or the model cannot be used, or the run was interrupted.
+    """
+    checkpoint = load_checkpoint(Path(submission.config.model_path))
+    _check_segmenter(checkpoint, submission.model)
+    store = create_store(submission.store_root)
+    database = open_database(submission.database_url or sqlite_url(store.database_path))
+    try:
+        close_lost_runs(database)
+        recover_parts(store, database)
+        run_id = _start(submission, checkpoint, database)
+        return execute_run(database, store, run_id, on_progress)
+    finally:
+        database.close()
+
+
+def preview(submission: Submission) -> Preview:
+    """What `submit` would do; writes nothing, not even a store.
+
+    Raises:
+        VaesegError: as `submit`.
+    """
+    checkpoint = load_checkpoint(Path(submission.config.model_path))
+    _check_segmenter(checkpoint, submission.model)
+    config = submission.config
+    scan = scan_for(submission.study_dir, submission.store_root, config, keyer=None)
+    readable = {v.series_key: v for v in scan.verdicts if v.manifest is not None}
+    skipped = {k for k, v in readable.items() if v.manifest and skip_by_rule(v.manifest, config.segmentation.selection)}
+    known = _known_work(submission, checkpoint, {key: verdict.fingerprint for key, verdict in readable.items()})
+    pending = len(readable) - known["already_done"] - known["left_out"]
+    to_skip = min(len(skipped), pending)
+    return Preview(
+        to_segment=pending - to_skip,
+        to_skip=to_skip,
+        already_done=known["already_done"],
+        left_out=known["left_out"],
+        refused=sum(verdict.ref is not None and not verdict.readable for verdict in scan.verdicts),
+        files=scan.file_count,
+    )
+
+
+def _start(submission: Submission, checkpoint: Checkpoint, database: Database) -> str:
+    metadata = checkpoint.metadata
+    register_model(
+        database,
+        ModelRow(
+            digest=checkpoint.digest,
+            name=submission.model,
+            architecture=asdict(checkpoint.architecture),
+            preprocessing=asdict(checkpoint.preprocessing),
+            metrics=dict(metadata.metrics),
+        ),
+    )
+    return start_run(
+        database,
+        kind="segment",
+        archive_id=ensure_archive(database, str(submission.study_dir)),
+        model_digest=checkpoint.digest,
+        config_json=as_json(submission.config),
+        config_digest=digest(submission.config.segmentation),
+    )
+
+
+def _known_work(submission: Submission, checkpoint: Checkpoint, fingerprints: dict[str, str]) -> Counter[str]:
+    """How much of it the ledger has already; nothing where there is no ledger yet."""
+    store = Store(submission.store_root.absolute())
+    if submission.database_url is None and not store.database_path.is_file():
+        return Counter()
+    database = open_database(submission.database_url or sqlite_url(store.database_path), create=False)
+    try:
+        archive_id = find_archive(database, str(submission.study_dir))
+        if archive_id is None:
+            return Counter()
+        config_digest = digest(submission.config.segmentation)
+        known = preview_work(
+            database, archive_id, checkpoint.digest, config_digest, fingerprints, retry=submission.config.retry
+        )
+    finally:
+        database.close()
+    return Counter(already_done=known.already_done, left_out=known.left_out)
+
+
+def _check_segmenter(checkpoint: Checkpoint, name: str) -> None:
+    if checkpoint.kind != "segmenter":
+        raise UsageError(f"model {name} is a stage-one autoencoder, which finds no tumours: train a decoder on it")

@@ -1,0 +1,86 @@
+"""Finding the label of a series, and bringing it onto the series' grid.
+
+A label is a NIfTI file named after its series: ``<series_instance_uid>.nii.gz`` (or ``.nii``); for a NIfTI series it has
+the name of its image, as in MSD's ``imagesTr`` and ``labelsTr``. nnU-Net's ``_0000`` behind an image name is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
+from vaeseg.geometry.affine import same_grid
+from vaeseg.geometry.resample import label_in_grid, share_inside
+from vaeseg.io.manifest import SeriesManifest
+from vaeseg.io.nifti import read_label
+from vaeseg.records import BoolArray, Reason, VolumeGeometry, Warn
+
+MIN_SHARE_INSIDE = 0.99
+"""Less of a label inside its image, and the two do not belong together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOnGrid:
+    """A label on the grid of its series."""
+
+    mask: BoolArray
+    """(K, J, I) of the series."""
+    warnings: tuple[Warn, ...]
+
+
+def find_labels(label_dir: Path, manifests: Iterable[SeriesManifest]) -> tuple[dict[str, Path], int]:
+    """Match label files to series by name.
+
+    Args:
+        label_dir: searched without its subdirectories.
+        manifests: the readable series.
+
+    Returns:
+        Series key to label path; and how many label files belong to no series.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    by_name = {
+        _stem(path.name): path for path in sorted(label_dir.iterdir()) if path.name.endswith((".nii", ".nii.gz"))
+    }
+    found = {m.series_key: by_name[name] for m in manifests for name in _label_names(m) if name in by_name}
+    return found, len(set(by_name.values()) - set(found.values()))
+
+
+def read_label_on_grid(path: Path, geometry: VolumeGeometry, config: ReadingConfig) -> LabelOnGrid:
+    """Read a label and resample it in world space where its grid is another one.
+
+    Args:
+        path: NIfTI; every value above zero is tumour.
+        geometry: of the series.
+        config: bounds.
+
+    Raises:
+        ReadingError: ``label_geometry_mismatch``, part of the label lies outside the series; or as `read_nifti`.
+    """
+    label, label_geometry = read_label(path, config)
+    if same_grid(label_geometry, geometry):
+        return LabelOnGrid(mask=label, warnings=())
+    share = share_inside(np.argwhere(label), label_geometry, geometry)
+    if share < MIN_SHARE_INSIDE:
+        detail = f"{share:.0%} of the label lies inside the series, expected at least {MIN_SHARE_INSIDE:.0%}"
+        raise ReadingError(Reason.LABEL_GEOMETRY_MISMATCH, detail)
+    return LabelOnGrid(mask=label_in_grid(label, label_geometry, geometry), warnings=(Warn.LABEL_RESAMPLED,))
+
+
+def _label_names(manifest: SeriesManifest) -> tuple[str, ...]:
+    """In rising order of preference."""
+    if manifest.kind == "dicom":
+        return (manifest.ref.series_instance_uid, manifest.series_key)
+    stem = _stem(Path(manifest.files[0].path).name)
+    return (stem.removesuffix("_0000"), stem)
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii")

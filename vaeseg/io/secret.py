@@ -1,0 +1,50 @@
+"""The key from which patients' pseudonyms are made: in the environment, or in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from vaeseg.errors import StoreError
+
+KEY_NAME = "subject.key"
+KEY_VARIABLE = "VAESEG_SUBJECT_KEY"
+MIN_KEY_BYTES = 16
+
+
+def subject_secret(store_root: Path) -> bytes:
+    """The secret of this store, made with mode 0600 on first use.
+
+    Raises:
+        StoreError: it cannot be read or made, is open to others, or is too short to be one.
+    """
+    if from_environment := os.environ.get(KEY_VARIABLE):
+        return _checked(from_environment.encode(), f"${KEY_VARIABLE}")
+    path = store_root / KEY_NAME
+    try:
+        _create(path)
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise StoreError(f"{path} may be read by others (mode {mode:03o}): run 'chmod 600' on it")
+        return _checked(path.read_bytes().strip(), str(path))
+    except OSError as error:
+        raise StoreError(f"cannot read the key file {path}: {error.strerror}") from error
+
+
+def _create(path: Path) -> None:
+    """Write a new key unless there is one; two processes that start together agree on the first."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_hex(32).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _checked(secret: bytes, name: str) -> bytes:
+    if len(secret) < MIN_KEY_BYTES:
+        raise StoreError(f"the subject key in {name} has {len(secret)} bytes, expected at least {MIN_KEY_BYTES}")
+    return secret

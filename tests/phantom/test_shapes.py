@@ -9,9 +9,10 @@ from vaeseg.phantom.acquisition import KERNELS, Acquisition, acquire_slice
 from vaeseg.phantom.anatomy import Anatomy, draw_anatomy, rounded_min
 from vaeseg.phantom.canvas import Canvas, coverage_of, paint_tubes, polyline_tubes
 from vaeseg.phantom.distractors import draw_distractors
+from vaeseg.phantom.growth import draw_tumours
 from vaeseg.phantom.skeleton import rib_tubes
 from vaeseg.phantom.texture import draw_texture
-from vaeseg.phantom.tumours import Tumour, TumourKind, draw_tumours, label_tumour
+from vaeseg.phantom.tumours import Tumour, TumourKind, label_tumour
 from vaeseg.phantom.vessels import MURRAY, draw_vessels
 
 

@@ -19,10 +19,11 @@ from vaeseg.phantom.acquisition import (
 from vaeseg.phantom.anatomy import Anatomy, draw_anatomy
 from vaeseg.phantom.canvas import Canvas, Hounsfield
 from vaeseg.phantom.distractors import Distractors, draw_distractors, paint_distractors
+from vaeseg.phantom.growth import draw_tumours
 from vaeseg.phantom.organs import paint_slice
 from vaeseg.phantom.skeleton import paint_bones
 from vaeseg.phantom.texture import Texture, draw_texture
-from vaeseg.phantom.tumours import Tumour, draw_tumours, label_tumour, paint_tumour
+from vaeseg.phantom.tumours import Tumour, label_tumour, paint_tumour
 from vaeseg.phantom.vessels import Vessels, draw_vessels, paint_vessels
 from vaeseg.records import BoolArray, FloatArray, VolumeGeometry
 

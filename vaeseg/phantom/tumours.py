@@ -1,4 +1,4 @@
-"""Tumours: where they sit, their shape, how they are painted and the mask that is their label."""
+"""Tumours: their shape, how they are painted and the mask that is their label."""
 
 from __future__ import annotations
 
@@ -22,28 +22,6 @@ class TumourKind(StrEnum):
     MEDIASTINAL = "mediastinal"
 
 
-KIND_SHARES = {
-    TumourKind.SOLID: 0.32,
-    TumourKind.SPICULATED: 0.24,
-    TumourKind.GROUND_GLASS: 0.14,
-    TumourKind.PLEURAL: 0.17,
-    TumourKind.MEDIASTINAL: 0.13,
-}
-
-COUNT_SHARES = (0.36, 0.30, 0.20, 0.14)
-"""Of patients with 1, 2, 3 and 4 tumours, among those who have any."""
-
-TYPICAL_MM = 20.0
-"""Median diameter."""
-
-SMALLEST_MM = 3.0
-LARGEST_MM = 60.0
-SMALLEST_GROUND_GLASS_MM = 8.0
-"""Smaller hazes cannot be told from noise."""
-
-LEAST_INSIDE = {True: 0.45, False: 0.92}
-"""Share of a tumour's volume that must lie in the lung: attached ones are cut off by the wall they grow on."""
-
 WALL_MARGIN_MM = 0.5
 """A tumour reaches this far out of the lung, so that no rim of air parts it from the wall that it grows on."""
 
@@ -57,9 +35,6 @@ WAVES = (
     (1.31, -0.57, -0.83, 3.3),
 )
 """Wave vectors (per mm) and phases whose sum is uneven in no direction's rhythm."""
-
-CANDIDATES = 60
-"""Places tried for one tumour before it is made smaller."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +56,7 @@ class Tumour:
     texture: float
     """How uneven its inside is, HU."""
     spicules: Tubes | None
-    """Fine strands into the lung; thinner than a voxel, so painted but not part of the label."""
+    """Fine strands into the lung, about a voxel thick: painted, but not part of the label."""
 
     def reach_mm(self) -> float:
         """Radius of a ball about the centre that holds the whole tumour."""
@@ -95,20 +70,8 @@ class Tumour:
             for row in range(3)
         )
         radius = np.sqrt(u * u + v * v + w * w) + np.float32(1e-6)
-        surface = _surface(u / radius, v / radius, w / radius, self.lobes)
+        surface = relative_radius(u / radius, v / radius, w / radius, self.lobes)
         return np.asarray((surface - radius) * np.float32(self.semi_axes.min()))
-
-
-def draw_tumours(rng: np.random.Generator, anatomy: Anatomy, tumour_free_share: float, most: int) -> list[Tumour]:
-    """None, or 1 to `most` tumours that do not touch each other."""
-    if most == 0 or rng.random() < tumour_free_share:
-        return []
-    shares = np.array(COUNT_SHARES[:most])
-    wanted = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
-    tumours: list[Tumour] = []
-    for _ in range(wanted):
-        tumours.append(_draw_tumour(rng, anatomy, tumours))
-    return tumours
 
 
 def paint_tumour(canvas: Canvas, anatomy: Anatomy, tumour: Tumour) -> None:
@@ -150,139 +113,21 @@ def _depth_in(canvas: Canvas, anatomy: Anatomy, tumour: Tumour) -> tuple[Window,
     return window, np.minimum(depth, lung + np.float32(WALL_MARGIN_MM))
 
 
-def _draw_tumour(rng: np.random.Generator, anatomy: Anatomy, others: list[Tumour]) -> Tumour:
-    kinds = list(KIND_SHARES)
-    kind = kinds[int(rng.choice(len(kinds), p=list(KIND_SHARES.values())))]
-    least = SMALLEST_GROUND_GLASS_MM if kind is TumourKind.GROUND_GLASS else SMALLEST_MM
-    diameter = float(np.clip(np.exp(rng.normal(np.log(TYPICAL_MM), 0.5)), least, LARGEST_MM))
-    while True:
-        tumour = _shape(rng, kind, diameter)
-        centre = _place(rng, anatomy, tumour, others)
-        if centre is not None:
-            return _settled(rng, tumour, centre)
-        diameter = max(SMALLEST_MM, 0.85 * diameter)
+def relative_radius(u: FloatArray, v: FloatArray, w: FloatArray, lobes: FloatArray) -> Hounsfield:
+    """Radius of the surface against the plain ellipsoid's: 1 plus smooth bulges and dents, at least 0.3.
 
+    Args:
+        u, v, w: unit directions in the ellipsoid's own frame; shapes that broadcast.
+        lobes: (M, 5) as in `Tumour`.
 
-def _shape(rng: np.random.Generator, kind: TumourKind, diameter: float) -> Tumour:
-    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    axes = np.exp(rng.normal(0, 0.14, 3))
-    n_lobes = 6 if kind is not TumourKind.SPICULATED else 16
-    directions = rng.standard_normal((n_lobes, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    amplitude = rng.normal(0, 0.11, n_lobes)
-    sharpness = rng.uniform(1.5, 5.0, n_lobes)
-    if kind is TumourKind.SPICULATED:
-        amplitude[6:] = rng.uniform(0.10, 0.30, n_lobes - 6)
-        sharpness[6:] = rng.uniform(12.0, 40.0, n_lobes - 6)
-    lobes = np.column_stack([directions, amplitude, sharpness])
-    axes *= 0.5 * diameter / (np.prod(axes) * _mean_cubed(lobes)) ** (1 / 3)
-    hu = rng.uniform(-650, -350) if kind is TumourKind.GROUND_GLASS else rng.uniform(0, 60)
-    return Tumour(
-        kind=kind,
-        diameter_mm=diameter,
-        centre=np.zeros(3),
-        rotation=rotation,
-        semi_axes=axes,
-        lobes=lobes,
-        hu=float(hu),
-        texture=60.0 if kind is TumourKind.GROUND_GLASS else 9.0,
-        spicules=None,
-    )
-
-
-def _place(rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour, others: list[Tumour]) -> FloatArray | None:
-    """A centre that suits the kind, or None after `CANDIDATES` tries."""
-    width, depth, height = anatomy.cavity_width, anatomy.cavity_depth, anatomy.lung_height
-    body = rng.uniform((-width, -depth, 0.03 * height), (width, depth, 0.97 * height), size=(40 * CANDIDATES, 3))
-    points = anatomy.to_scanner(body)
-    points = points[_suits(anatomy, points, tumour)][:CANDIDATES]
-    attached = tumour.kind in (TumourKind.PLEURAL, TumourKind.MEDIASTINAL)
-    for point in points:
-        apart = all(
-            np.linalg.norm(point - other.centre) > tumour.reach_mm() + other.reach_mm() + 3.0 for other in others
-        )
-        if apart and _share_in_lung(anatomy, tumour, point) >= LEAST_INSIDE[attached]:
-            return np.asarray(point)
-    return None
-
-
-def _suits(anatomy: Anatomy, points: FloatArray, tumour: Tumour) -> BoolArray:
-    """(N,) whether a tumour of this kind grows at each point."""
-    radius = 0.5 * tumour.diameter_mm
-    x, y = anatomy.to_body(points[:, 0], points[:, 1], points[:, 2])
-    z = points[:, 2]
-    to_wall = anatomy.cavity(x, y, z)
-    to_middle = -anatomy.mediastinum(x, y, z)
-    above = anatomy.above_diaphragm(x, y, z)
-    if tumour.kind is TumourKind.PLEURAL:
-        grows = (np.abs(to_wall - 0.45 * radius) < 0.25 * radius) & (to_middle > radius) & (above > radius)
-    elif tumour.kind is TumourKind.MEDIASTINAL:
-        grows = (np.abs(to_middle - 0.5 * radius) < 0.25 * radius) & (to_wall > radius) & (above > radius)
-    else:
-        grows = anatomy.lung(x, y, z) > 0.85 * radius
-    return np.asarray(grows, dtype=np.bool_)
-
-
-def _share_in_lung(anatomy: Anatomy, tumour: Tumour, centre: FloatArray) -> float:
-    """Share of the tumour's volume inside the lung, from balls of directions at three radii."""
-    directions = _directions(96)
-    surface = _surface(directions[:, 0], directions[:, 1], directions[:, 2], tumour.lobes)
-    inside = [
-        anatomy.lung_at(centre + (directions * (surface * share)[:, None] * tumour.semi_axes) @ tumour.rotation) > 0
-        for share in (0.5, 0.8, 0.97)  # middles of shells of roughly equal volume
-    ]
-    return float(np.mean(inside))
-
-
-def _settled(rng: np.random.Generator, tumour: Tumour, centre: FloatArray) -> Tumour:
-    return Tumour(
-        kind=tumour.kind,
-        diameter_mm=tumour.diameter_mm,
-        centre=centre,
-        rotation=tumour.rotation,
-        semi_axes=tumour.semi_axes,
-        lobes=tumour.lobes,
-        hu=tumour.hu,
-        texture=tumour.texture,
-        spicules=_spicules(rng, tumour, centre) if tumour.kind is TumourKind.SPICULATED else None,
-    )
-
-
-def _spicules(rng: np.random.Generator, tumour: Tumour, centre: FloatArray) -> Tubes:
-    """Strands that carry on from the sharp lobes."""
-    lobes = tumour.lobes[6:]
-    directions = (lobes[:, :3] * tumour.semi_axes) @ tumour.rotation
-    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    start = centre + directions * 0.9
-    length = rng.uniform(0.3, 0.8, len(lobes)) * 0.5 * tumour.diameter_mm + 2.0
-    end = centre + directions * (1.0 + lobes[:, 3:4]) + unit * length[:, None] + rng.normal(0, 1.0, (len(lobes), 3))
-    root = np.clip(0.03 * tumour.diameter_mm, 0.4, 1.0)
-    return Tubes(start=start, end=end, start_radius=np.full(len(lobes), root), end_radius=np.full(len(lobes), 0.25))
-
-
-def _surface(u: FloatArray, v: FloatArray, w: FloatArray, lobes: FloatArray) -> Hounsfield:
-    """Relative radius in unit directions: 1 plus smooth bulges about the lobes' directions."""
+    Returns:
+        float32 of the broadcast shape.
+    """
     surface = np.ones(np.broadcast_shapes(u.shape, v.shape, w.shape), dtype=np.float32)
     for a, b, c, amplitude, sharpness in lobes.astype(np.float32):
         cosine = u * a + v * b + w * c
         surface += amplitude * np.exp(sharpness * (cosine - np.float32(1.0)))
     return np.maximum(surface, np.float32(0.3))
-
-
-def _mean_cubed(lobes: FloatArray) -> float:
-    """Mean over directions of the relative radius cubed: the volume against the plain ellipsoid's."""
-    directions = _directions(600)
-    surface = _surface(directions[:, 0], directions[:, 1], directions[:, 2], lobes)
-    return float((surface.astype(np.float64) ** 3).mean())
-
-
-def _directions(count: int) -> FloatArray:
-    """(count, 3) unit vectors spread evenly: a Fibonacci lattice on the sphere."""
-    n = np.arange(count) + 0.5
-    z = 1 - 2 * n / count
-    angle = np.pi * (1 + 5**0.5) * n
-    ring = np.sqrt(1 - z * z)
-    return np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
 
 
 def _waves(canvas: Canvas, window: Window) -> Hounsfield:

@@ -75,6 +75,13 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
         assert torch.equal(weight, model.state_dict()[name])
 
 
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    """The digest identifies the model, so that saving it twice must not give two."""
+    model = Segmenter(ARCHITECTURE)
+    digests = {save_checkpoint(tmp_path / f"{n}.safetensors", model, PREPROCESSING, PROVENANCE) for n in range(5)}
+    assert len(digests) == 1
+
+
 def test_network_is_of_the_saved_kind_and_ready(tmp_path: Path) -> None:
     """A stage-one file gives an autoencoder, a stage-two file a segmenter, both in evaluation mode."""
     for network in (VariationalAutoencoder, Segmenter):

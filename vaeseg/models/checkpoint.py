@@ -117,7 +117,8 @@ def save_checkpoint(
         "metrics": json.dumps(dict(metadata.metrics), sort_keys=True, allow_nan=False),
         **{name: getattr(metadata, name) for name in _PLAIN_FIELDS},
     }
-    data = save_tensors({name: _stored(tensor, half) for name, tensor in model.state_dict().items()}, described)
+    tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
+    data = _in_fixed_order(save_tensors(tensors, described))
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -192,6 +193,16 @@ def shipped_models_dir() -> Path:
 def _stored(tensor: Tensor, half: bool) -> Tensor:
     narrowed = tensor.half() if half and tensor.ndim > 1 else tensor
     return narrowed.detach().cpu().contiguous()
+
+
+def _in_fixed_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes it in random order, and the digest would differ."""
+    header_length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + header_length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + header_length :]
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+from ledger_factories import begin_run, failed, scan, segmented, series_row
+
+from vaeseg.cli import main
+from vaeseg.cli.findings import COLUMNS
+from vaeseg.db.session import open_database, sqlite_url
+from vaeseg.db.work import plan_work
+from vaeseg.distributed.commit import commit_group
+from vaeseg.io.parquet import FINDINGS_SCHEMA
+from vaeseg.io.store import Store
+
+UID = "1.2.826.0.1.3680043.8.498.10047289470942309471820947182094712"
+KEYS = [f"{UID}.1", f"{UID}.2", f"{UID}.3"]
+
+
+def _findings(store: Store, *arguments: str, columns: int = 200) -> Result:
+    environment = {"VAESEG_DB": "", "VAESEG_STORE": str(store.root), "COLUMNS": str(columns)}
+    return CliRunner(env=environment).invoke(main, ["findings", *arguments])
+
+
+@pytest.fixture(autouse=True)
+def run_id(store: Store) -> str:
+    """1.5 ml, 20 ml, and one that failed."""
+    database = open_database(sqlite_url(store.database_path))
+    run_id = begin_run(database, scan(database, [series_row(key) for key in KEYS]))
+    one, two, three = plan_work(database, run_id, KEYS).pending
+    outcomes = [(one, segmented(one, volume_ml=1.5)), (two, segmented(two, volume_ml=20.0)), (three, failed(three))]
+    commit_group(run_id, outcomes, store, database)
+    database.close()
+    return run_id
+
+
+def test_json_has_every_agreed_column(store: Store, run_id: str) -> None:
+    """In the order of the Parquet data set; NULL where not measured."""
+    result = _findings(store, "--order-by", "tumour_volume_ml", "--format", "json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = json.loads(result.stdout)
+    assert list(rows[0]) == list(COLUMNS) == FINDINGS_SCHEMA.names
+    assert [row["tumour_volume_ml"] for row in rows] == [20.0, 1.5, None]
+    assert (rows[2]["outcome"], rows[2]["reason"], rows[2]["run_id"]) == ("failed", "decode_failed", run_id)
+    assert _findings(store, "--order-by", "tumour_volume_ml", "--json").stdout == result.stdout
+
+
+def test_csv_can_be_read_back(store: Store) -> None:
+    """An empty cell where not measured."""
+    result = _findings(store, "--order-by", "tumour_volume_ml", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["tumour_volume_ml"] for row in rows] == ["20.0", "1.5", ""]
+    assert result.stderr == ""
+
+
+def test_filters_and_limit(store: Store, run_id: str) -> None:
+    """By run, by volume, by number."""
+    assert len(json.loads(_findings(store, "--min-volume-ml", "2", "--json").stdout)) == 1
+    assert len(json.loads(_findings(store, "--limit", "2", "--json").stdout)) == 2
+    assert len(json.loads(_findings(store, "--run", run_id, "--json").stdout)) == 3
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_the_table_fits_the_terminal(store: Store, columns: int) -> None:
+    """No line is longer than the terminal, and no UID loses a character."""
+    result = _findings(store, "--order-by", "tumour_volume_ml", columns=columns)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    first_column = "".join(line.split(" ")[0] for line in lines)
+    assert all(key in first_column for key in KEYS)
+    assert "20.000" in result.stdout
+    assert "3 findings; research software, not for clinical use" in result.stderr
+
+
+def test_an_unknown_column_names_those_there_are(store: Store) -> None:
+    """Exit 2, one line."""
+    result = _findings(store, "--order-by", "patient_name")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "patient_name is not one of" in result.stderr
+    assert "tumour_volume_ml" in result.stderr
+
+
+def test_unknown_run_and_missing_store(store: Store) -> None:
+    """Exit 2 both, and a question makes no store."""
+    assert _findings(store, "--run", "x").exit_code == 2
+    gone = store.root / "gone"
+    result = CliRunner().invoke(main, ["findings", "--store", str(gone)])
+    assert (result.exit_code, gone.exists()) == (2, False)
+    result = CliRunner().invoke(main, ["findings", "--db", f"sqlite:///{gone}.db"])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+def test_a_damaged_database_is_one_line(store: Store) -> None:
+    """Exit 1, the file named, no traceback."""
+    store.database_path.write_bytes(b"not a database" * 100)
+    result = _findings(store)
+    assert result.exit_code == 1
+    assert "results.db" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_queries_load_neither_torch_nor_ray(store: Store) -> None:
+    """A question is answered at once; not even the image readers are needed."""
+    code = (
+        "import sys\nfrom vaeseg.cli import main\n"
+        f"main(['findings', '--json', '--store', {str(store.root)!r}], standalone_mode=False)\n"
+        "print(sorted({'torch', 'ray', 'pydicom', 'scipy', 'pyarrow'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert len(json.loads(finished.stdout)) == 3
+    assert finished.stderr.strip() == "[]"

@@ -1,0 +1,150 @@
+"""`vaeseg-batch findings`: the results, largest tumours first if you like."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaeseg.cli.options import NOTICE, check_choice, opened_for_query, store_options
+
+if TYPE_CHECKING:
+    from vaeseg.db.findings import FindingRow
+
+COLUMNS = (
+    "run_id",
+    "series_instance_uid",
+    "study_instance_uid",
+    "subject_key",
+    "model",
+    "outcome",
+    "reason",
+    "n_slices",
+    "tumour_volume_ml",
+    "lesion_count",
+    "largest_lesion_ml",
+    "iou",
+    "dice",
+    "read_seconds",
+    "segment_seconds",
+    "measure_seconds",
+    "mask_uri",
+    "created_at",
+)
+"""What csv and json print, in this order; the table shows those that fit."""
+
+TABLE_COLUMNS = {
+    "series_instance_uid": "series",
+    "outcome": "outcome",
+    "tumour_volume_ml": "tumour ml",
+    "lesion_count": "lesions",
+    "largest_lesion_ml": "largest ml",
+    "iou": "IoU",
+    "dice": "Dice",
+    "n_slices": "slices",
+    "reason": "reason",
+}
+"""Heading of each column of the table, the most important first."""
+
+NARROW_COLUMNS = 5
+"""Of the table's columns, how many a terminal of less than `WIDE` characters gets, before the reason."""
+
+WIDE = 100
+
+
+@click.command()
+@click.option("--run", "run_id", metavar="RUN_ID", help="Findings of one run, superseded ones too; else the latest.")
+@click.option(
+    "--order-by",
+    metavar="COLUMN",
+    default="created_at",
+    show_default=True,
+    help="Numbers and times from the largest, text from A; what was not measured comes last.",
+)
+@click.option("--min-volume-ml", type=click.FloatRange(min=0), help="Only tumour volumes of at least this.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="csv and json give every column.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@store_options
+def command(
+    run_id: str | None,
+    order_by: str,
+    min_volume_ml: float | None,
+    limit: int | None,
+    output_format: str,
+    as_json: bool,
+    store: Path,
+    db: str | None,
+) -> None:
+    """Print findings from SQL: one row a series and model.
+
+    NULL (an empty cell) means not measured; the reason says why. A volume of 0 means that no tumour was found.
+
+    Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store or column.
+    """
+    from vaeseg.db.findings import ORDER_COLUMNS, query_findings
+
+    check_choice("--order-by", order_by, list(ORDER_COLUMNS))
+    with opened_for_query(store, db) as database:
+        rows = query_findings(database, run_id=run_id, order_by=order_by, min_volume_ml=min_volume_ml, limit=limit)
+    printers = {"table": _print_table, "csv": _print_csv, "json": _print_json}
+    printers["json" if as_json else output_format](rows)
+
+
+def _values(row: FindingRow) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in COLUMNS}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _print_json(rows: list[FindingRow]) -> None:
+    print(json.dumps([_values(row) for row in rows]))
+
+
+def _print_csv(rows: list[FindingRow]) -> None:
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_values(row) for row in rows)
+
+
+def _print_table(rows: list[FindingRow]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    width = shutil.get_terminal_size().columns
+    names = _fitting_columns(rows, width)
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        is_text = name in ("series_instance_uid", "outcome", "reason")
+        table.add_column(TABLE_COLUMNS[name], justify="left" if is_text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(getattr(row, name)) for name in names))
+    Console(width=width).print(table)
+    print(f"{len(rows)} findings; {NOTICE}", file=sys.stderr)
+
+
+def _fitting_columns(rows: list[FindingRow], width: int) -> list[str]:
+    """Columns that hold anything; in a narrow terminal the first few of them and the reason."""
+    held = [name for name in TABLE_COLUMNS if any(getattr(row, name) is not None for row in rows)]
+    names = held or list(TABLE_COLUMNS)
+    if width >= WIDE:
+        return names
+    return names[:NARROW_COLUMNS] + [name for name in names[NARROW_COLUMNS:] if name == "reason"]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

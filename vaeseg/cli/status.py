@@ -1,0 +1,115 @@
+"""`vaeseg-batch status`: which runs there were, and what became of their series."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vaeseg.cli.options import NOTICE, json_option, opened_for_query, store_options
+
+if TYPE_CHECKING:
+    from vaeseg.db.runs import RunSummary
+
+
+@click.command()
+@click.argument("run_id", required=False)
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Runs to list.")
+@store_options
+@json_option
+def command(run_id: str | None, limit: int, store: Path, db: str | None, as_json: bool) -> None:
+    """Show the latest runs, or all that is known of RUN_ID.
+
+    A run that says it is running but was not heard of for a minute is shown as lost: its process has died, and the
+    next submit does what it left.
+
+    Exit codes: 0 ok, 1 the database cannot be read, 2 no such run or store.
+    """
+    from vaeseg.db.runs import recent_runs, run_summary
+
+    with opened_for_query(store, db) as database:
+        summaries = recent_runs(database, limit) if run_id is None else [run_summary(database, run_id)]
+    if as_json:
+        shown = [_as_json(summary) for summary in summaries]
+        print(json.dumps(shown if run_id is None else shown[0]))
+    elif run_id is None:
+        _print_table(summaries)
+    else:
+        _print_summary(summaries[0])
+
+
+def _as_json(summary: RunSummary) -> dict[str, Any]:
+    files = summary.files
+    return {
+        "run_id": summary.run_id,
+        "kind": summary.kind,
+        "archive": summary.archive,
+        "model": summary.model,
+        "status": summary.status,
+        "started_at": summary.started_at.isoformat(),
+        "finished_at": summary.finished_at.isoformat() if summary.finished_at else None,
+        "heartbeat_at": summary.heartbeat_at.isoformat(),
+        "seconds": summary.seconds,
+        "outcomes": summary.outcomes,
+        "pending": summary.pending,
+        "files": None
+        if files is None
+        else {"found": files.found, "in_series": files.in_series, "refused": files.refused},
+        "refused_by_reason": {} if files is None else files.refused_by_reason,
+        "counts": summary.counts,
+    }
+
+
+def _print_table(summaries: list[RunSummary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not summaries:
+        print("no runs yet", file=sys.stderr)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "status", "model"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("segmented", "skipped", "failed", "crashed", "pending", "time"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for summary in summaries:
+        numbers = [*summary.outcomes.values(), summary.pending]
+        cells = [summary.run_id, summary.status, summary.model or "-", *map(str, numbers), _duration(summary.seconds)]
+        table.add_row(*cells)
+    Console().print(table)
+    print(NOTICE, file=sys.stderr)
+
+
+def _print_summary(summary: RunSummary) -> None:
+    lines = {
+        "run": summary.run_id,
+        "status": summary.status,
+        "model": summary.model or "-",
+        "archive": summary.archive or "-",
+        "started": f"{summary.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        "time": _duration(summary.seconds),
+        "series": ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
+        + f", {summary.pending} pending",
+        "files": _files(summary),
+    }
+    for name, value in lines.items():
+        print(f"{name:8} {value}")
+    if summary.files:
+        for reason, count in sorted(summary.files.refused_by_reason.items()):
+            print(f"{'':8} {count} {reason}")
+    print(NOTICE, file=sys.stderr)
+
+
+def _files(summary: RunSummary) -> str:
+    if summary.files is None:
+        return "-"
+    return f"{summary.files.found} found, {summary.files.in_series} in series, {summary.files.refused} refused"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

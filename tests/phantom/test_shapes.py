@@ -162,6 +162,21 @@ def test_label_has_the_volume_of_the_diameter() -> None:
         assert (0.3 if attached else 0.82) < share < 1.12, (tumour.kind, tumour.diameter_mm)
 
 
+def test_labelling_one_tumour_keeps_the_others() -> None:
+    """Where the boxes of two tumours overlap, the second takes nothing away from the first."""
+    anatomy, tumour = some_tumours()[0]
+    canvas = make_canvas()
+    around = Canvas(
+        hu=canvas.hu,
+        z_mm=canvas.z_mm + tumour.centre[2],
+        y_mm=canvas.y_mm + np.float32(tumour.centre[1]),
+        x_mm=canvas.x_mm + np.float32(tumour.centre[0]),
+    )
+    label = np.ones((40, 40, 40), dtype=np.bool_)
+    assert 0 < label_tumour(around, anatomy, tumour, label) < label.size
+    assert label.all()
+
+
 def test_tumours_of_a_patient_do_not_touch() -> None:
     """Each is a lesion of its own."""
     for seed in range(14):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from vaeseg.cli.options import database_option, json_option, store_option
+from vaeseg.cli.options import NOTICE, json_option, store_options
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 OutputType = Literal["nifti", "png"]
 DEFAULT_MODEL = "phantom-v1"
-NOTICE = "research software, not for clinical use"
 
 
 @click.command()
@@ -35,8 +34,7 @@ NOTICE = "research software, not for clinical use"
     help="Directory of label volumes named <series_instance_uid>.nii.gz; IoU and Dice are measured where one fits.",
 )
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of a model, or a checkpoint file.")
-@store_option
-@database_option
+@store_options
 @click.option("--output-type", "output_types", default="nifti", show_default=True, help="nifti, or nifti,png.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many series in this run.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Slices in one pass.")

@@ -147,7 +147,7 @@ def lesion(index: int, volume_ml: float) -> LesionRecord:
         volume_ml=volume_ml,
         n_voxels=10 * index,
         centroid_lps_mm=(1.0, -2.0, 3.0),
-        longest_axial_diameter_mm=4.5,
+        longest_axial_diameter_mm=12.5,
         mean_hu=35.0,
     )
 

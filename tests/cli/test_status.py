@@ -65,8 +65,15 @@ def test_one_run_for_people(store: Store, now_database: Database, run_id: str) -
 
 def test_the_list_of_runs(store: Store, run_id: str) -> None:
     """A row each in the table, an object each in JSON."""
-    assert re.search(rf"{run_id} +running +phantom-v1 +1 +0 +1 +0 +1 ", _status(store).stdout)
+    assert re.search(rf"{run_id} +running +1 +0 +1 +0 +1 +0:00:0\d +phantom-v1", _status(store).stdout)
     assert [run["run_id"] for run in json.loads(_status(store, "--json").stdout)] == [run_id]
+
+
+def test_the_list_fits_a_narrow_terminal(store: Store, run_id: str) -> None:
+    """80 characters hold every id and number unbroken."""
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["status", "--store", str(store.root)])
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert re.search(rf"^{run_id} +running +1 +0 +1 +0 +1 *$", result.stdout, re.MULTILINE)
 
 
 def test_a_run_whose_driver_died_is_shown_as_lost(store: Store, clock: Clock) -> None:

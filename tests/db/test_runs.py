@@ -3,11 +3,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from ledger_factories import Clock, begin_run, scan, series_row
+from ledger_factories import DIGEST, ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import select
 
-from vaeseg.db.runs import close_lost_runs, finish_run, heartbeat, is_live, recent_runs, run_summary, start_run
+from vaeseg.db.runs import close_lost_runs, finish_run, heartbeat, is_live, run_task, start_run
 from vaeseg.db.session import Database
+from vaeseg.db.summaries import recent_runs, run_summary
 from vaeseg.db.tables import EventTable, ModelTable
 from vaeseg.db.work import plan_work
 from vaeseg.errors import RunNotFoundError
@@ -102,6 +103,13 @@ def test_a_model_is_registered_once(database: Database, archive_id: int) -> None
 
 def test_unknown_runs_are_named(database: Database) -> None:
     """In every function that takes an id."""
-    for ask in (run_summary, heartbeat, lambda database, run_id: finish_run(database, run_id, "failed")):
+    for ask in (run_summary, run_task, heartbeat, lambda database, run_id: finish_run(database, run_id, "failed")):
         with pytest.raises(RunNotFoundError, match="no run 2020-x"):
             ask(database, "2020-x")
+
+
+def test_a_run_can_be_executed_from_its_row(database: Database, archive_id: int) -> None:
+    """Its id alone leads to archive, model and configuration."""
+    task = run_task(database, begin_run(database, archive_id))
+    assert (task.archive_id, task.root, task.model_digest) == (archive_id, ROOT, DIGEST)
+    assert task.config == {"with_labels": False}

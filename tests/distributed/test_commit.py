@@ -11,8 +11,8 @@ from ledger_factories import MASK, MODEL, SUBJECT, Clock, begin_run, failed, sca
 from sqlalchemy import func, select
 
 from vaeseg.db.findings import query_findings
-from vaeseg.db.runs import run_summary
 from vaeseg.db.session import Database
+from vaeseg.db.summaries import run_summary
 from vaeseg.db.tables import FindingTable, LesionTable, PartTable
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import COMMIT_STEPS, Recovery, commit_group, mark_crashed, recover_parts

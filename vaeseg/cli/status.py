@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,11 @@ import click
 from vaeseg.cli.options import NOTICE, json_option, opened_for_query, store_options
 
 if TYPE_CHECKING:
-    from vaeseg.db.runs import RunSummary
+    from vaeseg.db.summaries import RunSummary
+
+
+WIDE = 100
+"""Characters of a terminal from which the list of runs also has time and model."""
 
 
 @click.command()
@@ -28,7 +33,7 @@ def command(run_id: str | None, limit: int, store: Path, db: str | None, as_json
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such run or store.
     """
-    from vaeseg.db.runs import recent_runs, run_summary
+    from vaeseg.db.summaries import recent_runs, run_summary
 
     with opened_for_query(store, db) as database:
         summaries = recent_runs(database, limit) if run_id is None else [run_summary(database, run_id)]
@@ -70,16 +75,17 @@ def _print_table(summaries: list[RunSummary]) -> None:
     if not summaries:
         print("no runs yet", file=sys.stderr)
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("run", "status", "model"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("segmented", "skipped", "failed", "crashed", "pending", "time"):
-        table.add_column(heading, justify="right", overflow="fold")
+    width = shutil.get_terminal_size().columns
+    headings = ["run", "status", *summaries[0].outcomes, "pending", *(["time", "model"] if width >= WIDE else [])]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        is_text = heading in ("run", "status", "model")
+        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
     for summary in summaries:
         numbers = [*summary.outcomes.values(), summary.pending]
-        cells = [summary.run_id, summary.status, summary.model or "-", *map(str, numbers), _duration(summary.seconds)]
-        table.add_row(*cells)
-    Console().print(table)
+        cells = [summary.run_id, summary.status, *map(str, numbers), _duration(summary.seconds), summary.model or "-"]
+        table.add_row(*cells[: len(headings)])
+    Console(width=width).print(table)
     print(NOTICE, file=sys.stderr)
 
 

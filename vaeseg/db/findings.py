@@ -9,11 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select, update
 
+from vaeseg.db.runs import run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import LATEST_FINDINGS, OUTCOMES, FindingTable, LesionTable, PartTable, RunTable, WorkItemTable
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import DONE, RunKey, WorkItem
-from vaeseg.errors import RunNotFoundError, StoreError
+from vaeseg.errors import StoreError
 from vaeseg.records import LesionRecord, PartFile
 
 
@@ -211,7 +212,7 @@ def lesion_columns(lesion: LesionRecord) -> dict[str, Any]:
 
 def _check_run(connection: Connection, run_id: str) -> None:
     if connection.scalar(select(func.count()).select_from(RunTable).where(RunTable.id == run_id)) == 0:
-        raise RunNotFoundError(f"no run {run_id} in this store: 'vaeseg-batch status' lists the runs")
+        raise run_not_found(run_id)
 
 
 def _query(run_id: str | None, order_by: str, min_volume_ml: float | None, limit: int | None) -> Select[Any]:

@@ -1,4 +1,4 @@
-"""Runs: when each began, whether it still lives, how it ended and what became of its series."""
+"""Runs: when each begins, that it still lives, and how it ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from vaeseg.db.session import Database
-from vaeseg.db.tables import OUTCOMES, ArchiveTable, EventTable, FindingTable, ModelTable, RunTable, WorkItemTable
+from vaeseg.db.tables import ArchiveTable, EventTable, ModelTable, RunTable
 from vaeseg.db.upsert import insert_missing
 from vaeseg.errors import RunNotFoundError
 from vaeseg.records import FileCount
@@ -36,33 +36,15 @@ class ModelRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """A run as the ledger knows it."""
+class RunTask:
+    """What a run was started to do, for whoever executes it."""
 
-    run_id: str
-    kind: str
-    archive: str | None
-    """Name."""
-    model: str | None
-    """Name."""
-    status: str
-    """As stored, but ``lost`` for one that claims to run and has been silent for longer than `LOST_AFTER`."""
-    started_at: datetime
-    finished_at: datetime | None
-    heartbeat_at: datetime
-    outcomes: dict[str, int]
-    """Findings of this run by outcome, every outcome present."""
-    pending: int
-    """Series that it planned last and has no finding for."""
-    files: FileCount | None
-    """None until the scan is counted."""
-    counts: dict[str, Any]
-    """What the driver added at the end."""
-
-    @property
-    def seconds(self) -> float:
-        """From start to end, or to the last sign of life."""
-        return ((self.finished_at or self.heartbeat_at) - self.started_at).total_seconds()
+    archive_id: int
+    root: str
+    """Of the archive."""
+    model_digest: str
+    config: dict[str, Any]
+    """`config.RunConfig` as JSON."""
 
 
 def register_model(database: Database, model: ModelRow) -> None:
@@ -180,24 +162,21 @@ def is_live(database: Database, run_id: str) -> bool:
     return beat is not None and database.now() - beat <= LOST_AFTER
 
 
-def run_summary(database: Database, run_id: str) -> RunSummary:
-    """One run.
+def run_task(database: Database, run_id: str) -> RunTask:
+    """What to execute.
 
     Raises:
-        RunNotFoundError: no such run.
+        RunNotFoundError: no such run, or one without an archive and a model.
     """
     with database.read() as connection:
-        row = connection.execute(_runs().where(RunTable.id == run_id)).one_or_none()
-        if row is None:
-            raise _not_found(run_id)
-        return _summaries(connection, [row], database.now())[0]
-
-
-def recent_runs(database: Database, limit: int = 20) -> list[RunSummary]:
-    """The latest runs, newest first."""
-    with database.read() as connection:
-        rows = connection.execute(_runs().order_by(RunTable.started_at.desc(), RunTable.id.desc()).limit(limit)).all()
-        return _summaries(connection, rows, database.now())
+        row = connection.execute(
+            select(RunTable.archive_id, ArchiveTable.root, RunTable.model_digest, RunTable.config)
+            .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id)
+            .where(RunTable.id == run_id, RunTable.model_digest.is_not(None))
+        ).one_or_none()
+    if row is None:
+        raise run_not_found(run_id)
+    return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)
 
 
 def add_event(
@@ -221,91 +200,9 @@ def _file_values(files: FileCount | None) -> dict[str, Any]:
 
 def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> None:
     if connection.execute(update(RunTable).where(RunTable.id == run_id).values(dict(values))).rowcount == 0:
-        raise _not_found(run_id)
+        raise run_not_found(run_id)
 
 
-def _not_found(run_id: str) -> RunNotFoundError:
+def run_not_found(run_id: str) -> RunNotFoundError:
+    """The one sentence for it."""
     return RunNotFoundError(f"no run {run_id} in this store: 'vaeseg-batch status' lists the runs")
-
-
-def _runs() -> Select[Any]:
-    return (
-        select(RunTable.__table__, ArchiveTable.name.label("archive"), ModelTable.name.label("model"))
-        .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id, isouter=True)
-        .join(ModelTable, ModelTable.digest == RunTable.model_digest, isouter=True)
-    )
-
-
-def _summaries(connection: Connection, rows: list[Row[Any]] | Any, now: datetime) -> list[RunSummary]:
-    run_ids = [row.id for row in rows]
-    outcomes = _count_by(connection, FindingTable.run_id, FindingTable.outcome, run_ids)
-    states = _count_by(connection, WorkItemTable.run_id, WorkItemTable.state, run_ids)
-    return [
-        RunSummary(
-            run_id=row.id,
-            kind=row.kind,
-            archive=row.archive,
-            model=row.model,
-            status=_shown_status(row, now),
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            heartbeat_at=row.heartbeat_at,
-            outcomes={outcome: outcomes.get((row.id, outcome), 0) for outcome in OUTCOMES},
-            pending=states.get((row.id, "pending"), 0),
-            files=_files(row),
-            counts=row.counts,
-        )
-        for row in rows
-    ]
-
-
-def _count_by(connection: Connection, run_column: Any, column: Any, run_ids: list[str]) -> dict[tuple[str, str], int]:
-    counted = connection.execute(
-        select(run_column, column, func.count()).where(run_column.in_(run_ids)).group_by(run_column, column)
-    )
-    return {(run_id, value): count for run_id, value, count in counted}
-
-
-def _shown_status(row: Any, now: datetime) -> str:
-    lost = row.status == "running" and now - row.heartbeat_at > LOST_AFTER
-    return "lost" if lost else str(row.status)
-
-
-def _files(row: Any) -> FileCount | None:
-    if row.files_found is None:
-        return None
-    return FileCount(
-        found=row.files_found,
-        in_series=row.files_in_series,
-        refused=row.files_refused,
-        refused_by_reason=row.files_refused_by_reason or {},
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunTask:
-    """What a run was started to do, for whoever executes it."""
-
-    archive_id: int
-    root: str
-    """Of the archive."""
-    model_digest: str
-    config: dict[str, Any]
-    """`config.RunConfig` as JSON."""
-
-
-def run_task(database: Database, run_id: str) -> RunTask:
-    """What to execute.
-
-    Raises:
-        RunNotFoundError: no such run, or one without an archive and a model.
-    """
-    with database.read() as connection:
-        row = connection.execute(
-            select(RunTable.archive_id, ArchiveTable.root, RunTable.model_digest, RunTable.config)
-            .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id)
-            .where(RunTable.id == run_id, RunTable.model_digest.is_not(None))
-        ).one_or_none()
-    if row is None:
-        raise _not_found(run_id)
-    return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)

@@ -55,6 +55,18 @@ def test_equal_lesions_stand_in_the_order_of_their_first_voxel() -> None:
     ]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_order_of_equal_lesions_holds_for_branching_shapes(seed: int) -> None:
+    """Components that meet only in later rows keep the number of their first voxel."""
+    mask = np.random.default_rng(seed).random((8, 24, 24)) < 0.1
+    components = find_components(mask)
+    flat = components.labels.reshape(-1)
+    first = [int(np.argmax(flat == n + 1)) for n in range(len(components.boxes))]
+    keys = [(-count, voxel) for count, voxel in zip(components.n_voxels, first, strict=True)]
+    assert len(keys) > 20
+    assert keys == sorted(keys)
+
+
 def test_voxels_that_touch_at_a_corner_are_one_lesion() -> None:
     """Connectivity is 26, not 6."""
     mask = np.zeros((3, 3, 3), dtype=bool)

@@ -135,6 +135,7 @@ def _forge(shape: tuple[int, ...], start: tuple[int, ...], stop: tuple[int, ...]
         (_forge((2, 2, 2), (0, 0, 0), (2, 2, 2), b"\0" * 10_000_000), "does not hold"),
         (_forge((9, 9, 9), (0, 0, 0), (9, 9, 9), b"\0"), "does not hold"),
     ],
+    ids=["huge", "box outside", "box reversed", "bomb", "too few voxels"],
 )
 def test_forged_headers_allocate_nothing(forged: bytes, message: str) -> None:
     """With a right checksum: a huge shape, a box outside, a bomb, too few voxels."""

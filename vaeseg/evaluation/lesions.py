@@ -72,7 +72,8 @@ def find_components(mask: BoolArray) -> Components:
     labels = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=CONNECTIVITY)
     statistics = cc3d.statistics(labels)
     boxes, counts = statistics["bounding_boxes"][1:], statistics["voxel_counts"][1:]
-    order = sorted(range(len(boxes)), key=lambda n: (-int(counts[n]), _first_voxel(labels, boxes[n], n + 1)))
+    # cc3d numbers components by their first voxel, and the sort is stable
+    order = sorted(range(len(boxes)), key=lambda n: -int(counts[n]))
     renumbered = np.zeros(len(boxes) + 1, dtype=labels.dtype)
     renumbered[np.array(order, dtype=np.intp) + 1] = np.arange(1, len(boxes) + 1)
     return Components(
@@ -137,13 +138,6 @@ def _check_shapes(
 
 def _numbers(components: Components) -> range:
     return range(1, len(components.boxes) + 1)
-
-
-def _first_voxel(labels: IntArray, box: Box, number: int) -> tuple[int, int, int]:
-    """The component's first voxel in C order; its first slice is that of its box."""
-    k = box[0].start
-    j, i = np.argwhere(labels[k, box[1], box[2]] == number)[0]
-    return (k, box[1].start + int(j), box[2].start + int(i))
 
 
 def _measure(components: Components, number: int, geometry: VolumeGeometry, mean_hu: float) -> LesionRecord:

@@ -6,6 +6,7 @@ Array order is (k, j, i) = slice, row, column throughout. Patient space is DICOM
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -78,6 +79,7 @@ class Warn(StrEnum):
     LOSSY_COMPRESSION = "lossy_compression"
     MONOCHROME1 = "monochrome1"
     EXCESS_PIXEL_DATA = "excess_pixel_data"
+    CODESTREAM_DIFFERS = "codestream_differs"
     SERIES_UID_DERIVED = "series_uid_derived"
     INSTANCE_UID_MISSING = "instance_uid_missing"
     SPLIT_BY_ACQUISITION = "split_by_acquisition"
@@ -85,6 +87,10 @@ class Warn(StrEnum):
     QFORM_SFORM_DIFFER = "qform_sform_differ"
     NO_PREAMBLE = "no_preamble"
     LABEL_RESAMPLED = "label_resampled"
+
+
+SINGULAR_SHARE = 1e-6
+"""A voxel that has less than this share of its box's volume is flat, save for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +111,7 @@ class VolumeGeometry:
             raise ValueError(f"shape {self.shape} is not three positive dimensions")
         if self.lps_from_kji.shape != (4, 4) or not np.isfinite(self.lps_from_kji).all():
             raise ValueError("lps_from_kji is not a finite 4 x 4 matrix")
-        if self.voxel_volume_mm3 == 0.0:
+        if not self.voxel_volume_mm3 > SINGULAR_SHARE * math.prod(self.spacing_mm):
             raise ValueError("lps_from_kji is singular")
 
     @cached_property

@@ -45,7 +45,8 @@ def command(
             else:
                 rows.append(row)
     except OSError as error:
-        raise StoreError(f"inspect stopped: {error.strerror} ({error.filename})") from error
+        named = f" ({error.filename})" if error.filename else ""
+        raise StoreError(f"inspect stopped: {error.strerror or type(error).__name__}{named}") from error
     if not as_json:
         _print_rows(rows)
     ctx.exit(EXIT_INCOMPLETE if refused else 0)

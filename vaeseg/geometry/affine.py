@@ -12,6 +12,9 @@ from vaeseg.records import FloatArray, VolumeGeometry
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """x and y change sign; its own inverse."""
 
+SPACING_RANGE_MM = (1e-3, 1e3)
+"""Spacing beyond this is damage or another unit, whatever the scanner."""
+
 KJI_FROM_IJK = np.array([[0.0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 """Reverses the index order; its own inverse."""
 

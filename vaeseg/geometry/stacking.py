@@ -19,6 +19,12 @@ SPACING_RELATIVE_TOLERANCE = 1e-2
 SPACING_ABSOLUTE_TOLERANCE_MM = 1e-2
 """Positions are written with two or three decimals; closer than this nothing can be said."""
 
+ROUNDING_MM = 1e-6
+"""Binary fractions: 0.63 - 0.62 is not quite 0.01."""
+
+MISSING_BLOCK = 3
+"""This many equal wide gaps in one block are a second spacing, not lost slices."""
+
 LATERAL_TOLERANCE_MM = 0.1
 """First pixels may leave the straight line through the stack by this much in the slice plane."""
 
@@ -107,17 +113,22 @@ def _check_spacing(distances: FloatArray) -> None:
         return
     k = int(np.abs(gaps - expected).argmax())
     detail = f"slice spacing {gaps[k]:.4g} mm after slice {k}, expected {expected:.4g} mm; {int(off.sum())} such gaps"
-    raise ReadingError(Reason.MISSING_SLICES if _all_multiples(gaps) else Reason.NON_UNIFORM_SPACING, detail)
+    raise ReadingError(Reason.MISSING_SLICES if _slices_are_missing(gaps) else Reason.NON_UNIFORM_SPACING, detail)
 
 
-def _all_multiples(gaps: FloatArray) -> bool:
+def _slices_are_missing(gaps: FloatArray) -> bool:
+    """Whether the gaps are what losing some slices of a regular stack leaves, and not two spacings side by side."""
     unit = float(gaps.min())
     multiples = np.rint(gaps / unit)
-    return bool((np.abs(gaps - multiples * unit) <= multiples * _tolerance(unit)).all())
+    if (np.abs(gaps - multiples * unit) > multiples * _tolerance(unit)).any():
+        return False
+    wide = np.flatnonzero(multiples > 1)
+    is_one_block = len(wide) >= MISSING_BLOCK and wide[-1] - wide[0] == len(wide) - 1
+    return not (is_one_block and np.ptp(multiples[wide]) == 0)
 
 
 def _tolerance(spacing: float) -> float:
-    return max(SPACING_ABSOLUTE_TOLERANCE_MM, SPACING_RELATIVE_TOLERANCE * spacing)
+    return max(SPACING_ABSOLUTE_TOLERANCE_MM, SPACING_RELATIVE_TOLERANCE * spacing) + ROUNDING_MM
 
 
 def _check_straight(ordered: FloatArray, step: FloatArray, normal: FloatArray) -> None:

@@ -6,22 +6,27 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
+from vaeseg.io.gzipped import read_start
 from vaeseg.io.headers import InstanceHeader
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
-from vaeseg.io.nifti import is_nifti, read_nifti_header, read_start
+from vaeseg.io.nifti_header import HEADER_BYTES, is_nifti, read_nifti_header
+from vaeseg.io.part10 import is_dicom
 from vaeseg.io.series import SeriesVerdict, assemble_series, content_digest, derived_uid, with_unique_keys
-from vaeseg.records import FileCount, Reason, SeriesRef
+from vaeseg.records import FileCount, Reason, SeriesRef, Warn
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 DICOM_STARTS = (b"\x02\x00", b"\x08\x00")
 """A data set without preamble begins with group 0002 or 0008, little endian."""
-PREAMBLE_BYTES = 132
+DAMAGE = frozenset({Reason.EMPTY_FILE, Reason.UNREADABLE_FILE, Reason.UNREADABLE_INSTANCE, Reason.MISSING_PIXEL_DATA})
+"""Reasons of files that may have been a slice of any series: a file cut within its series UID names another series."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,8 @@ def scan_archive(
                 refused[error.reason, error.detail].append(file)
         verdicts += assemble_series(root, headers, config)
     verdicts += [_refused_files(reason, detail, files) for (reason, detail), files in sorted(refused.items())]
-    return ArchiveScan(root=root, files=tuple(found), verdicts=tuple(with_unique_keys(verdicts)))
+    verdicts = with_unique_keys(_warned_of_damage(verdicts))
+    return ArchiveScan(root=root, files=tuple(found), verdicts=tuple(verdicts))
 
 
 def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[FoundFile]:
@@ -96,7 +102,8 @@ def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[FoundFile]:
     while pending:
         directory = pending.pop()
         try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+            with os.scandir(directory) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
             if directory == root:
                 raise
@@ -104,10 +111,12 @@ def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[FoundFile]:
             continue
         for entry in entries:
             path = Path(entry.path)
-            if not entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
+                if path not in exclude:
+                    pending.append(path)
+                continue
+            with suppress(FileNotFoundError):  # gone since it was listed
                 yield _found(root, path)
-            elif path not in exclude:
-                pending.append(path)
 
 
 def _found(root: Path, path: Path) -> FoundFile:
@@ -123,15 +132,21 @@ def _classify(
     headers: list[InstanceHeader],
     verdicts: list[SeriesVerdict],
 ) -> None:
-    """Put a file where it belongs; raises ReadingError for one that belongs nowhere."""
-    _check_regular(root / file.path, file)
+    """Put a file where it belongs.
+
+    Raises:
+        ReadingError: it belongs nowhere.
+    """
     try:
-        start = read_start(root / file.path)
+        _check_regular(root / file.path, file)
+        start = read_start(root / file.path, HEADER_BYTES)
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error
-    if is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES):
+    if is_dicom(start):
+        headers.append(_dicom_header(root, file, config, keyer))
+    elif is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES):
         verdicts.append(_judge_nifti(root, file, config, keyer))
-    elif start[128:PREAMBLE_BYTES] == b"DICM" or start.startswith(DICOM_STARTS):
+    elif start.startswith(DICOM_STARTS):
         headers.append(_dicom_header(root, file, config, keyer))
     else:
         raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
@@ -154,6 +169,30 @@ def _dicom_header(root: Path, file: FoundFile, config: ReadingConfig, keyer: Sub
     if file.size > limit:
         raise ReadingError(Reason.TOO_LARGE, f"a DICOM file of {file.size} bytes, allowed are {limit}")
     return read_header(root, file.path, keyer, config)
+
+
+def _warned_of_damage(verdicts: Sequence[SeriesVerdict]) -> list[SeriesVerdict]:
+    """Warn of volumes beside damaged files: a slice lost at either end of a stack leaves no gap."""
+    damaged = {Path(file.path).parent for verdict in verdicts for file in verdict.files if _is_damage(verdict, file)}
+    return [
+        _with_warning(verdict, Warn.INSTANCES_LEFT_OUT)
+        if verdict.modality and damaged.intersection(Path(file.path).parent for file in verdict.files)
+        else verdict
+        for verdict in verdicts
+    ]
+
+
+def _is_damage(verdict: SeriesVerdict, file: SliceFile) -> bool:
+    if verdict.ref is None and verdict.reason == Reason.NOT_AN_IMAGE:
+        return file.path.lower().endswith(DICOM_SUFFIXES)
+    return verdict.reason in DAMAGE
+
+
+def _with_warning(verdict: SeriesVerdict, warning: Warn) -> SeriesVerdict:
+    if verdict.manifest is None:
+        return verdict
+    warnings = tuple(sorted({*verdict.warnings, warning}))
+    return replace(verdict, warnings=warnings, manifest=replace(verdict.manifest, warnings=warnings))
 
 
 def _refused_files(reason: str, detail: str, files: Sequence[FoundFile]) -> SeriesVerdict:

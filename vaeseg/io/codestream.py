@@ -1,64 +1,104 @@
 """What a compressed frame says about itself, looked at before a decoder is trusted with it.
 
 Decoders allocate what the codestream claims, and some accept a stream that stops half way. Only markers are read here:
-the frame size (JPEG SOF, T.81 B.2.2; JPEG 2000 SIZ, T.800 A.5.1) and the end marker.
+the frame header (JPEG and JPEG-LS SOF, T.81 B.2.2; JPEG 2000 SIZ, T.800 A.5.1) and the end marker.
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from vaeseg.errors import ReadingError
-from vaeseg.records import Reason
+from vaeseg.records import Reason, Warn
 
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
 JPEG2000_SYNTAXES = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)})
 
 START_OF_IMAGE = b"\xff\xd8"
 END_OF_IMAGE = b"\xff\xd9"
-"""EOI of JPEG and JPEG-LS, EOC of JPEG 2000: the same two bytes."""
+"""EOI of JPEG and JPEG-LS, EOC of JPEG 2000: the same two bytes, which entropy-coded data never holds."""
+PADDING_BYTES = 16
+"""The end marker may be this far from the end of the frame: encoders pad to even length, and not only with zeros."""
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
+JP2_HEADER_BYTES = 4096
 START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15 less DHT, JPG and DAC; SOF55 of JPEG-LS."""
+FILL_BYTE = 0xFF
+"""Any number of these may come before a marker (T.81 B.1.1.2)."""
 
 
-def check_codestream(frame: bytes, syntax: str, shape: tuple[int, int]) -> None:
-    """Check that a frame is whole and is of the size that the header says.
+@dataclass(frozen=True, kw_only=True)
+class PixelFormat:
+    """How one frame holds its samples."""
+
+    shape: tuple[int, int]
+    """(rows, columns)."""
+    components: int
+    precision: int
+    """Bits of a sample."""
+    is_signed: bool
+
+
+def check_codestream(frame: bytes, syntax: str, expected: PixelFormat) -> frozenset[Warn]:
+    """Check that a frame is whole and holds what the header says.
 
     Args:
         frame: one encoded frame, padding included.
         syntax: transfer syntax UID of an encapsulated syntax.
-        shape: (rows, columns) by the header.
+        expected: by the header, with BitsStored as precision.
+
+    Returns:
+        `Warn.CODESTREAM_DIFFERS` where the header's sign is taken against the codestream's.
 
     Raises:
         ReadingError: ``truncated_pixel_data`` or ``decode_failed``.
     """
-    if syntax == RLE_SYNTAX:
-        return
-    if not frame.rstrip(b"\0").endswith(END_OF_IMAGE):
+    if syntax == RLE_SYNTAX:  # its header holds offsets only, and the decoder insists on the exact length
+        return frozenset()
+    if END_OF_IMAGE not in frame.rstrip(b"\0")[-PADDING_BYTES:]:
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, f"the frame of {len(frame)} bytes has no end marker")
-    found = _jpeg2000_size(frame) if syntax in JPEG2000_SYNTAXES else _jpeg_size(frame)
-    if found != shape:
-        raise ReadingError(Reason.DECODE_FAILED, f"the codestream holds (rows, columns) {found}, expected {shape}")
+    found = _jpeg2000_format(frame) if syntax in JPEG2000_SYNTAXES else _jpeg_format(frame)
+    if found is None:
+        raise ReadingError(Reason.DECODE_FAILED, "no frame header in the codestream")
+    if (found.shape, found.components) != (expected.shape, expected.components):
+        detail = f"the codestream holds (rows, columns) {found.shape} of {found.components} components"
+        raise ReadingError(Reason.DECODE_FAILED, f"{detail}, expected {expected.shape} of {expected.components}")
+    return _compare_samples(found, expected, is_jpeg2000=syntax in JPEG2000_SYNTAXES)
 
 
-def _jpeg2000_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) by the SIZ marker; also inside a JP2 file, which some vendors encapsulate."""
-    start = frame.find(START_OF_CODESTREAM, 0, 4096) if frame.startswith(JP2_SIGNATURE) else 0
-    if start < 0 or frame[start : start + 4] != START_OF_CODESTREAM or len(frame) < start + 24:
+def _compare_samples(found: PixelFormat, expected: PixelFormat, is_jpeg2000: bool) -> frozenset[Warn]:
+    """JPEG and JPEG-LS know no sign: their samples are the bit patterns of whatever was encoded."""
+    if found.precision < expected.precision and expected.is_signed and not found.is_signed:
+        detail = f"unsigned samples of {found.precision} bits, expected signed ones of {expected.precision}"
+        raise ReadingError(Reason.DECODE_FAILED, f"{detail}: which bit is the sign cannot be known")
+    differs = is_jpeg2000 and found.is_signed != expected.is_signed
+    return frozenset({Warn.CODESTREAM_DIFFERS}) if differs else frozenset()
+
+
+def _jpeg2000_format(frame: bytes) -> PixelFormat | None:
+    """By the SIZ marker; also inside a JP2 file, which some vendors encapsulate."""
+    start = frame.find(START_OF_CODESTREAM, 0, JP2_HEADER_BYTES) if frame.startswith(JP2_SIGNATURE) else 0
+    if start < 0 or frame[start : start + 4] != START_OF_CODESTREAM or len(frame) < start + 43:
         return None
     columns, rows, column_offset, row_offset = struct.unpack_from(">IIII", frame, start + 8)
-    return rows - row_offset, columns - column_offset
+    components, depth = struct.unpack_from(">HB", frame, start + 40)
+    return PixelFormat(
+        shape=(rows - row_offset, columns - column_offset),
+        components=components,
+        precision=(depth & 0x7F) + 1,
+        is_signed=bool(depth & 0x80),
+    )
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) by the first start-of-frame segment."""
+def _jpeg_format(frame: bytes) -> PixelFormat | None:
+    """By the first start-of-frame segment."""
     offset = 2 if frame.startswith(START_OF_IMAGE) else len(frame)
-    while offset + 9 <= len(frame):
+    while offset + 10 <= len(frame):
         marker, length = frame[offset + 1], struct.unpack_from(">H", frame, offset + 2)[0]
         if marker in START_OF_FRAME:
-            rows, columns = struct.unpack_from(">HH", frame, offset + 5)
-            return rows, columns
-        offset += 2 + length
+            precision, rows, columns, components = struct.unpack_from(">BHHB", frame, offset + 4)
+            return PixelFormat(shape=(rows, columns), components=components, precision=precision, is_signed=False)
+        offset += 1 if marker == FILL_BYTE else 2 + length
     return None

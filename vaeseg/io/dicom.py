@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import math
 import os
-import re
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +18,24 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
-from pydicom.filereader import read_dataset, read_partial
+from pydicom.filereader import read_partial
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.stacking import TILT_TOLERANCE_DEGREES
-from vaeseg.io.headers import DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
+from vaeseg.io.elements import (
+    PARSE_ERRORS,
+    code,
+    integer,
+    meta_text,
+    numbers,
+    standard_uid,
+    text,
+    transfer_syntax,
+    values,
+)
+from vaeseg.io.headers import CT_IMAGE, DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
+from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
 from vaeseg.records import Reason, Warn
 
 PIXEL_DATA_TAG = 0x7FE00010
@@ -35,22 +44,17 @@ PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA_TAG})
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DEFER_BYTES = 64 * 1024
 """Elements longer than this are not loaded with a header."""
-PARSE_ERRORS = (
-    pydicom.errors.InvalidDicomError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    zlib.error,
+SERIES_KEYWORDS = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDate",
+    "SeriesTime",
+    "SeriesDescription",
+    "FrameOfReferenceUID",
+    "Modality",
 )
-"""What pydicom raises on files that are damaged in one way or another."""
-UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
-INFLATE_CHUNK = 2**20
+"""All instances of a series share these."""
 
 
 class SubjectKeyer:
@@ -124,6 +128,8 @@ def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> 
         raise ReadingError(Reason.DICOMDIR, "a DICOMDIR lists other files and holds no image")
     if not any(keyword in dataset for keyword in ("SOPClassUID", "Modality", "SeriesInstanceUID")):
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "no SOP class, modality or series in the header")
+    if not pixels and "SeriesInstanceUID" not in dataset:
+        raise ReadingError(Reason.UNREADABLE_INSTANCE, "the header ends before it names a series")
     status = os.fstat(file.fileno())
     in_file = _pixel_bytes_in_file(dataset, pixels, status.st_size - file.tell())
     return InstanceHeader(
@@ -133,6 +139,7 @@ def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> 
         subject_key=keyer.key(text(dataset, "PatientID"), text(dataset, "IssuerOfPatientID")) if keyer else None,
         has_pixel_data=pixels.get("tag") == PIXEL_DATA_TAG,
         pixel_data_bytes=in_file,
+        is_encapsulated=pixels.get("length") == UNDEFINED_LENGTH,
         warnings=_header_warnings(dataset, has_preamble),
         **_identity(dataset, path),
         **_pixel_format(dataset),
@@ -141,17 +148,17 @@ def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> 
 
 
 def _identity(dataset: pydicom.Dataset, path: str) -> dict[str, Any]:
-    study_uid = standard_uid(text(dataset, "StudyInstanceUID"))
+    sop_class = standard_uid(text(dataset, "SOPClassUID") or meta_text(dataset, "MediaStorageSOPClassUID"))
     return {
         "sop_instance_uid": standard_uid(text(dataset, "SOPInstanceUID"))
         or standard_uid(meta_text(dataset, "MediaStorageSOPInstanceUID")),
-        "sop_class_uid": text(dataset, "SOPClassUID") or meta_text(dataset, "MediaStorageSOPClassUID"),
-        "study_instance_uid": study_uid,
+        "sop_class_uid": sop_class,
+        "study_instance_uid": standard_uid(text(dataset, "StudyInstanceUID")),
         "series_instance_uid": standard_uid(text(dataset, "SeriesInstanceUID")),
         "series_group": _series_group(dataset, path),
-        "modality": text(dataset, "Modality").upper(),
-        "image_type": tuple(str(value).upper() for value in _values(dataset, "ImageType")),
-        "transfer_syntax_uid": transfer_syntax(dataset),
+        "modality": code(text(dataset, "Modality")) or ("CT" if sop_class == CT_IMAGE else ""),
+        "image_type": tuple(str(value).strip().upper() for value in values(dataset, "ImageType")),
+        "transfer_syntax_uid": standard_uid(transfer_syntax(dataset)),
         "acquisition_number": integer(dataset, "AcquisitionNumber", None),
     }
 
@@ -164,6 +171,7 @@ def _pixel_format(dataset: pydicom.Dataset) -> dict[str, Any]:
         "columns": integer(dataset, "Columns", 0),
         "n_frames": integer(dataset, "NumberOfFrames", 1) or 1,
         "samples_per_pixel": integer(dataset, "SamplesPerPixel", 1),
+        "photometric": text(dataset, "PhotometricInterpretation"),
         "bits_allocated": bits_allocated,
         "bits_stored": bits_stored,
         "high_bit": integer(dataset, "HighBit", bits_stored - 1),
@@ -179,13 +187,13 @@ def _plane(dataset: pydicom.Dataset) -> dict[str, Any]:
 
 
 def _header_warnings(dataset: pydicom.Dataset, has_preamble: bool) -> tuple[Warn, ...]:
-    has_rescale = "RescaleSlope" in dataset and "RescaleIntercept" in dataset
+    has_rescale = None not in (numbers(dataset, "RescaleSlope", 1), numbers(dataset, "RescaleIntercept", 1))
     tilt = numbers(dataset, "GantryDetectorTilt", 1)
     lossy = text(dataset, "LossyImageCompression") == "01" or transfer_syntax(dataset) in LOSSY_SYNTAXES
     found = {
         Warn.NO_PREAMBLE: not has_preamble,
-        Warn.RESCALE_MISSING: not has_rescale and "ModalityLUTSequence" not in dataset,
-        Warn.RESCALE_TYPE_NOT_HU: text(dataset, "RescaleType").upper() not in ("", "HU", "HU_MOD"),
+        Warn.RESCALE_MISSING: not has_rescale and not dataset.get("ModalityLUTSequence"),
+        Warn.RESCALE_TYPE_NOT_HU: _rescale_type(dataset) not in ("", "HU", "HU_MOD"),
         Warn.MONOCHROME1: text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
         Warn.LOSSY_COMPRESSION: lossy,
         Warn.GANTRY_TILT: tilt is not None and abs(tilt[0]) > TILT_TOLERANCE_DEGREES,
@@ -193,27 +201,16 @@ def _header_warnings(dataset: pydicom.Dataset, has_preamble: bool) -> tuple[Warn
     return tuple(warn for warn, applies in found.items() if applies)
 
 
-def standard_uid(text: str) -> str:
-    """The UID if it is one (PS3.5 chapter 9: digits and dots, at most 64), else empty: it will name a directory."""
-    return text if UID_PATTERN.fullmatch(text) else ""
+def _rescale_type(dataset: pydicom.Dataset) -> str:
+    """What the modality transformation is said to give, by its table where there is one."""
+    tables = dataset.get("ModalityLUTSequence")
+    return (text(tables[0], "ModalityLUTType") if tables else text(dataset, "RescaleType")).upper()
 
 
 def _series_group(dataset: pydicom.Dataset, path: str) -> str:
-    """Digest of what sets series apart where the SeriesInstanceUID is missing; the directory is part of it."""
-    keywords = ("StudyInstanceUID", "SeriesNumber", "SeriesDate", "SeriesTime", "SeriesDescription")
-    parts = [str(Path(path).parent), *(text(dataset, k) for k in (*keywords, "FrameOfReferenceUID", "Modality"))]
+    """Digest of what sets series apart where SeriesInstanceUID is missing or no UID: the directory, among others."""
+    parts = [str(Path(path).parent), *(text(dataset, keyword) for keyword in SERIES_KEYWORDS)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def transfer_syntax(dataset: pydicom.Dataset) -> str:
-    """From the file meta; a data set without one is read as pydicom found it to be encoded."""
-    named = meta_text(dataset, "TransferSyntaxUID")
-    if named:
-        return named
-    implicit, little = dataset.original_encoding
-    if not little:
-        return str(pydicom.uid.ExplicitVRBigEndian)
-    return str(pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian)
 
 
 def _pixel_bytes_in_file(dataset: pydicom.Dataset, pixels: dict[str, int], left: int) -> int | None:
@@ -221,69 +218,3 @@ def _pixel_bytes_in_file(dataset: pydicom.Dataset, pixels: dict[str, int], left:
         return None
     element_header = 8 if dataset.original_encoding[0] else 12
     return max(0, min(pixels["length"], left - element_header))
-
-
-def starts_with_preamble(file: BinaryIO) -> bool:
-    """Whether the DICM prefix is where PS3.10 wants it; leaves the file at its start."""
-    file.seek(0)
-    start = file.read(132)
-    file.seek(0)
-    return start[128:] == b"DICM"
-
-
-def check_inflated_size(file: BinaryIO, config: ReadingConfig) -> None:
-    """Refuse a deflated data set that inflates beyond all bounds, before pydicom inflates it in one go."""
-    if not starts_with_preamble(file) or DEFLATED_SYNTAX.encode() not in file.read(4096):
-        file.seek(0)
-        return
-    file.seek(132)
-    meta = read_dataset(
-        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _n: tag >> 16 != 2
-    )
-    if text(meta, "TransferSyntaxUID") == DEFLATED_SYNTAX:
-        limit = config.max_header_bytes + 2 * config.max_voxels
-        if _inflates_beyond(file, limit):
-            raise ReadingError(Reason.TOO_LARGE, f"the deflated data set holds more than {limit} bytes")
-    file.seek(0)
-
-
-def _inflates_beyond(file: BinaryIO, limit: int) -> bool:
-    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while chunk := inflater.unconsumed_tail or file.read(INFLATE_CHUNK):
-        inflated += len(inflater.decompress(chunk, INFLATE_CHUNK))
-        if inflated > limit:
-            return True
-    return False
-
-
-def text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """One element as stripped text; empty where it is missing."""
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip(" \0")
-
-
-def meta_text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """As `text`, of the file meta information."""
-    return text(dataset.file_meta, keyword) if hasattr(dataset, "file_meta") else ""
-
-
-def _values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
-    value = dataset.get(keyword)
-    if value is None:
-        return []
-    return list(value) if isinstance(value, pydicom.multival.MultiValue) else [value]
-
-
-def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """`count` finite numbers, or None where the element is missing or is anything else."""
-    try:
-        numbers = tuple(float(value) for value in _values(dataset, keyword))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def integer(dataset: pydicom.Dataset, keyword: str, default: int | None) -> int | None:
-    """A whole number, or the default where it is missing or is anything else."""
-    number = numbers(dataset, keyword, 1)
-    return default if number is None else int(number[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vaeseg.geometry.affine import SPACING_RANGE_MM
 from vaeseg.records import Reason, Warn
 
 
@@ -22,6 +23,7 @@ class InstanceHeader:
     sop_instance_uid: str
     """Empty where neither data set nor file meta has one."""
     sop_class_uid: str
+    """Empty where there is none, or none that is a UID."""
     study_instance_uid: str
     series_instance_uid: str
     """Empty where the data set has none; `series_group` tells such series apart."""
@@ -29,8 +31,11 @@ class InstanceHeader:
     """Digest of what keeps the series of a study apart where UIDs are missing."""
     subject_key: str | None
     modality: str
+    """Of a CT Image Storage object without one, CT."""
     image_type: tuple[str, ...]
     transfer_syntax_uid: str
+    """Empty where what is named is no UID."""
+    photometric: str
     rows: int
     columns: int
     n_frames: int
@@ -48,6 +53,8 @@ class InstanceHeader:
     has_pixel_data: bool
     pixel_data_bytes: int | None
     """Bytes of PixelData that are in the file; None where its length is undefined (encapsulated) or unknown."""
+    is_encapsulated: bool
+    """Whether PixelData has undefined length, as every compressed syntax and no other has it."""
     warnings: tuple[Warn, ...] = ()
 
     @property
@@ -61,16 +68,23 @@ ENHANCED_CT = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1
 """Enhanced CT and Legacy Converted Enhanced CT Image Storage."""
 NON_IMAGE_MODALITIES = frozenset({"RTSTRUCT", "RTPLAN", "RTRECORD", "SR", "KO", "PR", "REG", "FID", "DOC"})
 """Objects that describe images; some writers give them a stray PixelData element all the same."""
-SECONDARY_CAPTURE_PREFIX = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""Also the root of its multi-frame forms."""
+SCREEN_WORDS = frozenset({"SCREEN SAVE", "SCREENSAVE", "DOSE_INFO"})
+"""In ImageType: pictures of a screen that scanners store under the CT SOP class."""
+GREYSCALE = frozenset({"", "MONOCHROME1", "MONOCHROME2"})
+MAX_POSITION_MM = 1e5
+"""A position further from the origin is damage."""
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 LOCALIZER_WORDS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 NATIVE_SYNTAXES = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 """Implicit and explicit little endian, explicit big endian: pixels as they are, so that their length can be checked."""
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
+UNCOMPRESSED_SYNTAXES = NATIVE_SYNTAXES | {DEFLATED_SYNTAX}
 
 PINNED_PLUGINS = {
-    **dict.fromkeys([*NATIVE_SYNTAXES, DEFLATED_SYNTAX], ""),
-    "1.2.840.10008.1.2.5": "pylibjpeg",  # RLE
+    **dict.fromkeys(UNCOMPRESSED_SYNTAXES, ""),
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE; pylibjpeg-rle panics on damage, past every except clause
     "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG baseline, 8 bit, lossy
     "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
     "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless, first-order prediction
@@ -96,7 +110,7 @@ def refusal_of_object(header: InstanceHeader) -> tuple[Reason, str] | None:
     """
     if header.sop_class_uid in ENHANCED_CT or (header.modality == "CT" and header.n_frames > 1):
         return Reason.ENHANCED_MULTIFRAME_UNSUPPORTED, f"multi-frame object with {header.n_frames} frames"
-    if header.sop_class_uid.startswith(SECONDARY_CAPTURE_PREFIX):
+    if f"{header.sop_class_uid}.".startswith(f"{SECONDARY_CAPTURE}.") or SCREEN_WORDS & set(header.image_type):
         return Reason.SECONDARY_CAPTURE, "secondary capture, not a reconstructed slice"
     if header.modality != "CT" or header.sop_class_uid not in ("", CT_IMAGE):
         modality = header.modality or "none"
@@ -105,8 +119,8 @@ def refusal_of_object(header: InstanceHeader) -> tuple[Reason, str] | None:
         return Reason.WRONG_MODALITY, f"modality {modality}, SOP class {header.sop_class_uid}, expected CT"
     if LOCALIZER_WORDS & set(header.image_type):
         return Reason.LOCALIZER, "ImageType says localizer"
-    if header.samples_per_pixel != 1:
-        return Reason.UNSUPPORTED_PIXEL_FORMAT, f"{header.samples_per_pixel} samples a pixel, expected 1"
+    if header.has_pixel_data and (header.samples_per_pixel != 1 or header.photometric not in GREYSCALE):
+        return Reason.UNSUPPORTED_PIXEL_FORMAT, f"{header.samples_per_pixel} samples a pixel, expected 1 of grey"
     return None
 
 
@@ -117,10 +131,15 @@ def refusal_of_geometry(header: InstanceHeader) -> tuple[Reason, str] | None:
         ("ImageOrientationPatient", header.orientation),
         ("PixelSpacing", header.pixel_spacing_mm),
     ):
+        if value is None and not header.has_pixel_data:
+            return Reason.MISSING_PIXEL_DATA, f"neither {keyword} nor PixelData: the file may be cut short"
         if value is None:
             return Reason.MISSING_GEOMETRY, f"{keyword} is missing, or is not the numbers it should be"
-    if header.pixel_spacing_mm is not None and not all(0 < s < 1000 for s in header.pixel_spacing_mm):
-        return Reason.INVALID_GEOMETRY, f"PixelSpacing {header.pixel_spacing_mm} mm, expected positive"
+    low, high = SPACING_RANGE_MM
+    if not all(low <= spacing <= high for spacing in header.pixel_spacing_mm or ()):
+        return Reason.INVALID_GEOMETRY, f"PixelSpacing {header.pixel_spacing_mm} mm, expected {low:g} to {high:g}"
+    if max(map(abs, header.position or ())) > MAX_POSITION_MM or max(map(abs, header.orientation or ())) > 2:
+        return Reason.INVALID_GEOMETRY, "ImagePositionPatient or ImageOrientationPatient is out of all bounds"
     return None
 
 
@@ -132,6 +151,8 @@ def refusal_of_pixels(header: InstanceHeader) -> tuple[Reason, str] | None:
         return Reason.UNSUPPORTED_PIXEL_FORMAT, f"{header.rows} rows and {header.columns} columns"
     if header.transfer_syntax_uid not in PINNED_PLUGINS:
         return Reason.UNSUPPORTED_TRANSFER_SYNTAX, f"no decoder for transfer syntax {header.transfer_syntax_uid}"
+    if header.is_encapsulated and header.transfer_syntax_uid in UNCOMPRESSED_SYNTAXES:
+        return Reason.DECODE_FAILED, "compressed pixels under a transfer syntax that says they are not"
     return _refusal_of_bits(header) or _refusal_of_length(header)
 
 

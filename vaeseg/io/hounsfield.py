@@ -36,8 +36,11 @@ class HuStack:
         Raises:
             ReadingError: ``non_finite_voxels``.
         """
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ReadingError(Reason.NON_FINITE_VOXELS, f"slice {k} holds NaN or infinite values")
+        if values.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                values = values.astype(np.float32)
+            if not np.isfinite(values).all():
+                raise ReadingError(Reason.NON_FINITE_VOXELS, f"slice {k} holds NaN or infinite values")
         if values.min() < HU_FLOOR:
             self.warnings |= {Warn.PADDING_CLIPPED}
             values = np.maximum(values, HU_FLOOR)

@@ -5,6 +5,7 @@ Decoding happens in child processes: a decoder that dies or hangs costs its own 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -25,6 +26,8 @@ from vaeseg.io.nifti import write_nifti
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.io.volume import read_volume
 from vaeseg.records import Reason
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 """One line of `vaeseg-batch inspect --json`; the README lists the keys."""
@@ -87,7 +90,7 @@ def _row(path: Path, verdict: SeriesVerdict) -> Row:
         "reason": verdict.reason,
         "detail": verdict.detail,
         "warnings": list(verdict.warnings),
-        "n_instances": len(verdict.files),
+        "n_instances": len(verdict.files) if verdict.ref else 0,
         "n_files": len(verdict.files),
         "shape": None,
         "spacing_mm": None,
@@ -114,7 +117,8 @@ def measure_volume(root: Path, manifest: SeriesManifest, export: Path | None, co
     """Read one series, export it if asked, and return the fields that its pixels decide.
 
     Returns:
-        ``hu_min``, ``hu_max``, ``hu_mean``, ``warnings`` and ``nifti``; where refused, ``reason`` and ``detail``.
+        ``hu_min``, ``hu_max``, ``hu_mean``, ``warnings`` and ``nifti``; where refused, ``reason`` and ``detail``. An
+        error that nobody foresaw is ``internal_error``: it costs this series and no other.
 
     Raises:
         OSError: the volume cannot be exported.
@@ -123,6 +127,9 @@ def measure_volume(root: Path, manifest: SeriesManifest, export: Path | None, co
         volume = read_volume(root, manifest, config)
     except ReadingError as error:
         return {"reason": str(error.reason), "detail": error.detail}
+    except Exception as error:  # the per-series boundary
+        logger.debug("series %s", manifest.series_key, exc_info=True)
+        return {"reason": str(Reason.INTERNAL_ERROR), "detail": f"reading failed with {type(error).__name__}"}
     if export is not None:
         write_nifti(export, volume.volume_hu, volume.geometry)
     return {
@@ -167,14 +174,14 @@ class _Worker:
         theirs.close()
 
     def measure(self, root: Path, manifest: SeriesManifest, export: Path | None) -> Row:
-        self._pipe.send((root, manifest, export))
         try:
+            self._pipe.send((root, manifest, export))
             if not self._pipe.poll(self._config.decode_timeout_seconds):
                 self._restart()
                 limit = self._config.decode_timeout_seconds
                 return {"reason": str(Reason.DECODER_TIMEOUT), "detail": f"decoding took more than {limit:g} s"}
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             code = self._restart()
             return {"reason": str(Reason.DECODER_CRASHED), "detail": f"the decoding process died (exit code {code})"}
         if isinstance(answer, OSError):

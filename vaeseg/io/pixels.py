@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +17,13 @@ from pydicom.pixels.processing import apply_modality_lut
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
-from vaeseg.io.codestream import check_codestream
-from vaeseg.io.dicom import (
-    PARSE_ERRORS,
-    check_inflated_size,
-    integer,
-    numbers,
-    starts_with_preamble,
-    text,
-    transfer_syntax,
-)
-from vaeseg.io.headers import DEFLATED_SYNTAX, NATIVE_SYNTAXES, PINNED_PLUGINS
+from vaeseg.io.codestream import PixelFormat, check_codestream
+from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, transfer_syntax
+from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
+from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
+from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
 from vaeseg.records import Reason, Warn
-
-UNCOMPRESSED_SYNTAXES = NATIVE_SYNTAXES | {DEFLATED_SYNTAX}
 
 InstanceHu = tuple[npt.NDArray[np.int32] | npt.NDArray[np.float32], frozenset[Warn]]
 
@@ -50,8 +45,14 @@ def read_instance_hu(root: Path, file: SliceFile, shape: tuple[int, int], config
     """
     dataset = _open(root / file.path, config)
     _check_unchanged(dataset, file, shape)
-    stored, warnings = _stored_values(dataset, shape)
-    return _to_hu(stored, dataset), warnings
+    syntax = _checked_syntax(dataset)
+    try:
+        noticed = _check_encoding(dataset, syntax, shape)
+        stored = _decode(dataset, syntax, shape)
+        return _to_hu(stored, dataset), noticed
+    except PARSE_ERRORS as error:
+        detail = f"the decoder refused the pixels ({type(error).__name__})"
+        raise ReadingError(Reason.DECODE_FAILED, detail) from error
 
 
 def _open(path: Path, config: ReadingConfig) -> pydicom.Dataset:
@@ -74,30 +75,26 @@ def _check_unchanged(dataset: pydicom.Dataset, file: SliceFile, shape: tuple[int
         raise ReadingError(Reason.CHANGED_WHILE_READING, "position or size differs from what the index recorded")
 
 
-def _stored_values(
-    dataset: pydicom.Dataset, shape: tuple[int, int]
-) -> tuple[npt.NDArray[np.integer[Any]], frozenset[Warn]]:
+def _checked_syntax(dataset: pydicom.Dataset) -> str:
+    """The transfer syntax, where there is a decoder for it and something to decode."""
     syntax = transfer_syntax(dataset)
     if "PixelData" not in dataset:
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, "the file ends within its pixel data")
     if syntax not in PINNED_PLUGINS:
-        raise ReadingError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, f"no decoder for transfer syntax {syntax}")
-    try:
-        warnings = _check_length(dataset, syntax, shape)
-        stored = _decode(dataset, syntax)
-    except (RuntimeError, *PARSE_ERRORS) as error:
-        detail = f"the decoder refused the pixels ({type(error).__name__})"
-        raise ReadingError(Reason.DECODE_FAILED, detail) from error
-    if stored.shape != shape:
-        raise ReadingError(Reason.DECODE_FAILED, f"decoded to {stored.shape}, expected {shape}")
-    return stored, warnings
+        raise ReadingError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder for the transfer syntax")
+    return syntax
 
 
-def _check_length(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> frozenset[Warn]:
-    if syntax not in UNCOMPRESSED_SYNTAXES:
-        for frame in generate_frames(dataset.PixelData, number_of_frames=1):
-            check_codestream(frame, syntax, shape)
-        return frozenset()
+def _check_encoding(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> frozenset[Warn]:
+    if syntax in UNCOMPRESSED_SYNTAXES:
+        return _check_length(dataset, shape)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    is_signed = dataset.PixelRepresentation == 1
+    expected = PixelFormat(shape=shape, components=1, precision=dataset.BitsStored, is_signed=is_signed)
+    return check_codestream(frame, syntax, expected)
+
+
+def _check_length(dataset: pydicom.Dataset, shape: tuple[int, int]) -> frozenset[Warn]:
     expected = shape[0] * shape[1] * dataset.BitsAllocated // 8
     found = len(dataset.PixelData)
     if found < expected:
@@ -105,19 +102,48 @@ def _check_length(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int])
     return frozenset({Warn.EXCESS_PIXEL_DATA}) if found > expected + expected % 2 else frozenset()
 
 
-def _decode(dataset: pydicom.Dataset, syntax: str) -> npt.NDArray[np.integer[Any]]:
+def _decode(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]]:
     """Stored values as they are, MONOCHROME1 too: inverting would turn HU round."""
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    stored, _ = decoder.as_array(dataset, raw=True, index=0, decoding_plugin=PINNED_PLUGINS[syntax])
+    decoder, plugin = get_decoder(dataset.file_meta.TransferSyntaxUID), PINNED_PLUGINS[syntax]
+    with GUARDS.get(plugin, nullcontext)():
+        stored, _ = decoder.as_array(dataset, raw=True, index=0, decoding_plugin=plugin)
+    if stored.shape != shape:
+        raise ReadingError(Reason.DECODE_FAILED, f"decoded to {stored.shape}, expected {shape}")
+    _check_range(stored, dataset.BitsStored)
     return stored
+
+
+@contextmanager
+def _warnings_raised() -> Iterator[None]:
+    """Make pydicom's complaint about RLE segments that are too long an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+GUARDS: Mapping[str, Callable[[], AbstractContextManager[None]]] = {
+    "gdcm": complaints_raised,
+    "pydicom": _warnings_raised,
+}
+"""Decoders that say what is wrong in other ways than by raising."""
+
+
+def _check_range(stored: npt.NDArray[np.integer[Any]], bits_stored: int) -> None:
+    """Native high bits were masked; a codestream of more bits than the header's must still fit the header's."""
+    is_signed = stored.dtype.kind == "i"
+    low, high = (-(1 << bits_stored - 1), (1 << bits_stored - 1) - 1) if is_signed else (0, (1 << bits_stored) - 1)
+    least, greatest = int(stored.min()), int(stored.max())
+    if least < low or greatest > high:
+        detail = f"stored values {least} to {greatest}, expected {low} to {high} in {bits_stored} bits"
+        raise ReadingError(Reason.DECODE_FAILED, detail)
 
 
 def _to_hu(
     stored: npt.NDArray[np.integer[Any]], dataset: pydicom.Dataset
 ) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
     """Modality LUT of this instance (PS3.3 C.11.1); a missing rescale is the identity, which was warned about."""
-    if "ModalityLUTSequence" in dataset:
+    if dataset.get("ModalityLUTSequence"):
         return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
     slope, intercept = _rescale(dataset, "RescaleSlope", 1.0), _rescale(dataset, "RescaleIntercept", 0.0)
     if slope == 0:
@@ -130,6 +156,6 @@ def _to_hu(
 
 def _rescale(dataset: pydicom.Dataset, keyword: str, default: float) -> float:
     value = numbers(dataset, keyword, 1)
-    if value is None and text(dataset, keyword) not in ("", "None"):
+    if value is None and text(dataset, keyword):
         raise ReadingError(Reason.UNSUPPORTED_PIXEL_FORMAT, f"{keyword} is not a number")
     return default if value is None else value[0]

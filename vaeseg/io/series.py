@@ -107,7 +107,7 @@ def _judge_group(root: Path, headers: list[InstanceHeader], config: ReadingConfi
     placed = _set_aside(slices, refusal_of_geometry, refused)
     distinct = _set_aside_copies(root, placed, refused)
     verdicts = [_refused(group, reason, detail) for ((reason, detail), _), group in refused.items()]
-    left_out = len(distinct) < len(slices)
+    left_out = len(placed) < len(slices)
     for volume in _split_by_acquisition(distinct):
         verdicts.append(_judge_volume(volume, left_out, config, is_split=len(volume) < len(distinct)))
     return verdicts

@@ -1,0 +1,88 @@
+"""Single elements of a DICOM data set as plain values; what is missing or is not what it should be gives a default."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import zlib
+from typing import Any
+
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+PARSE_ERRORS = (
+    BytesLengthException,
+    InvalidDicomError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises on files that are damaged in one way or another."""
+
+UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
+CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
+"""Value representation CS (PS3.5 6.2); anything else is taken as empty, so that no message can quote a name."""
+
+
+def text(dataset: pydicom.Dataset, keyword: str) -> str:
+    """One element as stripped text; empty where it is missing."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def meta_text(dataset: pydicom.Dataset, keyword: str) -> str:
+    """As `text`, of the file meta information."""
+    return text(dataset.file_meta, keyword) if hasattr(dataset, "file_meta") else ""
+
+
+def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
+    """All values of an element; none where it is missing."""
+    value = dataset.get(keyword)
+    if value is None:
+        return []
+    return list(value) if isinstance(value, pydicom.multival.MultiValue) else [value]
+
+
+def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """`count` finite numbers, or None where the element is missing or is anything else."""
+    try:
+        numbers = tuple(float(value) for value in values(dataset, keyword))
+    except PARSE_ERRORS:
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def integer(dataset: pydicom.Dataset, keyword: str, default: int | None) -> int | None:
+    """A whole number, or the default where it is missing or is anything else."""
+    number = numbers(dataset, keyword, 1)
+    return default if number is None else int(number[0])
+
+
+def code(text: str) -> str:
+    """A defined term in upper case; empty for text that cannot be one."""
+    return text.upper() if CODE_PATTERN.fullmatch(text.upper()) else ""
+
+
+def standard_uid(text: str) -> str:
+    """The UID if it is one (PS3.5 chapter 9: digits and dots, at most 64), else empty: it will name a directory."""
+    return text if UID_PATTERN.fullmatch(text) else ""
+
+
+def transfer_syntax(dataset: pydicom.Dataset) -> str:
+    """From the file meta; a data set without one is read as pydicom found it to be encoded."""
+    named = meta_text(dataset, "TransferSyntaxUID")
+    if named:
+        return named
+    implicit, little = dataset.original_encoding
+    if not little:
+        return str(pydicom.uid.ExplicitVRBigEndian)
+    return str(pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian)

@@ -198,5 +198,5 @@ def _as_json(report: RunReport, submission: Submission) -> dict[str, Any]:
         "outcomes": report.outcomes,
         "files": {"found": report.files.found, "in_series": report.files.in_series, "refused": report.files.refused},
         "seconds": round(report.seconds, 3),
-        "slices_per_second": round(report.n_slices / report.seconds, 3) if report.seconds else None,
+        "slices_per_second": round(report.n_slices / report.seconds, 3) if report.n_slices else None,
     }

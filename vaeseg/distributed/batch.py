@@ -9,7 +9,6 @@ from typing import cast
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
-from ray.util.annotations import RayDeprecationWarning
 
 from vaeseg.distributed.local import gpus_available
 from vaeseg.distributed.rows import SeriesRow
@@ -39,31 +38,35 @@ def segment_rows(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[Ser
         rows: from `rows.planned_row`.
         config: for the workers.
     """
-    context = DataContext.get_current()
-    context.max_errored_blocks = -1
-    context.enable_progress_bars = False
-    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
-    on_gpu = config.device == "cuda" or (config.device == "auto" and gpus_available())
     with warnings.catch_warnings():
-        # max_retries has no other way in yet; Ray 2.64 removes this one, and the constraints file pins 2.60
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
-        dataset = dataset.map(read, fn_kwargs={"config": config}, **task)
-        dataset = dataset.map(
-            Segment,
-            fn_constructor_args=(config,),
-            compute=ActorPoolStrategy(size=1),
-            num_cpus=1,
-            num_gpus=1 if on_gpu else None,
-            max_restarts=ACTOR_RESTARTS,
-            max_task_retries=TASK_RETRIES,
-        )
-        dataset = dataset.map(measure, fn_kwargs={"config": config}, **task)
+        # Ray warns of its own settings; max_retries has no other way in until Ray 2.64, and 2.60 is pinned
+        warnings.simplefilter("ignore")
+        dataset = _pipeline(rows, config)
     try:
         for row in dataset.iter_rows():
             yield cast(SeriesRow, row)
     except RayError as error:
         raise PipelineError(f"Ray ended the pipeline: {_last_line(error)}; submit again to go on") from error
+
+
+def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Dataset:
+    context = DataContext.get_current()
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = False
+    on_gpu = config.device == "cuda" or (config.device == "auto" and gpus_available())
+    task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
+    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    dataset = dataset.map(read, fn_kwargs={"config": config}, **task)
+    dataset = dataset.map(
+        Segment,
+        fn_constructor_args=(config,),
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=1,
+        num_gpus=1 if on_gpu else None,
+        max_restarts=ACTOR_RESTARTS,
+        max_task_retries=TASK_RETRIES,
+    )
+    return dataset.map(measure, fn_kwargs={"config": config}, **task)
 
 
 def _last_line(error: RayError) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import queue
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from vaeseg.db.runs import heartbeat
 from vaeseg.db.session import Database
@@ -16,6 +17,15 @@ from vaeseg.errors import StoreError, VaesegError
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+POLL_SECONDS = 0.5
+"""How long a signal waits to be noticed, at most."""
+STOP_SECONDS = 10.0
+"""How long an interrupted run waits for its pipeline to wind up; what is left ends with the process."""
+HANDED_OVER = 8
+"""Finished series that wait for the driver."""
 HEARTBEAT_SECONDS = 15.0
 """A quarter of the silence after which a run counts as lost."""
 
@@ -45,26 +55,106 @@ def heartbeats(database: Database, run_id: str) -> Iterator[None]:
         thread.join()
 
 
+class Interruption:
+    """Set by a signal, looked at where it is safe to stop.
+
+    An exception out of a signal handler would strike inside Ray or SQLAlchemy, locks held, and hang what comes after.
+    """
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+
+    def set(self, number: int) -> None:
+        """Remember the signal."""
+        self._signal = signal.Signals(number)
+
+    def check(self) -> None:
+        """Stop here if a signal came.
+
+        Raises:
+            RunInterruptedError: it did.
+        """
+        if self._signal is not None:
+            raise RunInterruptedError(
+                f"interrupted by {self._signal.name}; finished series are kept, submit again to go on with the rest"
+            )
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into `RunInterruptedError`; a second one has the effect it has without us."""
+def interruptible() -> Iterator[Interruption]:
+    """Note Ctrl-C and SIGTERM instead of dying of them; a second one has the effect it has without us."""
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield interruption
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
+        interruption.set(number)
         _restore(previous)
-        raise RunInterruptedError(f"interrupted by {signal.Signals(number).name}; what was finished is kept")
 
-    for number in previous:
-        signal.signal(number, interrupt)
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, note)
     try:
-        yield
+        yield interruption
     finally:
         _restore(previous)
 
 
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
+def consume_in_thread(produce: Callable[[], Generator[T]], check: Callable[[], None]) -> Iterator[T]:
+    """Iterate in another thread, so that this one stays free to stop.
+
+    Args:
+        produce: makes the iterator; it runs in a daemon thread.
+        check: called between items and every `POLL_SECONDS`; whatever it raises ends the iteration.
+
+    Raises:
+        Exception: whatever the iterator raises.
+    """
+    handed: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=HANDED_OVER)
+    stopped = threading.Event()
+
+    def offer(kind: str, value: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                handed.put((kind, value), timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def pump() -> None:
+        try:
+            with closing(produce()) as items:
+                if not all(offer("item", item) for item in items):
+                    return
+            offer("end", None)
+        except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
+            offer("error", error)
+
+    thread = threading.Thread(target=pump, name="pipeline", daemon=True)
+    thread.start()
+    try:
+        yield from _received(handed, check)
+    finally:
+        stopped.set()
+        thread.join(timeout=STOP_SECONDS)
+
+
+def _received(handed: queue.Queue[tuple[str, Any]], check: Callable[[], None]) -> Iterator[Any]:
+    while True:
+        check()
+        try:
+            kind, value = handed.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            continue
+        if kind == "error":
+            raise value
+        if kind == "end":
+            return
+        yield value
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)

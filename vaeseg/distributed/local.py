@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stdout
 from io import TextIOBase
 
 import ray
-from ray.util.annotations import RayDeprecationWarning
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,8 @@ ENVIRONMENT = {
 def local_ray(n_cpus: int | None = None) -> Iterator[None]:
     """Start Ray with token authentication, no dashboard and no telemetry, and end it again.
 
-    An instance that this process has started already is used as it is.
+    An instance that this process has started already is used as it is. Enter it in another thread than the main one:
+    there `ray.init` would take SIGTERM for itself and end the process without a word to the database.
 
     Args:
         n_cpus: logical CPUs; by default one for each core, and one for the actor that drives the model.
@@ -40,7 +40,7 @@ def local_ray(n_cpus: int | None = None) -> Iterator[None]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with redirect_stdout(_LogStream()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)
+        warnings.simplefilter("ignore")  # Ray warns of its own settings
         with _native_stderr_held_back():
             ray.init(
                 address="local",

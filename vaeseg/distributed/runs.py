@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vaeseg.config import RunConfig
@@ -18,7 +19,13 @@ from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_ke
 from vaeseg.distributed.batch import segment_rows
 from vaeseg.distributed.committer import Committer
 from vaeseg.distributed.indexing import index_rows, scan_for
-from vaeseg.distributed.lifecycle import RunInterruptedError, heartbeats, interruptible
+from vaeseg.distributed.lifecycle import (
+    Interruption,
+    RunInterruptedError,
+    consume_in_thread,
+    heartbeats,
+    interruptible,
+)
 from vaeseg.distributed.local import local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
@@ -36,6 +43,18 @@ from vaeseg.records import SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the steps of one run share."""
+
+    run_id: str
+    database: Database
+    store: Store
+    config: RunConfig
+    interruption: Interruption
+    on_progress: ProgressCallback
 
 
 def execute_run(
@@ -57,10 +76,18 @@ def execute_run(
     task = run_task(database, run_id)
     config = RunConfig.from_json(task.config)
     try:
-        with interruptible(), heartbeats(database, run_id):
+        with interruptible() as interruption, heartbeats(database, run_id):
             scan = _scan(Path(task.root), store, config)
             record_scan(database, task.archive_id, *index_rows(scan))
-            report = _process(database, store, run_id, config, scan, on_progress)
+            run = _Run(
+                run_id=run_id,
+                database=database,
+                store=store,
+                config=config,
+                interruption=interruption,
+                on_progress=on_progress,
+            )
+            report = _process(run, scan)
     except VaesegError as error:
         _finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
         raise
@@ -76,31 +103,28 @@ def _scan(root: Path, store: Store, config: RunConfig) -> ArchiveScan:
     return scan
 
 
-def _process(
-    database: Database, store: Store, run_id: str, config: RunConfig, scan: ArchiveScan, on_progress: ProgressCallback
-) -> RunReport:
+def _process(run: _Run, scan: ArchiveScan) -> RunReport:
+    """Plan what is left to do, skip by rule, segment the rest."""
     manifests = {v.series_key: v.manifest for v in scan.verdicts if v.manifest is not None}
-    work = plan_work(database, run_id, list(manifests), retry=config.retry, limit=config.limit)
-    report = RunReport(run_id=run_id, files=scan.file_count, outcomes=_planned_outcomes(scan, manifests, work))
+    run.interruption.check()
+    work = plan_work(run.database, run.run_id, list(manifests), retry=run.config.retry, limit=run.config.limit)
+    report = RunReport(run_id=run.run_id, files=scan.file_count, outcomes=_planned_outcomes(scan, manifests, work))
     labels: dict[str, Path] = {}
-    if config.label_dir is not None:
-        labels, report.unmatched_labels = find_labels(Path(config.label_dir), manifests.values())
+    if run.config.label_dir is not None:
+        labels, report.unmatched_labels = find_labels(Path(run.config.label_dir), manifests.values())
     if not work.pending:
         report.status = "nothing_to_do"
         return report
-    committer = Committer(database, store, run_id, config, report, len(work.pending), on_progress)
+    committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), run.on_progress)
     to_segment = []
     for item in work.pending:
-        if skipped := skip_by_rule(manifests[item.series_key], config.segmentation.selection):
+        if skipped := skip_by_rule(manifests[item.series_key], run.config.segmentation.selection):
             committer.add(item, skipped)
         else:
-            to_segment.append(item)
-    if to_segment:
-        _segment(
-            committer, run_id, store, database, config, scan, [(i, manifests[i.series_key]) for i in to_segment], labels
-        )
+            to_segment.append((item, manifests[item.series_key]))
     committer.flush()
-    report.status = "finished"
+    if to_segment:
+        _segment(run, committer, str(scan.root), to_segment, labels)
     return report
 
 
@@ -119,36 +143,36 @@ def _planned_outcomes(scan: ArchiveScan, manifests: dict[str, SeriesManifest], w
 
 
 def _segment(
+    run: _Run,
     committer: Committer,
-    run_id: str,
-    store: Store,
-    database: Database,
-    config: RunConfig,
-    scan: ArchiveScan,
+    root: str,
     work: Sequence[tuple[WorkItem, SeriesManifest]],
-    labels: dict[str, Path],
+    labels: Mapping[str, Path],
 ) -> None:
-    key = run_key(database, run_id)
+    """Run series through the pipeline, committing as they come; those that never come have crashed."""
+    key = run_key(run.database, run.run_id)
     items = {item.work_item_id: item for item, _ in work}
     rows = [
         planned_row(
             item.work_item_id,
             manifest,
-            str(scan.root),
+            root,
             str(labels.get(item.series_key, "")),
             f"masks/{item.study_instance_uid}/{item.series_key}/{mask_folder(key.model, item.generation)}",
         )
         for item, manifest in work
     ]
-    stages = _stage_config(store, config, key.model_digest)
-    try:
+    stages = _stage_config(run.store, run.config, key.model_digest)
+
+    def produce() -> Generator[SeriesRow]:
         with local_ray():
-            for row in segment_rows(rows, stages):
-                committer.add(items.pop(row["work_item"]), _checked(row))
-    except BaseException:
+            yield from segment_rows(rows, stages)
+
+    try:
+        for row in consume_in_thread(produce, run.interruption.check):
+            committer.add(items.pop(row["work_item"]), _checked(row))
+    finally:
         committer.flush()
-        raise
-    committer.flush()
     committer.crashed(list(items.values()))
 
 

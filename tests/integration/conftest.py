@@ -1,0 +1,81 @@
+"""A phantom archive, a model that finds something in it, and one Ray for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig, RunConfig, SegmentationConfig
+from vaeseg.distributed.local import local_ray
+from vaeseg.distributed.submit import Submission
+from vaeseg.geometry.resample import to_model_grid
+from vaeseg.inference.predictor import Predictor
+from vaeseg.models.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from vaeseg.models.segmenter import Segmenter
+from vaeseg.phantom.dicom_writer import write_dicom_archive
+from vaeseg.phantom.patient import generate_patient
+
+PHANTOM = PhantomConfig(n_patients=3, seed=11, image_size=128, z_extent_mm=45.0, slice_spacing_mm=3.0)
+IMAGE_SIZE = 64
+TUMOUR_SHARE = 0.01
+"""Of all pixels, that the model without training is made to call tumour."""
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`dicom/` with three series, and `labels/`."""
+    directory = tmp_path_factory.mktemp("archive")
+    write_dicom_archive(directory, PHANTOM)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmenter with random weights and a threshold that leaves it some pixels of each phantom."""
+    path = tmp_path_factory.mktemp("model") / "random.safetensors"
+    torch.manual_seed(3)
+    architecture = ArchitectureConfig(
+        kind="spatial", image_size=IMAGE_SIZE, base_width=4, latent_channels=4, downsampling=8
+    )
+    model = Segmenter(architecture)
+    preprocessing = PreprocessingConfig(image_size=IMAGE_SIZE)
+    provenance = Provenance(data_digest="0" * 64, split_digest="0" * 64)
+    save_checkpoint(path, model, preprocessing, provenance)
+    threshold = _threshold(path)
+    save_checkpoint(path, model, replace(preprocessing, threshold=threshold), provenance)
+    return path
+
+
+def _threshold(path: Path) -> float:
+    patient = generate_patient(PHANTOM.seed, 0, PHANTOM)
+    slices = to_model_grid(patient.volume_hu, patient.geometry.spacing_mm, IMAGE_SIZE)
+    probabilities = Predictor(load_checkpoint(path)).probabilities(slices)
+    return float(np.quantile(probabilities, 1 - TUMOUR_SHARE))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray that every submission of this session uses."""
+    with local_ray(n_cpus=3):
+        yield
+
+
+@pytest.fixture
+def submission(archive: Path, model_path: Path, tmp_path: Path) -> Submission:
+    """All three series, with labels, into a new store."""
+    return Submission(
+        study_dir=archive / "dicom",
+        store_root=tmp_path / "store",
+        database_url=None,
+        model="random",
+        config=RunConfig(
+            segmentation=SegmentationConfig(output_types=("nifti", "png"), with_labels=True),
+            model_path=str(model_path),
+            label_dir=str(archive / "labels"),
+        ),
+    )

@@ -1,0 +1,206 @@
+"""`vaeseg-batch` as a process of its own: exit codes, clear lines, and what survives when things die."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+DYING_DECODER = """
+import os, signal
+
+__version__ = "1.5.1"
+
+def decode_pixel_data(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+decode_buffer = decode = encode_buffer = encode_array = encode_pixel_data = decode_pixel_data
+"""
+"""Takes the place of pyjpegls: a decoder in C that reads beyond its buffer ends just so."""
+
+
+def vaeseg_batch(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from vaeseg.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+        check=False,
+    )
+
+
+def submit_arguments(study_dir: Path, store: Path, model: Path) -> list[str | Path]:
+    return ["submit", "--study-dir", study_dir, "--store", store, "--model", model, "--json"]
+
+
+def query(store: Path, sql: str) -> list[tuple[Any, ...]]:
+    connection = sqlite3.connect(store / "results.db")
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def study_with_jpegls(archive: Path, tmp_path: Path) -> Path:
+    """Three series, the first of them JPEG-LS."""
+    study = tmp_path / "study"
+    shutil.copytree(archive / "dicom", study)
+    for path in sorted(study.iterdir())[0].rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.compress(pydicom.uid.JPEGLSLossless, generate_instance_uid=False)
+        dataset.save_as(path)
+    return study
+
+
+def test_a_decoder_that_dies_costs_its_series_and_nothing_else(
+    study_with_jpegls: Path, model_path: Path, tmp_path: Path
+) -> None:
+    """The JPEG-LS series is `crashed`, the others are segmented, later runs leave it out until --retry."""
+    decoder = tmp_path / "decoder" / "jpeg_ls"
+    decoder.mkdir(parents=True)
+    (decoder / "__init__.py").write_text(DYING_DECODER)
+    store = tmp_path / "store"
+    arguments = submit_arguments(study_with_jpegls, store, model_path)
+
+    died = vaeseg_batch(*arguments, PYTHONPATH=str(decoder.parent))
+    assert died.returncode == 3, died.stderr
+    outcomes = json.loads(died.stdout)["outcomes"]
+    assert (outcomes["segmented"], outcomes["crashed"]) == (2, 1)
+    assert "Traceback" not in died.stderr
+
+    again = vaeseg_batch(*arguments)
+    assert (again.returncode, json.loads(again.stdout)["outcomes"]["left_out"]) == (3, 1)
+
+    retried = vaeseg_batch(*arguments, "--retry")
+    assert retried.returncode == 0, retried.stderr
+    assert json.loads(retried.stdout)["outcomes"]["segmented"] == 1
+    assert query(store, "SELECT count(*) FROM latest_findings WHERE outcome = 'segmented'") == [(3,)]
+
+
+def test_sigterm_leaves_a_run_that_can_be_gone_on_with(archive: Path, model_path: Path, tmp_path: Path) -> None:
+    """SIGTERM in mid-run ends with one clear line; submitting again finishes, and nothing is done twice."""
+    store = tmp_path / "store"
+    arguments = submit_arguments(archive / "dicom", store, model_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from vaeseg.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: (store / "results.db").exists() and query(store, "SELECT count(*) FROM work_items") == [(3,)])
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "interrupted by SIGTERM" in errors
+    assert "Traceback" not in errors
+    assert query(store, "SELECT status FROM runs") == [("interrupted",)]
+
+    again = vaeseg_batch(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert query(store, "SELECT count(*) FROM findings WHERE outcome = 'segmented'") == [(3,)]
+
+
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except sqlite3.OperationalError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the run did not plan its work in time")
+
+
+@pytest.fixture
+def usable(archive: Path, model_path: Path, tmp_path: Path) -> dict[str, Path]:
+    return {"study": archive / "dicom", "model": model_path, "store": tmp_path / "store"}
+
+
+def refused(usable: dict[str, Path], exit_code: int, *words: str) -> None:
+    result = vaeseg_batch(*submit_arguments(usable["study"], usable["store"], usable["model"]))
+    assert result.returncode == exit_code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_missing_directory_is_a_usage_error(usable: dict[str, Path], tmp_path: Path) -> None:
+    """Exit 2, and the path that does not exist."""
+    refused({**usable, "study": tmp_path / "nowhere"}, 2, "nowhere")
+
+
+def test_an_unknown_model_is_a_usage_error(usable: dict[str, Path]) -> None:
+    """Exit 2, and the name."""
+    refused({**usable, "model": Path("no-such-model")}, 2, "no-such-model")
+
+
+def test_a_damaged_checkpoint_is_named(usable: dict[str, Path], tmp_path: Path) -> None:
+    """Exit 1, and the file."""
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(usable["model"].read_bytes()[:-1000])
+    refused({**usable, "model": damaged}, 1, "damaged.safetensors")
+
+
+def test_a_store_that_cannot_be_written_is_named(usable: dict[str, Path], tmp_path: Path) -> None:
+    """Exit 1: the store would lie below a file."""
+    (tmp_path / "file").write_text("not a directory")
+    refused({**usable, "store": tmp_path / "file" / "store"}, 1, "store")
+
+
+def test_a_newer_database_is_refused(usable: dict[str, Path]) -> None:
+    """Exit 1, and nothing in it is changed."""
+    first = vaeseg_batch(
+        "submit", "--study-dir", usable["study"], "--store", usable["store"], "--model", usable["model"]
+    )
+    assert first.returncode == 0, first.stderr
+    connection = sqlite3.connect(usable["store"] / "results.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    refused(usable, 1, "9999", "upgrade vaeseg")
+
+
+def test_an_empty_study_is_no_error(usable: dict[str, Path], tmp_path: Path) -> None:
+    """Exit 0, no series, no files, nothing to do."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = vaeseg_batch(*submit_arguments(empty, usable["store"], usable["model"]))
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["status"], answer["n_series"], answer["files"]["found"]) == ("nothing_to_do", 0, 0)
+
+
+def test_a_dry_run_writes_nothing(usable: dict[str, Path]) -> None:
+    """Not even the store's directory."""
+    result = vaeseg_batch(*submit_arguments(usable["study"], usable["store"], usable["model"]), "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["to_segment"] == 3
+    assert not usable["store"].exists()
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    """`--help` imports neither torch nor ray nor pydicom."""
+    code = (
+        "import sys; sys.argv = ['vaeseg-batch', '--help']\n"
+        "from vaeseg.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'ray', 'pydicom', 'sqlalchemy', 'numpy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert "not for clinical use" in result.stdout

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Sequential):
-    """Conv2d without bias, BatchNorm, LeakyReLU: (B, C, J, I) to (B, C', J / stride, I / stride)."""
+    """3 x 3 Conv2d without bias, BatchNorm, LeakyReLU: (B, C, J, I) to (B, C', J / stride, I / stride)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
+            nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.LeakyReLU(inplace=True),
         )
@@ -37,11 +37,11 @@ class ResidualBlock(nn.Module):
     pixels of four, and its backward pass in channels_last corrupts memory (torch 2.13 on CPU, 8 to 16 channels).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            ConvBlock(in_channels, out_channels, stride=stride),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            ConvBlock(in_channels, out_channels, stride, dilation),
+            nn.Conv2d(out_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
             nn.BatchNorm2d(out_channels),
         )
         self.shortcut: nn.Module = nn.Identity()

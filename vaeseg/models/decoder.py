@@ -46,5 +46,6 @@ def _spatial_decoder(architecture: ArchitectureConfig) -> nn.Sequential:
     ]
     for inner, outer in pairwise(widths):
         layers += [TransposeBlock(inner, outer), ResidualBlock(outer, outer)]
-    layers += [TransposeBlock(widths[-1], widths[-1]), nn.Conv2d(widths[-1], 1, 3, padding=1)]
+    full_size_width = max(1, widths[-1] // 2)
+    layers += [TransposeBlock(widths[-1], full_size_width), nn.Conv2d(full_size_width, 1, 3, padding=1)]
     return nn.Sequential(*layers)

@@ -18,8 +18,9 @@ PAPER_INNERMOST_SIZE = 8
 PAPER_FEATURES_PER_WIDTH = 64
 """1024 features at base width 16."""
 
-LATENT_BLOCKS = 3
-"""Residual blocks at latent resolution: at 1/8 each sees 32 pixels further, enough to tell a vessel from a nodule."""
+LATENT_DILATIONS = (1, 2, 4)
+"""Of the residual blocks at latent resolution: at 1/8 they see 112 pixels to each side, half a chest, which it takes to
+tell a tumour from the dome of the diaphragm or from a great vessel."""
 
 
 def build_encoder(architecture: ArchitectureConfig) -> nn.Sequential:
@@ -70,5 +71,5 @@ def _spatial_encoder(architecture: ArchitectureConfig) -> nn.Sequential:
     layers: list[nn.Module] = [ConvBlock(1, widths[0], stride=2), ResidualBlock(widths[0], widths[0])]
     for outer, inner in pairwise(widths):
         layers.append(ResidualBlock(outer, inner, stride=2))
-    layers += [ResidualBlock(widths[-1], widths[-1]) for _ in range(LATENT_BLOCKS)]
+    layers += [ResidualBlock(widths[-1], widths[-1], dilation=dilation) for dilation in LATENT_DILATIONS]
     return nn.Sequential(*layers)

@@ -15,6 +15,11 @@ from vaeseg.models.decoder import build_decoder
 from vaeseg.models.encoder import build_encoder, feature_channels
 
 
+INITIAL_LOGVAR = -4.0
+"""First log variance of a spatial latent: with 0, noise drowns the mean for the first thousands of steps of stage two
+(standard deviation 0.8 against 0.45 after 800 steps of 16)."""
+
+
 class Posterior(NamedTuple):
     """Diagonal normal over the latent; both (B, Z, J', I'), with J' = I' = 1 for a vector."""
 
@@ -37,6 +42,8 @@ class VariationalAutoencoder(nn.Module):
         self.mean = nn.Conv2d(features, architecture.latent_channels, 1)
         self.logvar = nn.Conv2d(features, architecture.latent_channels, 1)
         self.decoder = build_decoder(architecture)
+        if architecture.kind == "spatial" and self.logvar.bias is not None:
+            nn.init.constant_(self.logvar.bias, INITIAL_LOGVAR)
 
     def encode(self, images: Tensor) -> Posterior:
         """Posterior of (B, 1, J, I) images with intensity in [0, 1]."""

@@ -97,7 +97,9 @@ def train(
         model.freeze_encoder()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's own overloads
     optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad], weight_decay=config.weight_decay
+        [weight for weight in model.parameters() if weight.requires_grad],
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     epochs_done = restore_state(state_path, model, optimizer, fingerprint) if resume else 0
     if not resume:

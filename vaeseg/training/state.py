@@ -63,6 +63,7 @@ def restore_state(
         _check_same_training(path.name, found, fingerprint)
         model.load_state_dict(_under("model.", tensors))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(tensors)})
+        _lay_out_like_weights(optimizer)
         return int(described["epochs_done"])
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise TrainingError(f"the training state {path.name} is damaged; train without --resume") from error
@@ -75,6 +76,18 @@ def _check_same_training(name: str, found: Mapping[str, str], wanted: Mapping[st
                 f"the training state {name} belongs to another training: its {key} is {found.get(key)}, now "
                 f"{wanted[key]}; give the same options, or train without --resume"
             )
+
+
+def _lay_out_like_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give each moment its weight's memory layout.
+
+    Files hold contiguous tensors, weights are channels last, and torch's fused AdamW walks both in storage order
+    without looking at strides (torch 2.13 on CPU): it would silently pair each weight with another one's moments.
+    """
+    for weight, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(moment)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

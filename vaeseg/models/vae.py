@@ -14,7 +14,6 @@ from vaeseg.config import ArchitectureConfig
 from vaeseg.models.decoder import build_decoder
 from vaeseg.models.encoder import build_encoder, feature_channels
 
-
 INITIAL_LOGVAR = -4.0
 """First log variance of a spatial latent: with 0, noise drowns the mean for the first thousands of steps of stage two
 (standard deviation 0.8 against 0.45 after 800 steps of 16)."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig, RunConfig, SegmentationConfig
-from vaeseg.distributed.local import local_ray
+from vaeseg.distributed.local import start_local_ray, stop_local_ray
 from vaeseg.distributed.submit import Submission
 from vaeseg.geometry.resample import to_model_grid
 from vaeseg.inference.predictor import Predictor
@@ -61,8 +61,9 @@ def _threshold(path: Path) -> float:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray that every submission of this session uses."""
-    with local_ray(n_cpus=3):
-        yield
+    start_local_ray(n_cpus=3)
+    yield
+    stop_local_ray()
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
-"""Ray on this machine, for as long as one run needs it."""
+"""Ray on this machine, for as long as one submission needs it."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from io import TextIOBase
 
 import ray
@@ -24,42 +25,58 @@ ENVIRONMENT = {
 }
 
 
-@contextmanager
-def local_ray(n_cpus: int | None = None) -> Iterator[None]:
-    """Start Ray with token authentication, no dashboard and no telemetry, and end it again.
+def start_local_ray(n_cpus: int | None = None) -> None:
+    """Start Ray with token authentication, no dashboard and no telemetry; one that runs in this process is kept.
 
-    An instance that this process has started already is used as it is. Enter it in another thread than the main one:
-    there `ray.init` would take SIGTERM for itself and end the process without a word to the database.
+    Call it in another thread than the main one: there `ray.init` would take SIGTERM for itself, and end the process
+    without a word to the database.
 
     Args:
         n_cpus: logical CPUs; by default one for each core, and one for the actor that drives the model.
     """
     if ray.is_initialized():
-        yield
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with redirect_stdout(_LogStream()), warnings.catch_warnings():
+    with _native_stderr_held_back(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own settings
-        with _native_stderr_held_back():
-            ray.init(
-                address="local",
-                num_cpus=n_cpus or (os.cpu_count() or 1) + 1,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        ray.init(
+            address="local",
+            num_cpus=n_cpus or (os.cpu_count() or 1) + 1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def stop_local_ray() -> None:
+    """End the Ray that `start_local_ray` started; only once no other thread uses it.
+
+    Object references that are collected after the end, in whichever thread, would end the process on the spot (exit
+    code 1, no message): they are collected first.
+    """
+    gc.collect()
+    ray.shutdown()
 
 
 def gpus_available() -> bool:
     """Whether Ray has a GPU to give."""
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+class RayChatter(TextIOBase):
+    """Takes the place of `sys.stdout` while Ray runs.
+
+    Ray prints there what its daemons say, where our JSON belongs; it becomes debug output.
+    """
+
+    def write(self, text: str) -> int:
+        """Log a line."""
+        if text.strip():
+            logger.debug("ray: %s", text.strip())
+        return len(text)
 
 
 @contextmanager
@@ -78,15 +95,3 @@ def _native_stderr_held_back() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-class _LogStream(TextIOBase):
-    """Ray prints what its daemons say to stdout, where our JSON belongs: it becomes debug output."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            logger.debug("ray: %s", text.strip())
-        return len(text)
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()

@@ -26,7 +26,7 @@ from vaeseg.distributed.lifecycle import (
     heartbeats,
     interruptible,
 )
-from vaeseg.distributed.local import local_ray
+from vaeseg.distributed.local import start_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
 from vaeseg.distributed.selection import skip_by_rule
@@ -165,8 +165,8 @@ def _segment(
     stages = _stage_config(run.store, run.config, key.model_digest)
 
     def produce() -> Generator[SeriesRow]:
-        with local_ray():
-            yield from segment_rows(rows, stages)
+        start_local_ray()
+        yield from segment_rows(rows, stages)
 
     try:
         for row in consume_in_thread(produce, run.interruption.check):

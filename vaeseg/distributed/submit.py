@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import ray
 
 from vaeseg.config import RunConfig, as_json, digest
 from vaeseg.db.archives import ensure_archive, find_archive
@@ -13,6 +16,7 @@ from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.indexing import scan_for
+from vaeseg.distributed.local import RayChatter, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.runs import execute_run
 from vaeseg.distributed.selection import skip_by_rule
@@ -48,7 +52,7 @@ class Preview:
 
 
 def submit(submission: Submission, on_progress: ProgressCallback = no_progress) -> RunReport:
-    """Write the run down, then execute it here.
+    """Write the run down, then execute it here, on a Ray of its own unless this process has one.
 
     Raises:
         VaesegError: the store, the database or the model cannot be used, or the run was interrupted.
@@ -57,13 +61,15 @@ def submit(submission: Submission, on_progress: ProgressCallback = no_progress) 
     _check_segmenter(checkpoint, submission.model)
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
-    try:
+    ray_is_ours = not ray.is_initialized()
+    with closing(database), redirect_stdout(RayChatter()):
         close_lost_runs(database)
         recover_parts(store, database)
         run_id = _start(submission, checkpoint, database)
-        return execute_run(database, store, run_id, on_progress)
-    finally:
-        database.close()
+        report = execute_run(database, store, run_id, on_progress)
+        if ray_is_ours:
+            stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
+    return report
 
 
 def preview(submission: Submission) -> Preview:

@@ -25,7 +25,15 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 DICOM_STARTS = (b"\x02\x00", b"\x08\x00")
 """A data set without preamble begins with group 0002 or 0008, little endian."""
-DAMAGE = frozenset({Reason.EMPTY_FILE, Reason.UNREADABLE_FILE, Reason.UNREADABLE_INSTANCE, Reason.MISSING_PIXEL_DATA})
+DAMAGE = frozenset(
+    {
+        Reason.EMPTY_FILE,
+        Reason.UNREADABLE_FILE,
+        Reason.UNREADABLE_INSTANCE,
+        Reason.MISSING_PIXEL_DATA,
+        Reason.MISSING_GEOMETRY,
+    }
+)
 """Reasons of files that may have been a slice of any series: a file cut within its series UID names another series."""
 
 

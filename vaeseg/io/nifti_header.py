@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
@@ -97,7 +98,7 @@ def _parse_header(start: bytes, config: ReadingConfig) -> Any:
         raise ReadingError(Reason.DAMAGED_FILE, "no NIfTI header in the first bytes")
     try:
         header = _mended_header(start)
-    except (ValueError, KeyError, TypeError, HeaderDataError) as error:
+    except (ValueError, KeyError, TypeError, HeaderDataError, WrapStructError) as error:
         raise ReadingError(Reason.DAMAGED_FILE, f"damaged NIfTI header ({type(error).__name__})") from error
     least = SINGLE_FILE_OFFSET[bytes(header["magic"])[:3]]
     if not least <= float(header["vox_offset"]) <= config.max_header_bytes:

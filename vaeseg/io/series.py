@@ -33,6 +33,17 @@ ORIENTATION_TOLERANCE = 1e-3
 PIXEL_SPACING_TOLERANCE = 1e-3
 """Relative."""
 
+UNRELATED = frozenset(
+    {
+        Reason.LOCALIZER,
+        Reason.SECONDARY_CAPTURE,
+        Reason.ENHANCED_MULTIFRAME_UNSUPPORTED,
+        Reason.NOT_AN_IMAGE,
+        Reason.DUPLICATE_INSTANCE,
+    }
+)
+"""What may lie under a volume's series UID without a slice of it being lost."""
+
 Refusal = tuple[str, str]
 """Reason and detail."""
 
@@ -107,7 +118,7 @@ def _judge_group(root: Path, headers: list[InstanceHeader], config: ReadingConfi
     placed = _set_aside(slices, refusal_of_geometry, refused)
     distinct = _set_aside_copies(root, placed, refused)
     verdicts = [_refused(group, reason, detail) for ((reason, detail), _), group in refused.items()]
-    left_out = len(placed) < len(slices)
+    left_out = any(reason not in UNRELATED for (reason, _), _ in refused)
     for volume in _split_by_acquisition(distinct):
         verdicts.append(_judge_volume(volume, left_out, config, is_split=len(volume) < len(distinct)))
     return verdicts

@@ -1,0 +1,182 @@
+"""Whatever lies in a directory is found once, judged once, and never followed out of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from factories import axial_affine_ras, write_nifti, write_series
+from reading import CONFIG, assert_volume, judge, read_one, reasons
+
+from vaeseg.errors import ReadingError
+from vaeseg.io import archive
+from vaeseg.io.archive import scan_archive
+from vaeseg.io.manifest import SeriesManifest
+from vaeseg.io.volume import read_volume
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    """Nothing found, nothing refused."""
+    assert reasons(tmp_path) == {}
+    assert scan_archive(tmp_path, CONFIG).file_count.found == 0
+
+
+def test_junk_of_every_kind(tmp_path: Path) -> None:
+    """Each has a reason, and the series among it is read."""
+    series = write_series(tmp_path / "deep" / "er")
+    (tmp_path / "empty").touch()
+    (tmp_path / "empty.dcm").touch()
+    (tmp_path / "notes.dcm").write_text("these are notes\n" * 50)
+    (tmp_path / "short").write_bytes(b"\x01")
+    (tmp_path / "random.bin").write_bytes(random.Random(1).randbytes(5000))
+    (tmp_path / "zeros").write_bytes(bytes(5000))
+    (tmp_path / "almost").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "bare").write_bytes(b"\x08\x00" + b"junk" * 100)
+    (tmp_path / "archive.zip").write_bytes(b"PK\x03\x04" + bytes(600))
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(600))
+    found = reasons(tmp_path)
+    assert found.pop("readable") == 6
+    assert found == {"empty_file": 2, "not_an_image": 6, "unreadable_instance": 2}
+    assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())
+
+
+def test_links_are_counted_and_not_followed(tmp_path: Path) -> None:
+    """To a file inside, outside, nowhere, to a directory, and round in a circle."""
+    inside, outside = tmp_path / "archive", tmp_path / "outside"
+    write_series(inside / "a")
+    secret = write_series(outside, SeriesInstanceUID="1.2.3")
+    (inside / "to_file").symlink_to(inside / "a" / "000.dcm")
+    (inside / "to_outside").symlink_to(secret.paths[0])
+    (inside / "to_nowhere").symlink_to(tmp_path / "nothing")
+    (inside / "to_directory").symlink_to(outside)
+    (inside / "loop").symlink_to(inside)
+    (inside / "self").symlink_to(inside / "self")
+    assert reasons(inside) == {"readable": 6, "link_not_followed": 6}
+
+
+def test_a_link_given_by_the_user_is_followed(tmp_path: Path) -> None:
+    """Links are distrusted inside an archive, not on the command line."""
+    write_series(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert reasons(tmp_path / "link") == {"readable": 6}
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A pipe would block for ever, a socket cannot be opened; the same where it is the path given."""
+    write_series(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        assert reasons(tmp_path) == {"readable": 6, "not_a_regular_file": 2}
+    assert reasons(tmp_path / "pipe") == {"not_a_regular_file": 1}
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.dcm", b"new\nline.dcm", b"quote\"'.dcm", "日本語".encode(), b" ", b"-rf"])
+def test_file_names_of_every_kind(tmp_path: Path, name: bytes) -> None:
+    """Bytes that are not UTF-8, newlines and the like are names as any other."""
+    series = write_series(tmp_path)
+    series.paths[3].rename(tmp_path / os.fsdecode(name))
+    assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())
+
+
+def test_a_single_file_is_a_path(tmp_path: Path) -> None:
+    """One DICOM slice is no volume; one NIfTI is."""
+    series = write_series(tmp_path)
+    assert reasons(series.paths[0]) == {"single_slice": 1}
+    write_nifti(tmp_path / "v.nii", series.stored.T)
+    assert reasons(tmp_path / "v.nii") == {"readable": 1}
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by name of the reason, and the series warned that a slice may be missing."""
+    series = write_series(tmp_path)
+    denied = series.paths[5]
+    really_open = Path.open
+
+    def open_unless_denied(path: Path, *args: object, **options: object) -> object:
+        if path == denied:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really_open(path, *args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", open_unless_denied)
+    assert reasons(tmp_path) == {"readable": 5, "unreadable_file": 1}
+    assert read_one(tmp_path).warnings == ("instances_left_out",)
+
+
+def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted as one refused entry below the root; the root itself is an error."""
+    write_series(tmp_path / "a")
+    (tmp_path / "closed").mkdir()
+    really_scan = os.scandir
+
+    def scan_unless_closed(path: Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return really_scan(path)
+
+    monkeypatch.setattr(archive.os, "scandir", scan_unless_closed)
+    assert reasons(tmp_path) == {"readable": 6, "unreadable_file": 1}
+    with pytest.raises(PermissionError):
+        scan_archive(tmp_path / "closed", CONFIG)
+
+
+def test_a_file_that_vanishes_while_scanning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gone before it is looked at: not found. Gone before it is opened: refused."""
+    series = write_series(tmp_path)
+    really_look = archive._check_regular
+
+    def look_too_late(path: Path, file: archive.FoundFile) -> None:
+        if path == series.paths[5]:
+            path.unlink()
+        really_look(path, file)
+
+    monkeypatch.setattr(archive, "_check_regular", look_too_late)
+    assert reasons(tmp_path) == {"readable": 5, "unreadable_file": 1}
+
+
+def test_a_file_that_changes_after_the_scan_is_noticed(tmp_path: Path) -> None:
+    """Gone, or another slice in its place: refused, as the index no longer tells the truth."""
+    series = write_series(tmp_path)
+    scan = scan_archive(tmp_path, CONFIG)
+    manifest = scan.verdicts[0].manifest
+    assert manifest is not None
+    shutil.copyfile(series.paths[1], series.paths[3])
+    with pytest.raises(ReadingError, match="changed_while_reading"):
+        read_volume(scan.root, manifest, CONFIG)
+    series.paths[3].unlink()
+    with pytest.raises(ReadingError, match="changed_while_reading"):
+        read_volume(scan.root, manifest, CONFIG)
+
+
+def test_excluded_directories_are_not_entered(tmp_path: Path) -> None:
+    """A store inside the archive is not part of it."""
+    write_series(tmp_path / "a")
+    write_series(tmp_path / "store", SeriesInstanceUID="1.2.3")
+    scan = scan_archive(tmp_path, CONFIG, exclude=[tmp_path / "store"])
+    assert scan.file_count.found == 6
+
+
+def test_the_fingerprint_follows_content_and_not_place(tmp_path: Path) -> None:
+    """A moved series is the same work; a late slice makes it new."""
+
+    def fingerprint(directory: Path) -> str:
+        return judge(directory)[0].verdict.fingerprint
+
+    series = write_series(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b" / "c")
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+    series.paths[5].unlink()
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_a_manifest_survives_json(tmp_path: Path) -> None:
+    """Geometry to the last bit, and names that are not UTF-8."""
+    series = write_series(tmp_path)
+    series.paths[3].rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    manifest = judge(tmp_path)[0].verdict.manifest
+    assert manifest is not None
+    assert SeriesManifest.from_json(manifest.to_json()) == manifest

@@ -149,3 +149,9 @@ def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     """A config that cannot be meant is a ValueError when it is made."""
     with pytest.raises(ValueError, match=r"phantom|tumour"):
         PhantomConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_lungs_too_narrow_for_deep_vessels_still_get_some() -> None:
+    """This patient's left lung is nowhere as deep as vessel tips want to lie: the first version looked for ever."""
+    patient = generate_patient(1001, 33, PhantomConfig(image_size=32, z_extent_mm=12.0, slice_spacing_mm=3.0))
+    assert patient.volume_hu.shape[0] == 4

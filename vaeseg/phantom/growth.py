@@ -48,6 +48,10 @@ CANDIDATES = 60
 """Places tried for one tumour before it is made smaller."""
 
 
+MOST_SHRINKING = 60
+"""Tries to place one tumour; 60 mm shrink to the smallest in 19."""
+
+
 def draw_tumours(rng: np.random.Generator, anatomy: Anatomy, tumour_free_share: float, most: int) -> list[Tumour]:
     """Draw the tumours of one patient.
 
@@ -66,22 +70,26 @@ def draw_tumours(rng: np.random.Generator, anatomy: Anatomy, tumour_free_share: 
     wanted = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
     tumours: list[Tumour] = []
     for _ in range(wanted):
-        tumours.append(_draw_tumour(rng, anatomy, tumours))
+        tumour = _draw_tumour(rng, anatomy, tumours)
+        if tumour is not None:
+            tumours.append(tumour)
     return tumours
 
 
-def _draw_tumour(rng: np.random.Generator, anatomy: Anatomy, others: list[Tumour]) -> Tumour:
+def _draw_tumour(rng: np.random.Generator, anatomy: Anatomy, others: list[Tumour]) -> Tumour | None:
+    """A tumour that has a place, smaller each time that there is none; None where even small ones have none."""
     kinds = list(KIND_SHARES)
     kind = kinds[int(rng.choice(len(kinds), p=list(KIND_SHARES.values())))]
     least = SMALLEST_GROUND_GLASS_MM if kind is TumourKind.GROUND_GLASS else SMALLEST_MM
     diameter = float(np.clip(np.exp(rng.normal(np.log(TYPICAL_MM), 0.5)), least, LARGEST_MM))
-    while True:
+    for _ in range(MOST_SHRINKING):
         tumour = _shape(rng, kind, diameter)
         centre = _place(rng, anatomy, tumour, others)
         if centre is not None:
             strands = _spicules(rng, tumour, centre) if kind is TumourKind.SPICULATED else None
             return replace(tumour, centre=centre, spicules=strands)
         diameter = max(SMALLEST_MM, 0.85 * diameter)
+    return None
 
 
 def _shape(rng: np.random.Generator, kind: TumourKind, diameter: float) -> Tumour:

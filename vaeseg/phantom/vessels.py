@@ -129,16 +129,22 @@ def _grow(rng: np.random.Generator, root: FloatArray, tips: FloatArray, tip_radi
     return Tubes(start=nodes[begin], end=nodes[children], start_radius=thick, end_radius=radius[children])
 
 
+NARROWER_MM = 1.0
+"""What is given up of the depth each time that no point of a draw was deep enough."""
+
+
 def _scatter_tips(
     rng: np.random.Generator, anatomy: Anatomy, side: float, n_tips: int, least_depth: float
 ) -> FloatArray:
-    """Points deep enough inside one lung, evenly spread."""
+    """Points deep enough inside one lung, evenly spread; less deep where a lung is too narrow for that."""
     width, depth, height = anatomy.cavity_width, anatomy.cavity_depth, anatomy.lung_height
     found: list[FloatArray] = []
     while sum(map(len, found)) < n_tips:
         body = rng.uniform((0, -depth, 0), (width, depth, height), size=(4 * n_tips, 3)) * (side, 1, 1)
         points = anatomy.to_scanner(body)
         found.append(np.asarray(points[anatomy.lung_at(points) > least_depth]))
+        if len(found[-1]) == 0:
+            least_depth -= NARROWER_MM
     return np.concatenate(found)[:n_tips]
 
 

@@ -1,0 +1,181 @@
+"""The stages as functions, without Ray: what one series becomes on its way through."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from vaeseg.config import ReadingConfig
+from vaeseg.distributed import stages
+from vaeseg.distributed.rows import (
+    SeriesRow,
+    failure_of,
+    outcome_of,
+    pack_mask,
+    planned_row,
+    unpack_mask,
+    unpack_slices,
+)
+from vaeseg.distributed.stages import StageConfig, measure, read
+from vaeseg.io.archive import scan_archive
+from vaeseg.io.nifti import write_nifti
+from vaeseg.records import FailedSeries, SegmentedSeries, VolumeGeometry
+
+SIZE = 8
+SHAPE = (3, 16, 16)
+BOX = (slice(1, 3), slice(4, 8), slice(2, 6))
+"""Where the tumour is on the native grid: whole model pixels of 2 x 2."""
+SPACING = (2.0, 1.0, 1.0)
+
+
+def geometry(mirrored: bool = False) -> VolumeGeometry:
+    affine = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1.0]])
+    if mirrored:  # i runs to the patient's right, as in a NIfTI file that is RAS
+        affine[:3, 3] += affine[:3, 2] * (SHAPE[2] - 1)
+        affine[:3, 2] *= -1
+    return VolumeGeometry(shape=SHAPE, lps_from_kji=affine)
+
+
+def config(tmp_path: Path, **changes: Any) -> StageConfig:
+    fields: dict[str, Any] = {
+        "store_root": str(tmp_path / "store"),
+        "model_path": "",
+        "image_size": SIZE,
+        "reading": ReadingConfig(),
+        "output_types": ("nifti",),
+    }
+    return StageConfig(**fields | changes)
+
+
+def volume() -> npt.NDArray[np.int16]:
+    hu = np.full(SHAPE, -800, dtype=np.int16)
+    hu[BOX] = 40
+    return hu
+
+
+def planned(tmp_path: Path, mirrored: bool = False, label: bool = True) -> SeriesRow:
+    """A NIfTI series, its label beside it."""
+    array = volume()[:, :, ::-1] if mirrored else volume()
+    (tmp_path / "study").mkdir()
+    write_nifti(tmp_path / "study" / "case.nii.gz", array, geometry(mirrored))
+    inside = np.zeros(SHAPE, dtype=np.uint8)
+    inside[BOX] = 1
+    write_nifti(tmp_path / "label.nii.gz", inside, geometry())
+    (verdict,) = scan_archive(tmp_path / "study", ReadingConfig()).verdicts
+    assert verdict.manifest is not None
+    root, path = str(tmp_path / "study"), str(tmp_path / "label.nii.gz") if label else ""
+    return planned_row(7, verdict.manifest, root, path, "masks/s/x/model")
+
+
+def segmented(row: SeriesRow) -> SeriesRow:
+    """What a model that knows a tumour by its HU would make of the slices."""
+    slices = unpack_slices(row["slices"], SIZE)
+    mask = slices > -300
+    return SeriesRow(
+        **{
+            **row,
+            "slices": b"",
+            "mask_bits": pack_mask(mask),
+            "hu_inside": slices[mask].tobytes(),
+            "preview": slices[1].tobytes(),
+        }
+    )
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_series_is_measured_on_its_own_grid(tmp_path: Path, mirrored: bool) -> None:
+    """Volume, lesion, slices, overlap and mask of a box of 2 x 4 x 4 voxels; the same for a mirrored file."""
+    row = measure(segmented(read(planned(tmp_path, mirrored), config(tmp_path))), config(tmp_path))
+    outcome = outcome_of(row)
+    assert isinstance(outcome, SegmentedSeries)
+    assert outcome.tumour_volume_ml == pytest.approx(2 * 4 * 4 * 2.0 / 1000)
+    (lesion,) = outcome.lesions
+    assert lesion.centroid_lps_mm == pytest.approx((3.5, 5.5, 3.0))
+    assert lesion.mean_hu == pytest.approx(40)
+    assert [record.tumour_area_mm2 for record in outcome.slices] == pytest.approx([0, 16, 16])
+    assert [record.iou for record in outcome.slices] == [None, 1.0, 1.0]
+    assert outcome.overlap is not None
+    assert (outcome.overlap.iou, outcome.overlap.dice, outcome.overlap.iou_model_grid) == (1.0, 1.0, 1.0)
+    assert outcome.warnings == (("label_resampled",) if mirrored else ())
+    mask = np.asarray(nibabel.load(tmp_path / "store" / outcome.mask_uri).dataobj).T
+    expected = volume() == 40
+    np.testing.assert_array_equal(mask, expected[:, :, ::-1] if mirrored else expected)
+
+
+def test_without_a_label_overlap_is_unknown_and_not_zero(tmp_path: Path) -> None:
+    """NULL, for the series and for each slice."""
+    outcome = outcome_of(measure(segmented(read(planned(tmp_path, label=False), config(tmp_path))), config(tmp_path)))
+    assert isinstance(outcome, SegmentedSeries)
+    assert outcome.overlap is None
+    assert all(record.iou is None for record in outcome.slices)
+
+
+def test_nothing_found_is_a_volume_of_zero(tmp_path: Path) -> None:
+    """A success without lesions."""
+    row = read(planned(tmp_path, label=False), config(tmp_path))
+    empty = np.zeros((SHAPE[0], SIZE, SIZE), dtype=bool)
+    row = SeriesRow(**{**row, "mask_bits": pack_mask(empty), "hu_inside": b"", "preview": row["slices"][: 2 * SIZE**2]})
+    outcome = outcome_of(measure(row, config(tmp_path, output_types=("nifti", "png"))))
+    assert isinstance(outcome, SegmentedSeries)
+    assert (outcome.tumour_volume_ml, outcome.lesions) == (0.0, ())
+
+
+def test_a_file_that_is_gone_becomes_a_failure(tmp_path: Path) -> None:
+    """The stage returns; later stages pass the row through."""
+    row = planned(tmp_path)
+    (tmp_path / "study" / "case.nii.gz").unlink()
+    failed = measure(read(row, config(tmp_path)), config(tmp_path))
+    outcome = outcome_of(failed)
+    assert isinstance(outcome, FailedSeries)
+    assert outcome.reason == "unreadable_file"
+    assert not outcome.crashed
+
+
+def test_our_own_errors_tell_where_and_not_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message could quote a path or a header; type and line cannot."""
+
+    def broken(*_: Any) -> None:
+        raise KeyError("CANARYNAME")
+
+    monkeypatch.setattr(stages, "read_volume", broken)
+    outcome = outcome_of(read(planned(tmp_path), config(tmp_path)))
+    assert isinstance(outcome, FailedSeries)
+    assert outcome.reason == "internal_error"
+    assert outcome.detail.startswith("KeyError at test_stages.py:")
+
+
+def test_a_full_disk_stops_the_run_and_blames_no_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure says that the store cannot be written, for the driver to stop on."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    row = segmented(read(planned(tmp_path), config(tmp_path)))
+    monkeypatch.setattr(stages, "write_mask", full)
+    failure = failure_of(measure(row, config(tmp_path)))
+    assert failure is not None
+    assert failure.stops_run
+    assert "No space left on device" in failure.detail
+
+
+def test_masks_travel_as_bits() -> None:
+    """Sizes that are no multiple of eight come back too."""
+    mask = np.random.default_rng(1).random((3, 5, 5)) > 0.5
+    np.testing.assert_array_equal(unpack_mask(pack_mask(mask), 3, 5), mask)
+
+
+def test_rows_hold_plain_values(tmp_path: Path) -> None:
+    """Ray Data sees str, int, float and bytes, and the same columns after every stage."""
+    row = planned(tmp_path)
+    columns = {key: type(value) for key, value in row.items()}
+    for stage in (read, lambda r, _c: segmented(r), measure):
+        row = stage(row, config(tmp_path))
+        assert {key: type(value) for key, value in row.items()} == columns
+    assert json.loads(row["outcome"])["n_slices"] == 3

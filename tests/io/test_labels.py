@@ -1,0 +1,86 @@
+"""Labels are found by name, and brought onto the grid of their series or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
+from vaeseg.io.labels import find_labels, read_label_on_grid
+from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
+from vaeseg.io.nifti import write_nifti
+from vaeseg.records import Reason, SeriesRef, VolumeGeometry, Warn
+
+CONFIG = ReadingConfig()
+GRID = VolumeGeometry(
+    shape=(4, 6, 8), lps_from_kji=np.array([[0, 0, 1, 5], [0, 1, 0, 6], [2, 0, 0, 7], [0, 0, 0, 1.0]])
+)
+
+
+def manifest(kind: str, uid: str, path: str) -> SeriesManifest:
+    return SeriesManifest(
+        kind=kind,  # type: ignore[arg-type]
+        series_key=uid,
+        ref=SeriesRef(series_instance_uid=uid, study_instance_uid="1.2"),
+        files=(SliceFile(path=path, size=1),),
+        shape=GRID.shape,
+        lps_from_kji=matrix_as_tuples(GRID.lps_from_kji),
+    )
+
+
+def shifted(mm: float) -> VolumeGeometry:
+    affine = GRID.lps_from_kji.copy()
+    affine[0, 3] += mm
+    return VolumeGeometry(shape=GRID.shape, lps_from_kji=affine)
+
+
+def test_a_dicom_series_is_matched_by_its_uid(tmp_path: Path) -> None:
+    """`<uid>.nii.gz` belongs to the series; another file belongs to none and is counted."""
+    for name in ("1.2.3.nii.gz", "1.2.9.nii.gz", "notes.txt"):
+        (tmp_path / name).touch()
+    found, unmatched = find_labels(tmp_path, [manifest("dicom", "1.2.3", "a/b.dcm")])
+    assert found == {"1.2.3": tmp_path / "1.2.3.nii.gz"}
+    assert unmatched == 1
+
+
+@pytest.mark.parametrize("image", ["case_7.nii.gz", "sub/case_7_0000.nii.gz", "case_7.nii"])
+def test_a_nifti_series_is_matched_by_its_name(tmp_path: Path, image: str) -> None:
+    """Suffixes and nnU-Net's channel number do not matter."""
+    (tmp_path / "case_7.nii.gz").touch()
+    found, unmatched = find_labels(tmp_path, [manifest("nifti", "1.5", image)])
+    assert (found, unmatched) == ({"1.5": tmp_path / "case_7.nii.gz"}, 0)
+
+
+def test_a_label_on_the_same_grid_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Every value above zero is tumour."""
+    values = np.zeros(GRID.shape, dtype=np.uint8)
+    values[1, 2, 3], values[2, 2, 3] = 1, 5
+    write_nifti(tmp_path / "label.nii.gz", values, GRID)
+    label = read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
+    np.testing.assert_array_equal(label.mask, values > 0)
+    assert label.warnings == ()
+
+
+def test_a_label_on_a_finer_grid_is_resampled(tmp_path: Path) -> None:
+    """Half the spacing along i: each voxel takes the nearest label voxel."""
+    affine = GRID.lps_from_kji.copy()
+    affine[0, 2] = 0.5
+    fine = VolumeGeometry(shape=(4, 6, 16), lps_from_kji=affine)
+    values = np.zeros(fine.shape, dtype=np.uint8)
+    values[1, 2, 6] = 1  # the centre of voxel i = 3 of the coarse grid
+    write_nifti(tmp_path / "label.nii.gz", values, fine)
+    label = read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
+    assert [tuple(map(int, voxel)) for voxel in np.argwhere(label.mask)] == [(1, 2, 3)]
+    assert label.warnings == (Warn.LABEL_RESAMPLED,)
+
+
+def test_a_label_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Half of it outside the series: they do not belong together."""
+    write_nifti(tmp_path / "label.nii.gz", np.ones(GRID.shape, dtype=np.uint8), shifted(4.0))
+    with pytest.raises(ReadingError) as caught:
+        read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
+    assert caught.value.reason == Reason.LABEL_GEOMETRY_MISMATCH
+    assert "50%" in caught.value.detail

@@ -248,7 +248,7 @@ encode_pixel_data = encode_buffer = decode_pixel_data
 def test_a_decoder_that_dies_or_hangs(archive_of_two: Path, broken_codec: Path, what_it_does: str, reason: str) -> None:
     """Costs its own series and no other."""
     broken_codec.write_text(CODEC.format(what_it_does=what_it_does))
-    config = ReadingConfig(decode_timeout_seconds=6.0)
+    config = ReadingConfig(decode_timeout_seconds=5.0)
     rows = {row["series_instance_uid"]: row for row in inspect_paths([archive_of_two], config)}
     assert rows[SERIES_UID]["reason"] == reason
     assert rows["1.2.3"]["verdict"] == "readable"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
-from factories import CtSeries, axial_affine_ras, save, write_series
+from factories import CtSeries, axial_affine_ras, save, stored_values, write_series
+from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -282,3 +284,56 @@ def test_what_the_codec_says_stays_off_the_terminal(tmp_path: Path, capfd: pytes
     replace_frame(series.paths[1], [frame[: len(frame) // 2], END])
     assert judge(tmp_path)[0].detail == "the JPEG data is damaged or ends early"
     assert capfd.readouterr().err == ""
+
+
+def in_tiles(dataset: FileDataset) -> None:
+    """JPEG 2000 in nine tiles, by Pillow."""
+    pixels = np.frombuffer(dataset.PixelData, np.uint8).reshape(96, 96)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG2000", tile_size=(32, 32), irreversible=False, no_jp2=True)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([encoded.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+
+
+def test_missing_tiles_are_refused(tmp_path: Path) -> None:
+    """OpenJPEG fills in tiles that are not there: whole in nine tiles it is read, cut between two it is refused."""
+    stored = (smooth(side=96) // 16).astype(np.uint8)
+    series = write_series(tmp_path, stored, encode=in_tiles)
+    assert_volume(read_one(tmp_path), np.maximum(series.hu, -1024), axial_affine_ras())
+    frame = frame_of(series.paths[1])
+    starts = [at for at in range(len(frame)) if frame[at : at + 4] == b"\xff\x90\x00\x0a"]
+    assert len(starts) == 9
+    for start in starts[1:]:
+        replace_frame(series.paths[1], [frame[:start], END])
+        assert reasons(tmp_path) == {"truncated_pixel_data": SLICES}
+
+
+def test_lossy_jpeg_is_read_with_a_warning(tmp_path: Path) -> None:
+    """JPEG baseline of 8 bits: near the original, and said to be lossy."""
+
+    def lossy(dataset: FileDataset) -> None:
+        encoded = io.BytesIO()
+        Image.fromarray(np.frombuffer(dataset.PixelData, np.uint8).reshape(32, 32)).save(encoded, "JPEG", quality=95)
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset.PixelData = encapsulate([encoded.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+
+    series = write_series(tmp_path, (smooth() // 16).astype(np.uint8), encode=lossy)
+    volume = read_one(tmp_path)
+    assert np.abs(volume.volume_hu - np.maximum(series.hu, -1024)).max() <= 8
+    assert volume.warnings == ("lossy_compression",)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_rle_of_odd_size(tmp_path: Path, bits: int) -> None:
+    """An odd number of pixels, whose segments are padded: no damage."""
+    stored = (stored_values((SLICES, 5, 7)) % 200).astype(np.uint8 if bits == 8 else np.uint16)
+    series = write_series(
+        tmp_path,
+        stored,
+        BitsStored=bits,
+        HighBit=bits - 1,
+        encode=compressed_with(RLELossless, encoding_plugin="pydicom"),
+    )
+    assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())

@@ -357,6 +357,13 @@ def test_a_volume_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["v.nii"]
 
 
+def test_written_files_have_the_permissions_of_any_file(tmp_path: Path) -> None:
+    """As the umask says, not those of a private temporary file."""
+    (tmp_path / "plain").touch()
+    write_volume(tmp_path / "v.nii.gz", HU.T, geometry_from_ras((6, 12, 16), np.eye(4)))
+    assert (tmp_path / "v.nii.gz").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_patching_is_honest(tmp_path: Path) -> None:
     """The factory changes the field it names and nothing else."""
     write_nifti(tmp_path / "v.nii", HU)

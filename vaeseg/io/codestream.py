@@ -6,7 +6,9 @@ the frame header (JPEG and JPEG-LS SOF, T.81 B.2.2; JPEG 2000 SIZ, T.800 A.5.1) 
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vaeseg.errors import ReadingError
@@ -20,6 +22,7 @@ END_OF_IMAGE = b"\xff\xd9"
 """EOI of JPEG and JPEG-LS, EOC of JPEG 2000: the same two bytes, which entropy-coded data never holds."""
 PADDING_BYTES = 16
 """The end marker may be this far from the end of the frame: encoders pad to even length, and not only with zeros."""
+START_OF_TILE_PART = b"\xff\x90"
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 JP2_HEADER_BYTES = 4096
@@ -65,6 +68,8 @@ def check_codestream(frame: bytes, syntax: str, expected: PixelFormat) -> frozen
     if (found.shape, found.components) != (expected.shape, expected.components):
         detail = f"the codestream holds (rows, columns) {found.shape} of {found.components} components"
         raise ReadingError(Reason.DECODE_FAILED, f"{detail}, expected {expected.shape} of {expected.components}")
+    if syntax in JPEG2000_SYNTAXES:
+        _check_tiles(frame)
     return _compare_samples(found, expected, is_jpeg2000=syntax in JPEG2000_SYNTAXES)
 
 
@@ -79,8 +84,8 @@ def _compare_samples(found: PixelFormat, expected: PixelFormat, is_jpeg2000: boo
 
 def _jpeg2000_format(frame: bytes) -> PixelFormat | None:
     """By the SIZ marker; also inside a JP2 file, which some vendors encapsulate."""
-    start = frame.find(START_OF_CODESTREAM, 0, JP2_HEADER_BYTES) if frame.startswith(JP2_SIGNATURE) else 0
-    if start < 0 or frame[start : start + 4] != START_OF_CODESTREAM or len(frame) < start + 43:
+    start = _codestream_start(frame)
+    if frame[start : start + 4] != START_OF_CODESTREAM or len(frame) < start + 43:
         return None
     columns, rows, column_offset, row_offset = struct.unpack_from(">IIII", frame, start + 8)
     components, depth = struct.unpack_from(">HB", frame, start + 40)
@@ -90,6 +95,30 @@ def _jpeg2000_format(frame: bytes) -> PixelFormat | None:
         precision=(depth & 0x7F) + 1,
         is_signed=bool(depth & 0x80),
     )
+
+
+def _codestream_start(frame: bytes) -> int:
+    return max(0, frame.find(START_OF_CODESTREAM, 0, JP2_HEADER_BYTES)) if frame.startswith(JP2_SIGNATURE) else 0
+
+
+def _check_tiles(frame: bytes) -> None:
+    """Count the tiles: OpenJPEG refuses a tile that is cut, but fills in one that is not there at all."""
+    start = _codestream_start(frame)
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", frame, start + 8)
+    expected = math.ceil((right - left) / width) * math.ceil((bottom - top) / height)
+    found = len(set(_tile_indices(frame, start + 2)))
+    if found < expected:
+        raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, f"the codestream holds {found} tiles, expected {expected}")
+
+
+def _tile_indices(frame: bytes, offset: int) -> Iterator[int]:
+    """Of each tile-part, by way of the lengths that main header and tile-parts give (T.800 A.4.2)."""
+    while frame[offset : offset + 2] not in (START_OF_TILE_PART, b""):
+        offset += 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
+    while frame[offset : offset + 2] == START_OF_TILE_PART:
+        index, length = struct.unpack_from(">HI", frame, offset + 4)
+        yield index
+        offset += length or len(frame)
 
 
 def _jpeg_format(frame: bytes) -> PixelFormat | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: nothing stays behind.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    part = path.with_name(f".part-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _voxel_bytes(path: Path, header: NiftiHeader, config: ReadingConfig) -> tuple[bytearray, frozenset[Warn]]:

@@ -10,11 +10,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+
+from vaeseg.db.session import open_database, sqlite_url
+from vaeseg.distributed.submit import Submission, write_down
+from vaeseg.io.store import create_store
+from vaeseg.models.checkpoint import load_checkpoint
 
 DYING_DECODER = """
 import os, signal
@@ -122,6 +128,21 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
             pass
         time.sleep(0.1)
     raise AssertionError("the run did not plan its work in time")
+
+
+def test_a_job_executes_a_run_by_its_id(submission: Submission) -> None:
+    """`jobs/segment_archive.py` needs the run id and the store, and nothing else."""
+    checkpoint = load_checkpoint(Path(submission.config.model_path))
+    store = create_store(submission.store_root)
+    with closing(open_database(sqlite_url(store.database_path))) as database:
+        run_id = write_down(submission, checkpoint, database)
+    job = Path(__file__).parents[2] / "jobs" / "segment_archive.py"
+    command = [sys.executable, "-P", str(job), "--run-id", run_id, "--store", str(store.root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert query(store.root, "SELECT run_id, count(*) FROM findings GROUP BY run_id") == [(run_id, 3)]
+    unknown = subprocess.run([*command[:-3], "nowhere", *command[-2:]], capture_output=True, text=True, check=False)
+    assert (unknown.returncode, "nowhere" in unknown.stderr) == (2, True)
 
 
 @pytest.fixture

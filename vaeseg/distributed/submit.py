@@ -65,7 +65,7 @@ def submit(submission: Submission, on_progress: ProgressCallback = no_progress) 
     with closing(database), redirect_stdout(RayChatter()):
         close_lost_runs(database)
         recover_parts(store, database)
-        run_id = _start(submission, checkpoint, database)
+        run_id = write_down(submission, checkpoint, database)
         report = execute_run(database, store, run_id, on_progress)
         if ray_is_ours:
             stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
@@ -97,7 +97,8 @@ def preview(submission: Submission) -> Preview:
     )
 
 
-def _start(submission: Submission, checkpoint: Checkpoint, database: Database) -> str:
+def write_down(submission: Submission, checkpoint: Checkpoint, database: Database) -> str:
+    """Record the run with all that whoever executes it needs; its id is all that need travel. Returns the id."""
     metadata = checkpoint.metadata
     register_model(
         database,

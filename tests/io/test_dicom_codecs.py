@@ -123,7 +123,10 @@ def test_a_cut_frame_is_refused(tmp_path: Path, codec: str, end: bytes, share: f
     series = write_compressed(tmp_path, codec, smooth())
     frame = frame_of(series.paths[1])
     replace_frame(series.paths[1], [frame[: int(len(frame) * share)], end])
-    assert set(reasons(tmp_path)) <= {"truncated_pixel_data", "decode_failed"}
+    has_no_end = codec != "rle" and not end
+    assert set(reasons(tmp_path)) <= (
+        {"truncated_pixel_data"} if has_no_end else {"truncated_pixel_data", "decode_failed"}
+    )
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -132,9 +132,10 @@ def test_one_slice_without_position_is_left_out_with_a_warning(tmp_path: Path) -
 
 
 def test_a_ct_without_pixels(tmp_path: Path) -> None:
-    """Headers alone are no volume."""
-    write_series(tmp_path, PixelData=None)
-    assert reasons(tmp_path) == {"missing_pixel_data": 6}
+    """Headers alone are no volume; without a position either, they are still called what they are: cut short."""
+    write_series(tmp_path / "a", PixelData=None)
+    write_series(tmp_path / "b", PixelData=None, ImagePositionPatient=None)
+    assert reasons(tmp_path / "a") == reasons(tmp_path / "b") == {"missing_pixel_data": 6}
 
 
 def test_a_ct_without_modality_is_known_by_its_class(tmp_path: Path) -> None:

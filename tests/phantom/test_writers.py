@@ -157,7 +157,7 @@ def test_msd_layout(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), patient.volume_hu)
         assert np.array_equal(np.asarray(label.dataobj).transpose(2, 1, 0), patient.label)
         assert np.allclose(image.affine, label.affine)
-    assert not list((tmp_path / "msd").rglob("*.partial"))
+    assert not list((tmp_path / "msd").rglob(".part-*"))
 
 
 def test_directory_that_is_not_empty_is_refused(tmp_path: Path) -> None:

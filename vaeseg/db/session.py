@@ -163,6 +163,8 @@ def _reason(url: URL, error: DBAPIError) -> str:
     """The driver's first line: further lines may hold values of rows."""
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     reason = lines[0] if lines else type(error.orig).__name__
+    if "disk is full" in reason:
+        reason += "; free space, then run the same command again"
     password = url.password
     return reason.replace(password, "***") if password else reason
 

@@ -1,7 +1,7 @@
 """Finding the label of a series, and bringing it onto the series' grid.
 
-A label is a NIfTI file named after its series: ``<series_instance_uid>.nii.gz`` (or ``.nii``); for a NIfTI series it has
-the name of its image, as in MSD's ``imagesTr`` and ``labelsTr``. nnU-Net's ``_0000`` behind an image name is ignored.
+A label is a NIfTI file named after its series: ``<series_instance_uid>.nii.gz`` (or ``.nii``); for a NIfTI series it
+has the name of its image, as in MSD's ``imagesTr`` and ``labelsTr``. nnU-Net's ``_0000`` behind it is ignored.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from vaeseg.io.nifti import write_atomically, write_nifti
+from vaeseg.durable import write_atomically
+from vaeseg.io.nifti import write_nifti
 from vaeseg.records import BoolArray, VolumeGeometry
 
 MASK_NAME = "mask.nii.gz"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.config import ReadingConfig
+from vaeseg.durable import write_atomically
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.io.gzipped import DAMAGED, read_whole
@@ -91,23 +90,6 @@ def write_nifti(path: Path, array: npt.NDArray[Any], geometry: VolumeGeometry) -
         data = gzip.compress(data, compresslevel=COMPRESS_LEVEL, mtime=0)
     write_atomically(path, data)
     return data
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or not there: temporary name, fsync, rename.
-
-    Raises:
-        OSError: nothing stays behind.
-    """
-    part = path.with_name(f".part-{secrets.token_hex(8)}")
-    try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _voxel_bytes(path: Path, header: NiftiHeader, config: ReadingConfig) -> tuple[bytearray, frozenset[Warn]]:

@@ -26,7 +26,7 @@ from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json, from
 from vaeseg.errors import CheckpointError, ModelNotFoundError
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.models.writing import write_atomically
+from vaeseg.models.writing import write_model_file
 
 FORMAT_VERSION = "1"
 """Raised when an older vaeseg could misread a newer file."""
@@ -119,7 +119,7 @@ def save_checkpoint(
     }
     tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     data = _in_fixed_order(save_tensors(tensors, described))
-    write_atomically(path, data)
+    write_model_file(path, data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -37,7 +37,7 @@ RESCALE_INTERCEPT = -1024
 ENCODERS: dict[str, tuple[UID, str]] = {
     "jpegls": (JPEGLSLossless, "pyjpegls"),
     "j2k": (JPEG2000Lossless, "pylibjpeg"),
-    "rle": (RLELossless, "pylibjpeg"),
+    "rle": (RLELossless, "pydicom"),
 }
 """Lossless transfer syntaxes by the name they are asked for, each with the one plug-in that writes it."""
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.config import PhantomConfig
+from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError, UsageError, VaesegError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.phantom.patient import PhantomPatient
@@ -119,11 +120,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StoreError: it cannot be written; a full disk, most often.
     """
-    unfinished = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        write_atomically(path, content, synced=False)
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vaeseg.errors import TrainingError
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.models.writing import write_atomically
+from vaeseg.models.writing import write_model_file
 
 
 def save_state(
@@ -38,7 +38,7 @@ def save_state(
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     described = {"epochs_done": str(epochs_done), "fingerprint": json.dumps(dict(fingerprint), sort_keys=True)}
-    write_atomically(path, save_tensors(stored, described))
+    write_model_file(path, save_tensors(stored, described))
 
 
 def restore_state(

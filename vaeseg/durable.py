@@ -1,0 +1,30 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Write a file under another name beside it, then give it its own: a crash leaves the old file or the new one.
+
+    Args:
+        path: its directory exists.
+        data: all of it.
+        synced: flush to disk before the file takes its name, so that a power cut does not leave an empty one.
+
+    Raises:
+        OSError: it cannot be written; nothing stays behind.
+    """
+    part = path.with_name(f".part-{secrets.token_hex(8)}")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            if synced:
+                os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -142,7 +142,7 @@ class SeriesRef:
     """Which series: the identifiers that may appear in logs, Parquet and findings."""
 
     series_instance_uid: str
-    """From DICOM; derived (2.25...) where the data set has none or the source is NIfTI."""
+    """From DICOM; derived from a digest where the data set has none or the source is NIfTI."""
     study_instance_uid: str
     """As above."""
     subject_key: str | None = None

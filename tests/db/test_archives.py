@@ -67,10 +67,10 @@ def test_a_second_scan_replaces_the_first(database: Database, clock: Clock) -> N
 
 def test_a_split_series_is_two_rows(database: Database) -> None:
     """One UID, two volumes, two keys."""
-    scan(database, [series_row("1.2.3"), series_row("1.2.3#2")])
+    scan(database, [series_row("1.2.3"), series_row("1.2.3-2")])
     with database.read() as connection:
         rows = connection.execute(select(SeriesTable.series_instance_uid, SeriesTable.series_key)).all()
-    assert sorted(map(tuple, rows)) == [("1.2.3", "1.2.3"), ("1.2.3", "1.2.3#2")]
+    assert sorted(map(tuple, rows)) == [("1.2.3", "1.2.3"), ("1.2.3", "1.2.3-2")]
 
 
 def test_a_failed_scan_changes_nothing(database: Database) -> None:

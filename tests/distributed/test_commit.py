@@ -261,11 +261,11 @@ def test_crashed_series_are_findings_and_wait(database: Database, store: Store, 
 
 def test_two_series_of_one_uid_are_two_findings(database: Database, store: Store) -> None:
     """A split series: the ledger keeps both current, the masks are told apart by their series key."""
-    run_id = begin_run(database, scan(database, [series_row("1.2.3"), series_row("1.2.3#2")]))
-    items = plan_work(database, run_id, ["1.2.3", "1.2.3#2"]).pending
+    run_id = begin_run(database, scan(database, [series_row("1.2.3"), series_row("1.2.3-2")]))
+    items = plan_work(database, run_id, ["1.2.3", "1.2.3-2"]).pending
     commit_group(run_id, [(item, segmented(item)) for item in items], store, database)
     assert [row.series_instance_uid for row in query_findings(database)] == ["1.2.3", "1.2.3"]
-    assert [mask.series_key for mask in read_masks(store.parquet, "1.2.3")] == ["1.2.3", "1.2.3#2"]
+    assert [mask.series_key for mask in read_masks(store.parquet, "1.2.3")] == ["1.2.3", "1.2.3-2"]
 
 
 def test_a_thousand_findings_commit_quickly(database: Database, store: Store) -> None:

@@ -19,7 +19,7 @@ class SeriesRow:
     """A series found by a scan; sizes and spacings are None where it was refused before they were known."""
 
     series_key: str
-    """Unique within the archive: the series UID, with ``#2`` and so on where one UID holds several volumes."""
+    """Unique within the archive: the series UID, with ``-2`` and so on where one UID holds several volumes."""
     series_instance_uid: str
     study_instance_uid: str
     subject_key: str | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+from sqlalchemy import event
 
 from vaeseg.db.archives import FileRow, SeriesRow, ensure_archive, record_scan
 from vaeseg.db.runs import ModelRow, register_model, start_run
@@ -54,7 +56,7 @@ def series_row(uid: str, **changes: Any) -> SeriesRow:
     """A readable series of three slices."""
     values: dict[str, Any] = {
         "series_key": uid,
-        "series_instance_uid": uid.partition("#")[0],
+        "series_instance_uid": uid.partition("-")[0],
         "study_instance_uid": "1.2",
         "subject_key": SUBJECT,
         "modality": "CT",
@@ -161,3 +163,18 @@ def failed(item: WorkItem, *, crashed: bool = False) -> FailedSeries:
     """Could not be decoded."""
     reason = "decoder_crashed" if crashed else "decode_failed"
     return FailedSeries(ref=ref(item), reason=reason, detail="slice 2 of 3", crashed=crashed, read_seconds=1.5)
+
+
+@contextmanager
+def counted_statements(database: Database) -> Iterator[list[str]]:
+    """The SQL statements that are executed within, executemany counted once."""
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)

@@ -5,17 +5,29 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from vaeseg.cli import main
 from vaeseg.models.checkpoint import load_checkpoint
 
 QUICK = ["--set", "image_size=64", "--set", "base_width=2", "--set", "latent_channels=2", "--set", "batch_size=4"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """These networks are tiny: run on one thread, here and in child processes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -151,7 +163,7 @@ def test_store_that_cannot_be_written_is_one_line(msd_dir: Path, tmp_path: Path)
 
 def test_interrupt_leaves_a_state_that_resumes_to_the_same_model(msd_dir: Path, tmp_path: Path) -> None:
     """Ctrl-C says how to go on, exits 1, and --resume gives the model of an uninterrupted run."""
-    options = ["decoder", "--msd-dir", msd_dir, "--name", "m", "--epochs", 30, *QUICK]
+    options = ["decoder", "--msd-dir", msd_dir, "--name", "m", "--epochs", 12, *QUICK]
     whole = vaeseg(*options, "--store", tmp_path / "whole", "--json")
     assert whole.exit_code == 0, whole.output
     store = tmp_path / "cut"
@@ -163,7 +175,7 @@ def test_interrupt_leaves_a_state_that_resumes_to_the_same_model(msd_dir: Path, 
     )
     assert cut.stderr is not None
     seen = ""
-    while "epoch 2/30" not in seen:
+    while "epoch 2/12" not in seen:
         line = cut.stderr.readline()
         assert line, seen
         seen += line

@@ -117,14 +117,10 @@ def test_batch_size_is_positive(checkpoint: Checkpoint) -> None:
 
 def test_threads_are_set_when_asked(checkpoint: Checkpoint) -> None:
     """num_threads holds for the process; None leaves it alone."""
-    before = torch.get_num_threads()
-    try:
-        Predictor(checkpoint, "cpu", num_threads=1)
-        assert torch.get_num_threads() == 1
-        Predictor(checkpoint, "cpu")
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
+    Predictor(checkpoint, "cpu", num_threads=2)
+    assert torch.get_num_threads() == 2
+    Predictor(checkpoint, "cpu")
+    assert torch.get_num_threads() == 2
 
 
 def test_cuda_is_taken_where_it_is_and_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

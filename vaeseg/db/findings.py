@@ -168,14 +168,11 @@ def _supersede(connection: Connection, model: str, findings: Sequence[NewFinding
 
 
 def _insert_findings(connection: Connection, run: RunKey, findings: Sequence[NewFinding], part: str) -> None:
-    rows = [_values(run, new, part) for new in findings]
-    statement = insert(FindingTable).returning(FindingTable.id, sort_by_parameter_order=True)
-    finding_ids = connection.scalars(statement, rows).all()
-    lesions = [
-        _lesion_values(finding_id, lesion)
-        for finding_id, new in zip(finding_ids, findings, strict=True)
-        for lesion in new.lesions
-    ]
+    connection.execute(insert(FindingTable), [_values(run, new, part) for new in findings])
+    of_part = (FindingTable.run_id == run.run_id) & (FindingTable.part == part)
+    inserted = connection.execute(select(FindingTable.work_item_id, FindingTable.id).where(of_part))
+    finding_ids = {work_item_id: finding_id for work_item_id, finding_id in inserted}
+    lesions = [_lesion_values(finding_ids[new.item.work_item_id], lesion) for new in findings for lesion in new.lesions]
     if lesions:
         connection.execute(insert(LesionTable), lesions)
 

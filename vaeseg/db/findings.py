@@ -171,7 +171,7 @@ def _insert_findings(connection: Connection, run: RunKey, findings: Sequence[New
     connection.execute(insert(FindingTable), [_values(run, new, part) for new in findings])
     of_part = (FindingTable.run_id == run.run_id) & (FindingTable.part == part)
     inserted = connection.execute(select(FindingTable.work_item_id, FindingTable.id).where(of_part))
-    finding_ids = {work_item_id: finding_id for work_item_id, finding_id in inserted}
+    finding_ids = {row.work_item_id: row.id for row in inserted}
     lesions = [_lesion_values(finding_ids[new.item.work_item_id], lesion) for new in findings for lesion in new.lesions]
     if lesions:
         connection.execute(insert(LesionTable), lesions)

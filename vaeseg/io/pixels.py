@@ -69,6 +69,8 @@ def _open(path: Path, config: ReadingConfig) -> pydicom.Dataset:
 
 
 def _check_unchanged(dataset: pydicom.Dataset, file: SliceFile, shape: tuple[int, int]) -> None:
+    if "PixelData" not in dataset:  # the index saw it begin; pydicom drops what it read before an early end
+        raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, "the file ends within its pixel data")
     position = numbers(dataset, "ImagePositionPatient", 3)
     found = (integer(dataset, "Rows", 0), integer(dataset, "Columns", 0))
     if position != file.position or found != shape:
@@ -76,10 +78,8 @@ def _check_unchanged(dataset: pydicom.Dataset, file: SliceFile, shape: tuple[int
 
 
 def _checked_syntax(dataset: pydicom.Dataset) -> str:
-    """The transfer syntax, where there is a decoder for it and something to decode."""
+    """The transfer syntax, where there is a decoder for it."""
     syntax = transfer_syntax(dataset)
-    if "PixelData" not in dataset:
-        raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, "the file ends within its pixel data")
     if syntax not in PINNED_PLUGINS:
         raise ReadingError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder for the transfer syntax")
     return syntax

@@ -125,7 +125,8 @@ def _run(submission: Submission) -> RunReport:
     )
     # a descriptor of its own: standard error itself is held back while Ray starts
     terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-    with terminal, Progress(*columns, console=Console(file=terminal), transient=True) as bar:
+    console = Console(file=terminal)
+    with terminal, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading headers, starting Ray", total=None, slices=0, rate=0.0, failures=0)
 
         def show(progress: RunProgress) -> None:

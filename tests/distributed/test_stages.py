@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +182,20 @@ def test_rows_hold_plain_values(tmp_path: Path) -> None:
         row = stage(row, config(tmp_path))
         assert {key: type(value) for key, value in row.items()} == columns
     assert json.loads(row["outcome"])["n_slices"] == 3
+
+
+def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
+    """Python code cannot interrupt a decoder stuck in C; the timer kills the process, and the driver sees it gone."""
+    row = planned(tmp_path)
+    script = (
+        "import json, sys, threading\n"
+        "from vaeseg.config import ReadingConfig\n"
+        "from vaeseg.distributed import stages\n"
+        "stages.read_volume = lambda *_: threading.Event().wait(60)\n"
+        "config = stages.StageConfig(store_root='', model_path='', image_size=8, output_types=(),\n"
+        "    reading=ReadingConfig(decode_timeout_seconds=1))\n"
+        "stages.read(json.load(sys.stdin), config)\n"
+    )
+    plain = {key: value for key, value in row.items() if not isinstance(value, bytes)}
+    done = subprocess.run([sys.executable, "-c", script], input=json.dumps(plain), text=True, timeout=50, check=False)
+    assert done.returncode == -signal.SIGALRM

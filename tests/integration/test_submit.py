@@ -231,6 +231,10 @@ def test_a_short_series_is_skipped_by_rule(submission: Submission, archive: Path
     (finding,) = rows(submission, "SELECT * FROM findings")
     assert (finding["outcome"], finding["reason"]) == ("skipped", "min_slices")
     assert finding["tumour_volume_ml"] is None
+    shutil.copytree(sorted((archive / "dicom").iterdir())[-1], study / "more")
+    ahead = preview(replace(submission, study_dir=study))
+    assert (ahead.to_skip, ahead.already_done) == (0, 1)
+    assert ahead.to_segment > 0
 
 
 def test_labels_on_another_grid_are_resampled_or_refused(submission: Submission, archive: Path, tmp_path: Path) -> None:

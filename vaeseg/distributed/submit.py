@@ -82,14 +82,15 @@ def preview(submission: Submission) -> Preview:
     _check_segmenter(checkpoint, submission.model)
     config = submission.config
     scan = scan_for(submission.study_dir, submission.store_root, config, keyer=None)
-    readable = {v.series_key: v for v in scan.verdicts if v.manifest is not None}
-    skipped = {k for k, v in readable.items() if v.manifest and skip_by_rule(v.manifest, config.segmentation.selection)}
-    known = _known_work(submission, checkpoint, {key: verdict.fingerprint for key, verdict in readable.items()})
-    pending = len(readable) - known["already_done"] - known["left_out"]
-    to_skip = min(len(skipped), pending)
+    manifests = {v.series_key: v.manifest for v in scan.verdicts if v.manifest is not None}
+    prints = {v.series_key: v.fingerprint for v in scan.verdicts if v.manifest is not None}
+    to_skip = {k: prints[k] for k, m in manifests.items() if skip_by_rule(m, config.segmentation.selection)}
+    to_segment = {key: fingerprint for key, fingerprint in prints.items() if key not in to_skip}
+    skipped, segmented = (_known_work(submission, checkpoint, part) for part in (to_skip, to_segment))
+    known = skipped + segmented
     return Preview(
-        to_segment=pending - to_skip,
-        to_skip=to_skip,
+        to_segment=len(to_segment) - segmented.total(),
+        to_skip=len(to_skip) - skipped.total(),
         already_done=known["already_done"],
         left_out=known["left_out"],
         refused=sum(verdict.ref is not None and not verdict.readable for verdict in scan.verdicts),

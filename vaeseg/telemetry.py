@@ -1,12 +1,17 @@
 """Every Prometheus metric of vaeseg, in one file.
 
 Names are ``vaeseg_<noun>_<verb>_<unit|total>``. Labels come from small closed sets and are created beforehand, so
-that a counter that never moved is 0 and not absent; a label is never a UID, a path or a run id.
+that a counter that never moved is 0 and not absent; a label is never a UID, a path or a run id. A gauge of something
+that has not been measured is NaN, not 0.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 OUTCOMES = ("segmented", "skipped", "failed", "crashed")
 STAGES = ("read", "segment", "measure", "commit")
@@ -29,3 +34,160 @@ for _outcome in OUTCOMES:
     SERIES_FINISHED.labels(_outcome)
 for _stage in STAGES:
     STAGE_SECONDS.labels(_stage)
+
+LOSS_PARTS = ("loss", "reconstruction", "bce", "kl", "total", "mse", "dice")
+"""Losses of either stage."""
+IOU_KINDS = ("iou_label_or_prediction", "iou_label", "iou_subject")
+"""Means of IoU on the dev part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMetric:
+    """One metric of training, for whoever serves it: prometheus_client here, or Ray for its workers."""
+
+    name: str
+    """Without the `_total` that both add to a counter."""
+    description: str
+    kind: Literal["counter", "gauge"]
+    label: str = ""
+    """Name of its only label, or none."""
+    values: tuple[str, ...] = ()
+    """Every value of that label."""
+
+
+SLICES_TRAINED = TrainingMetric(
+    name="vaeseg_training_slices_trained", description="Slices trained on, over all epochs", kind="counter"
+)
+EPOCHS_FINISHED = TrainingMetric(
+    name="vaeseg_training_epochs_finished", description="Epochs of this training that are done", kind="gauge"
+)
+EPOCHS_PLANNED = TrainingMetric(
+    name="vaeseg_training_epochs_planned", description="Epochs that this training has at most", kind="gauge"
+)
+LOSS = TrainingMetric(
+    name="vaeseg_training_loss_mean",
+    description="Losses of this epoch so far, mean over slices; bce, reconstruction, kl and total in nats a pixel",
+    kind="gauge",
+    label="part",
+    values=LOSS_PARTS,
+)
+DEV_LOSS = TrainingMetric(
+    name="vaeseg_training_dev_loss_mean",
+    description="Losses on the dev part after the last epoch, mean over slices",
+    kind="gauge",
+    label="part",
+    values=LOSS_PARTS,
+)
+DEV_IOU = TrainingMetric(
+    name="vaeseg_training_dev_iou_mean",
+    description="IoU on the dev part after the last epoch",
+    kind="gauge",
+    label="kind",
+    values=IOU_KINDS,
+)
+LEARNING_RATE = TrainingMetric(
+    name="vaeseg_training_learning_rate", description="Learning rate at the end of the last epoch", kind="gauge"
+)
+TRAINING_SPEED = TrainingMetric(
+    name="vaeseg_training_slices_per_second",
+    description="Slices trained on a second in the last epoch, evaluation not counted",
+    kind="gauge",
+)
+TRAINING_METRICS = (
+    SLICES_TRAINED,
+    EPOCHS_FINISHED,
+    EPOCHS_PLANNED,
+    LOSS,
+    DEV_LOSS,
+    DEV_IOU,
+    LEARNING_RATE,
+    TRAINING_SPEED,
+)
+"""All of them."""
+
+
+def _registered(metric: TrainingMetric) -> Counter | Gauge:
+    """The metric in our registry; counters start at 0, gauges at NaN."""
+    make = Counter if metric.kind == "counter" else Gauge
+    made = make(metric.name, metric.description, [metric.label] if metric.label else [], registry=REGISTRY)
+    children = [made.labels(value) for value in metric.values] or [made]
+    for child in children:
+        if isinstance(child, Gauge):
+            child.set(float("nan"))
+    return made
+
+
+_REGISTERED = {metric.name: _registered(metric) for metric in TRAINING_METRICS}
+
+
+def write_to_registry(metric: TrainingMetric, label: str, value: float) -> None:
+    """Raise a counter by a value, or set a gauge to it, in `REGISTRY`."""
+    registered = _REGISTERED[metric.name]
+    child = registered.labels(label) if metric.label else registered
+    if isinstance(child, Counter):
+        child.inc(value)
+    else:
+        child.set(value)
+
+
+class FinishedEpoch(Protocol):
+    """What of `training.loop.EpochReport` becomes metrics."""
+
+    @property
+    def epoch(self) -> int:
+        """From 1."""
+
+    @property
+    def epochs(self) -> int:
+        """How many there are to be."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """By name, `LOSS_PARTS`."""
+
+    @property
+    def dev(self) -> Mapping[str, float | None]:
+        """By name, `LOSS_PARTS` and `IOU_KINDS`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the epoch's last step."""
+
+    @property
+    def slices_per_second(self) -> float:
+        """Evaluation not counted."""
+
+
+class TrainingMetrics:
+    """Metrics of one training; `on_step` and `on_epoch` fit an `Observer`.
+
+    Args:
+        write: takes a metric, the value of its label ("" without one) and a number, by which a counter is raised and to
+            which a gauge is set.
+    """
+
+    def __init__(self, write: Callable[[TrainingMetric, str, float], None] = write_to_registry) -> None:
+        self._write = write
+        self._slices_done = 0
+
+    def on_step(self, done: int, total: int, losses: Mapping[str, float]) -> None:
+        """Take in how many slices of the epoch are done, of how many, and its mean losses so far."""
+        self._write(SLICES_TRAINED, "", done - self._slices_done)
+        self._slices_done = done if done < total else 0
+        self._write_all(LOSS, losses)
+
+    def on_epoch(self, report: FinishedEpoch) -> None:
+        """Set everything that an epoch gave; a figure that is undefined becomes NaN."""
+        self._write(EPOCHS_FINISHED, "", report.epoch)
+        self._write(EPOCHS_PLANNED, "", report.epochs)
+        self._write_all(LOSS, report.losses)
+        self._write_all(DEV_LOSS, report.dev)
+        self._write_all(DEV_IOU, report.dev)
+        self._write(LEARNING_RATE, "", report.learning_rate)
+        self._write(TRAINING_SPEED, "", report.slices_per_second)
+
+    def _write_all(self, metric: TrainingMetric, figures: Mapping[str, float | None]) -> None:
+        for name in metric.values:
+            if name in figures:
+                value = figures[name]
+                self._write(metric, name, float("nan") if value is None else value)

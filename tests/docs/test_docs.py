@@ -11,6 +11,9 @@ import pytest
 from vaeseg import errors
 from vaeseg.cli import COMMANDS, main
 from vaeseg.config import ReadingConfig
+from vaeseg.evaluation.calibration import CalibrationHistogram
+from vaeseg.evaluation.subjects import tabulate
+from vaeseg.inference.evaluation import Evaluation, result_json
 from vaeseg.io.inspection import inspect_paths
 from vaeseg.records import Reason, Warn
 
@@ -58,6 +61,25 @@ def test_the_keys_of_inspect_are_those_of_the_readme(tmp_path: Path) -> None:
     (row,) = inspect_paths([tmp_path], ReadingConfig())
     section = document("README.md").split("## What `inspect --json` prints")[1].split("\n## ")[0]
     assert set(row) <= set(re.findall(r"`(\w+)`", section))
+
+
+def test_the_keys_of_evaluate_are_those_of_the_readme() -> None:
+    """The README's table and docs/evaluation.md name exactly the keys that `evaluate --json` prints."""
+    nothing = Evaluation(
+        model="",
+        digest="",
+        threshold=0.5,
+        location="",
+        table=tabulate([]),
+        calibration=CalibrationHistogram(),
+        refused=(),
+        overlap_subjects=None,
+    )
+    result = result_json(nothing, seed=0)
+    section = document("README.md").split("## What `evaluate --json` prints")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == set(result)
+    assert set(result["confidence"]) <= first_column(document("docs/evaluation.md"), "Figures")
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vaeseg.geometry.resample import (
+    covered_by_slice,
     label_in_grid,
     label_to_model_grid,
     mask_to_native,
@@ -90,6 +91,25 @@ def test_model_pixel_of_each_native_voxel() -> None:
     rows, columns = model_pixel_of_voxel((1, 6, 12), (1.0, 1.0, 1.0), 4)
     assert columns.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert rows.tolist() == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "rows", "columns"),
+    [
+        ((1, 96, 96), (1, 0.7, 0.7), (0, 64), (0, 64)),
+        ((1, 32, 64), (1, 1, 1), (16, 48), (0, 64)),
+        ((1, 64, 16), (1, 1, 2), (0, 64), (16, 48)),
+        ((1, 10, 200), (1, 1, 1), (30, 34), (0, 64)),
+    ],
+)
+def test_what_a_slice_covers_of_the_model_grid(
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> None:
+    """All of it for a square slice; the middle for others: 10 of 200 rows are 3.2 of 64, with four centres inside."""
+    assert covered_by_slice(shape, spacing, 64) == (slice(*rows), slice(*columns))
 
 
 def test_label_in_a_shifted_and_coarser_grid() -> None:

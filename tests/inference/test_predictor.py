@@ -88,6 +88,30 @@ def test_minmax_sees_the_whole_volume(checkpoint: Checkpoint, volume: np.ndarray
     assert np.isfinite(predictor.probabilities(np.full((2, 64, 64), 7, dtype=np.int16))).all()
 
 
+def test_chosen_slices_are_those_of_the_whole_volume(checkpoint: Checkpoint, volume: np.ndarray) -> None:
+    """Bit for bit, though the range that decides the intensity lies in slices that are not chosen."""
+    predictor = Predictor(with_preprocessing(checkpoint, intensity="minmax"), "cpu")
+    volume[10, 0, 0] = 3000
+    chosen = np.array([7, 2])
+    assert np.array_equal(predictor.probabilities(volume, chosen), predictor.probabilities(volume)[chosen])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_intensities_are_fractions_of_their_type_s_range(checkpoint: Checkpoint, dtype: type) -> None:
+    """HU -1000 to 400 in steps of 1/255 of the window give what the finished intensities give."""
+    steps = np.random.default_rng(0).integers(0, 256, (3, 64, 64))
+    predictor = Predictor(with_preprocessing(checkpoint, window_low_hu=0.0, window_high_hu=255.0), "cpu")
+    expected = predictor.probabilities(steps.astype(np.int16))
+    images = (steps * (np.iinfo(dtype).max // 255)).astype(dtype)
+    np.testing.assert_allclose(predictor.probabilities_of_intensity(images), expected, atol=1e-6)
+
+
+def test_intensities_of_another_type_are_refused(checkpoint: Checkpoint, volume: np.ndarray) -> None:
+    """HU given for intensities would be nonsense without an error."""
+    with pytest.raises(ValueError, match="int16, expected uint8 or uint16"):
+        Predictor(checkpoint, "cpu").probabilities_of_intensity(volume)  # type: ignore[arg-type]
+
+
 def test_no_slices_give_no_mask(checkpoint: Checkpoint) -> None:
     """An empty volume gives an empty mask."""
     assert Predictor(checkpoint, "cpu").segment(np.empty((0, 64, 64), dtype=np.int16)).shape == (0, 64, 64)

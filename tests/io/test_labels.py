@@ -64,6 +64,15 @@ def test_a_label_on_the_same_grid_is_taken_as_it_is(tmp_path: Path) -> None:
     assert label.warnings == ()
 
 
+def test_one_value_of_a_label_can_be_chosen(tmp_path: Path) -> None:
+    """Of organs 1 and 5, the latter alone."""
+    values = np.zeros(GRID.shape, dtype=np.uint8)
+    values[1, 2, 3], values[2, 2, 3] = 1, 5
+    write_nifti(tmp_path / "l.nii.gz", values, GRID)
+    found = read_label_on_grid(tmp_path / "l.nii.gz", GRID, CONFIG, label_value=5)
+    np.testing.assert_array_equal(np.argwhere(found.mask), [[2, 2, 3]])
+
+
 def test_a_label_on_a_finer_grid_is_resampled(tmp_path: Path) -> None:
     """Half the spacing along i: each voxel takes the nearest label voxel."""
     affine = GRID.lps_from_kji.copy()

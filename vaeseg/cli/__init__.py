@@ -14,6 +14,8 @@ from vaeseg import __version__
 from vaeseg.errors import VaesegError
 
 COMMANDS = {
+    "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
+    "evaluate": "Say how good a model is on subjects that it has not seen.",
     "findings": "Query findings in SQL.",
     "inspect": "Read DICOM and NIfTI and report a verdict for each series.",
     "phantom": "Write a synthetic thorax CT archive.",
@@ -25,7 +27,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in `vaeseg.cli.<name>` as `command`."""
+    """A group whose commands live in `vaeseg.cli.<name>` as `command`, with underscores for dashes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in alphabetical order."""
@@ -35,7 +37,7 @@ class LazyGroup(click.Group):
         """Import and return one command; None for a name that does not exist."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"vaeseg.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"vaeseg.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

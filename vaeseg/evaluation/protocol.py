@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from vaeseg.evaluation.slices import count_slices, ratio
 from vaeseg.records import BoolArray, FloatArray
-
-_IN_PLANE = (1, 2)
 
 
 def slice_ious(masks: BoolArray, labels: BoolArray) -> npt.NDArray[np.float64]:
@@ -29,13 +28,12 @@ def slice_ious(masks: BoolArray, labels: BoolArray) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: the shapes differ or are not three-dimensional.
     """
-    shared, union = _slice_counts(masks, labels)
-    return _ratio(shared, union)
+    return count_slices(masks, labels).ious
 
 
 def holds_label(labels: BoolArray) -> BoolArray:
     """Which slices hold a label: (N, J, I) bool to (N,) bool."""
-    return np.asarray(labels.any(axis=_IN_PLANE))
+    return np.asarray(labels.any(axis=(1, 2)))
 
 
 def mean_iou_label_or_prediction(ious: FloatArray) -> float:
@@ -99,10 +97,10 @@ def subject_volume_ious(masks: BoolArray, labels: BoolArray, subjects: Sequence[
     Raises:
         ValueError: shapes or lengths differ.
     """
-    shared, union = _slice_counts(masks, labels)
-    of_subject = _slices_of(subjects, len(shared))
+    counts = count_slices(masks, labels)
+    of_subject = _slices_of(subjects, len(counts))
     return {
-        subject: float(_ratio(shared[slices].sum(keepdims=True), union[slices].sum(keepdims=True))[0])
+        subject: float(ratio(counts.shared[slices].sum(), counts.union[slices].sum()))
         for subject, slices in of_subject.items()
     }
 
@@ -110,19 +108,6 @@ def subject_volume_ious(masks: BoolArray, labels: BoolArray, subjects: Sequence[
 def mean_over_subjects(per_subject: dict[str, float]) -> float:
     """Mean in which each subject counts once; subjects with NaN are left out, NaN when none is left."""
     return _mean(np.array(list(per_subject.values()), dtype=np.float64))
-
-
-def _slice_counts(masks: BoolArray, labels: BoolArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pixels in both and in either, a slice: (N,) int64 each."""
-    if masks.shape != labels.shape or masks.ndim != 3:
-        raise ValueError(f"masks have shape {masks.shape}, labels {labels.shape}; expected the same (N, J, I)")
-    shared = np.count_nonzero(masks & labels, axis=_IN_PLANE)
-    union = np.count_nonzero(masks | labels, axis=_IN_PLANE)
-    return np.asarray(shared, dtype=np.int64), np.asarray(union, dtype=np.int64)
-
-
-def _ratio(shared: npt.NDArray[np.int64], union: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.asarray(np.divide(shared, union, out=np.full(shared.shape, np.nan), where=union > 0))
 
 
 def _slices_of(subjects: Sequence[str], n_slices: int) -> dict[str, list[int]]:

@@ -6,6 +6,7 @@ the file has. Slices are not resampled along k. Arrays are in axial order (`geom
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,15 @@ def model_pixel_of_voxel(
     )
 
 
+def covered_by_slice(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size: int
+) -> tuple[slice, slice]:
+    """Rows and columns of the model grid whose centres lie within the native slice; all of them for a square one."""
+    _, height, width = shape
+    pixel_mm = max(height * spacing_mm[1], width * spacing_mm[2]) / size
+    return _covered(height * spacing_mm[1] / pixel_mm, size), _covered(width * spacing_mm[2] / pixel_mm, size)
+
+
 def label_in_grid(label: BoolArray, label_geometry: VolumeGeometry, target: VolumeGeometry) -> BoolArray:
     """Resample a label in world space onto another grid, nearest voxel; outside the label's grid is False.
 
@@ -126,6 +136,12 @@ def _weights(n_native: int, spacing: float, pixel_mm: float, size: int) -> Float
     edges = np.arange(n_native)[None, :]
     overlap = np.minimum(low + scale, edges + 1) - np.maximum(low, edges)
     return np.asarray(np.clip(overlap, 0.0, 1.0) / scale, dtype=np.float32)
+
+
+def _covered(extent: float, size: int) -> slice:
+    """Pixels whose centres lie within `extent` pixels about the middle of `size`."""
+    first = math.ceil((size - extent) / 2 - 0.5 - 1e-6)
+    return slice(first, size - first)
 
 
 def _linear_weights(n_native: int, centres: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ K slices of one volume, S side of the model grid.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.models.checkpoint import Checkpoint
 from vaeseg.models.preprocessing import intensity_range, normalise
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.records import BoolArray
+from vaeseg.records import BoolArray, IntArray
 
 CPU_CHUNK = 4
 """Slices in one pass on a CPU: larger batches fall out of the cache and are slower, whatever `batch_size` says."""
@@ -73,22 +73,60 @@ class Predictor:
         """
         return np.asarray(self.probabilities(slices_hu) >= self.preprocessing.threshold)
 
-    def probabilities(self, slices_hu: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        """Probability of tumour, as `segment` thresholds it: (K, S, S) int16 HU to (K, S, S) float32."""
-        size = self.preprocessing.image_size
-        if slices_hu.ndim != 3 or slices_hu.shape[1:] != (size, size):
-            raise ValueError(f"slices have shape {slices_hu.shape}, expected (K, {size}, {size})")
-        probabilities = np.empty(slices_hu.shape, dtype=np.float32)
+    def probabilities(
+        self, slices_hu: npt.NDArray[np.int16], chosen: IntArray | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Probability of tumour, as `segment` thresholds it.
+
+        Args:
+            slices_hu: (K, S, S) int16 HU, the whole volume: its range may decide the intensity.
+            chosen: (n,) indices of the slices wanted; None for all.
+
+        Returns:
+            (K, S, S) float32, or (n, S, S) for n chosen slices.
+
+        Raises:
+            ValueError: the shape is not (K, S, S) for the model's S.
+        """
+        self._check(slices_hu.shape)
         if len(slices_hu) == 0:
-            return probabilities
+            return np.empty(slices_hu.shape, dtype=np.float32)
         low, high = intensity_range(slices_hu, self.preprocessing)
-        for start in range(0, len(slices_hu), self.chunk):
-            part = slices_hu[start : start + self.chunk]
+        return self._in_passes(slices_hu if chosen is None else slices_hu[chosen], low, high)
+
+    def probabilities_of_intensity(
+        self, images: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    ) -> npt.NDArray[np.float32]:
+        """Probability of tumour in slices whose intensity was made before, as a prepared data set holds them.
+
+        Args:
+            images: (K, S, S) intensity in 1/255 or 1/65535, made with the model's own preprocessing.
+
+        Returns:
+            (K, S, S) float32.
+
+        Raises:
+            ValueError: the shape is not (K, S, S) for the model's S, or the type is another.
+        """
+        self._check(images.shape)
+        if images.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"intensities are {images.dtype}, expected uint8 or uint16")
+        return self._in_passes(images, 0.0, float(np.iinfo(images.dtype).max))
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        size = self.preprocessing.image_size
+        if len(shape) != 3 or shape[1:] != (size, size):
+            raise ValueError(f"slices have shape {shape}, expected (K, {size}, {size})")
+
+    def _in_passes(self, slices: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+        probabilities = np.empty(slices.shape, dtype=np.float32)
+        for start in range(0, len(slices), self.chunk):
+            part = slices[start : start + self.chunk]
             probabilities[start : start + self.chunk] = self._pass(part, low, high)[: len(part)]
         return probabilities
 
-    def _pass(self, part: npt.NDArray[np.int16], low: float, high: float) -> npt.NDArray[np.float32]:
-        filled = np.zeros((self.chunk, *part.shape[1:]), dtype=np.int16)
+    def _pass(self, part: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+        filled = np.zeros((self.chunk, *part.shape[1:]), dtype=part.dtype)
         filled[: len(part)] = part
         with torch.inference_mode():
             bounds = torch.tensor([[low], [high]], device=self.device).expand(2, self.chunk)

@@ -53,18 +53,21 @@ def find_labels(label_dir: Path, manifests: Iterable[SeriesManifest]) -> tuple[d
     return found, len(set(by_name.values()) - set(found.values()))
 
 
-def read_label_on_grid(path: Path, geometry: VolumeGeometry, config: ReadingConfig) -> LabelOnGrid:
+def read_label_on_grid(
+    path: Path, geometry: VolumeGeometry, config: ReadingConfig, label_value: int | None = None
+) -> LabelOnGrid:
     """Read a label and resample it in world space where its grid is another one.
 
     Args:
-        path: NIfTI; every value above zero is tumour.
+        path: NIfTI.
         geometry: of the series.
         config: bounds.
+        label_value: which value is the structure; None takes every value above zero.
 
     Raises:
         ReadingError: ``label_geometry_mismatch``, part of the label lies outside the series; or as `read_nifti`.
     """
-    label, label_geometry = read_label(path, config)
+    label, label_geometry = read_label(path, config, label_value)
     if same_grid(label_geometry, geometry):
         return LabelOnGrid(mask=label, warnings=())
     share = share_inside(np.argwhere(label), label_geometry, geometry)

@@ -1,0 +1,161 @@
+"""`vaeseg-batch evaluate` as a user calls it, with a tiny network of random weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from vaeseg.cli import main
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig
+from vaeseg.models.checkpoint import Provenance, save_checkpoint
+from vaeseg.models.segmenter import Segmenter
+from vaeseg.models.vae import VariationalAutoencoder
+
+ARCHITECTURE = ArchitectureConfig(kind="spatial", image_size=64, base_width=2, latent_channels=2)
+PREPROCESSING = PreprocessingConfig(image_size=64)
+NOWHERE = Provenance(data_digest="", split_digest="")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """It calls about half of all pixels tumour."""
+    torch.manual_seed(0)
+    network = Segmenter(ARCHITECTURE).eval()
+    last = network.decoder[-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias -= network(torch.rand(4, 1, 64, 64))[0].median()
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, network, PREPROCESSING, NOWHERE)
+    return path
+
+
+@pytest.fixture
+def msd_dir(tmp_path: Path) -> Path:
+    """Four crops of 96 x 96 with a tumour, one of them without its label's file."""
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for n in range(4):
+        label = np.zeros((96, 96, 3), dtype=np.uint8)
+        label[20 + n : 40, 20:50, 1:] = 1
+        image = rng.integers(-900, 400, label.shape).astype(np.int16)
+        for folder, array in (("imagesTr", image), ("labelsTr", label)):
+            nibabel.save(nibabel.Nifti1Image(array, np.diag([-0.7, -0.7, 2.5, 1.0])), root / folder / f"{n}.nii.gz")
+    entries = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in range(4)]
+    (root / "dataset.json").write_text(json.dumps({"training": entries}))
+    return root
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number within a JSON value."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_json_has_the_documented_keys_and_nothing_else_is_on_stdout(model: Path, msd_dir: Path) -> None:
+    """One object; finite; every figure has an interval; what cannot be checked is said on stderr."""
+    result = run("--model", model, "--msd-dir", msd_dir, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    figures = {
+        "iou_label",
+        "iou_label_or_prediction",
+        "iou_label_median",
+        "iou_pooled",
+        "dice_label",
+        "iou_subject",
+        "iou_label_large",
+        "volume_error_ml_median",
+        "sensitivity",
+        "false_positive_slices_share",
+    }
+    others = {"model", "digest", "threshold", "n_subjects", "n_slices", "n_label_slices", "confidence"}
+    assert answer.keys() == figures | others | {"overlap_subjects", "refused"}
+    assert answer["confidence"].keys() == figures
+    assert all(math.isfinite(number) for number in numbers(answer))
+    assert (answer["model"], answer["n_subjects"], answer["n_slices"], answer["n_label_slices"]) == ("half", 4, 12, 8)
+    assert 0 < answer["iou_label"] < 1
+    assert "cannot be checked" in result.stderr
+
+
+def test_the_same_seed_gives_the_same_answer(model: Path, msd_dir: Path) -> None:
+    """Byte for byte; another seed moves no figure."""
+    one, same, other = (run("--model", model, "--msd-dir", msd_dir, "--json", "--seed", n).stdout for n in (1, 1, 2))
+    assert one == same
+    first, second = json.loads(one), json.loads(other)
+    assert {**first, "confidence": None} == {**second, "confidence": None}
+
+
+def test_damaged_and_unlabelled_items_give_exit_code_3(model: Path, msd_dir: Path) -> None:
+    """They are named on stderr and in the JSON, and the others are evaluated."""
+    (msd_dir / "imagesTr/1.nii.gz").write_bytes(b"no image")
+    listed = json.loads((msd_dir / "dataset.json").read_text())
+    listed["training"][2] = {"image": listed["training"][2]["image"]}
+    (msd_dir / "dataset.json").write_text(json.dumps(listed))
+    result = run("--model", model, "--msd-dir", msd_dir, "--json")
+    assert result.exit_code == 3
+    answer = json.loads(result.stdout)
+    assert answer["n_subjects"] == 2
+    assert [(item["name"], item["reason"]) for item in answer["refused"]] == [("1", "damaged_file"), ("2", "no_label")]
+    assert "left out 2: no_label" in result.stderr
+
+
+def test_the_table_is_for_people(model: Path, msd_dir: Path) -> None:
+    """Every figure has a line, and it says what kind of software this is."""
+    result = run("--model", model, "--msd-dir", msd_dir)
+    assert result.exit_code == 0
+    assert "mean IoU, slices with a label" in result.stdout
+    assert "4 subjects, 12 slices, 8 with a label, 0 left out" in result.stdout
+    assert "not for clinical use" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "nobody", "--msd-dir", "DATA"], "no model nobody"),
+        (["--model", "MODEL"], "--msd-dir"),
+        (["--model", "MODEL", "--msd-dir", "nowhere"], "is this an MSD data set"),
+    ],
+)
+def test_what_cannot_be_used_is_named(model: Path, msd_dir: Path, arguments: list[str], said: str) -> None:
+    """Exit 2 with one line, nothing on stdout."""
+    places = {"MODEL": str(model), "DATA": str(msd_dir)}
+    result = run(*(places.get(argument, argument) for argument in arguments))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_a_stage_one_model_finds_no_tumours(tmp_path: Path, msd_dir: Path) -> None:
+    """Exit 1: it has no decoder for them."""
+    path = tmp_path / "vae.safetensors"
+    save_checkpoint(path, VariationalAutoencoder(ARCHITECTURE), PREPROCESSING, NOWHERE)
+    result = run("--model", path, "--msd-dir", msd_dir)
+    assert result.exit_code == 1
+    assert "stage-one" in result.stderr

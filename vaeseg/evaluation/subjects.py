@@ -1,0 +1,157 @@
+"""Subjects reduced to records: their slices' counts, their volumes, and which of their lesions were found.
+
+K slices of one subject, N slices of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from vaeseg.evaluation.lesions import MM3_PER_ML, find_components
+from vaeseg.evaluation.slices import SliceCounts, concatenate_counts, count_slices
+from vaeseg.records import BoolArray, IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """How large the voxels of a subject are, at the resolution that it is evaluated at."""
+
+    spacing_mm: tuple[float, float, float]
+    """Along (k, j, i)."""
+    pixel_mm2: float
+    """Area of a pixel within a slice."""
+    voxel_mm3: float
+    """Volume of a voxel; not the product of the spacings where slices are sheared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionHit:
+    """One labelled lesion, and whether it was found."""
+
+    n_voxels: int
+    volume_ml: float
+    found: bool
+    """At least one of its voxels is predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectRecord:
+    """What a subject adds to the figures, its slices aside."""
+
+    name: str
+    n_slices: int
+    grid: Grid
+    labelled_ml: float
+    predicted_ml: float
+    lesions: tuple[LesionHit, ...]
+    """Labelled lesions, largest first within each run of neighbouring slices."""
+    n_false_lesions: int
+    """Predicted components that touch no labelled voxel."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationTable:
+    """Every subject and every slice that was evaluated; all figures come from here."""
+
+    subjects: tuple[SubjectRecord, ...]
+    counts: SliceCounts
+    """Of N slices, subject after subject."""
+    subject_of_slice: IntArray
+    """(N,) index into `subjects`, ascending."""
+    slice_index: IntArray
+    """(N,) number of the slice within its subject, from 0 at the feet."""
+
+    @cached_property
+    def label_areas_mm2(self) -> npt.NDArray[np.float64]:
+        """(N,) area of the label of each slice."""
+        pixel_mm2 = np.array([subject.grid.pixel_mm2 for subject in self.subjects], dtype=np.float64)
+        return np.asarray(self.counts.label * pixel_mm2[self.subject_of_slice])
+
+    @cached_property
+    def labelled_ml(self) -> npt.NDArray[np.float64]:
+        """(n_subjects,) labelled volumes."""
+        return np.array([subject.labelled_ml for subject in self.subjects], dtype=np.float64)
+
+    @cached_property
+    def predicted_ml(self) -> npt.NDArray[np.float64]:
+        """(n_subjects,) predicted volumes."""
+        return np.array([subject.predicted_ml for subject in self.subjects], dtype=np.float64)
+
+
+def measure_subject(
+    name: str, mask: BoolArray, label: BoolArray, grid: Grid, slice_index: IntArray
+) -> tuple[SubjectRecord, SliceCounts]:
+    """Compare a subject's mask with its label.
+
+    Lesions are connected components with connectivity 26. Slices whose numbers do not follow one another are not
+    neighbours: a lesion cut by slices that are not evaluated counts once on either side.
+
+    Args:
+        name: as it appears in reports.
+        mask: (K, J, I) bool, predicted, axial order.
+        label: (K, J, I) bool.
+        grid: size of the voxels.
+        slice_index: (K,) number of each slice within the subject, ascending.
+
+    Raises:
+        ValueError: shapes or lengths differ.
+    """
+    counts = count_slices(mask, label)
+    if len(slice_index) != len(counts):
+        raise ValueError(f"{len(counts)} slices, {len(slice_index)} slice numbers")
+    ml = grid.voxel_mm3 / MM3_PER_ML
+    runs = _runs(slice_index)
+    record = SubjectRecord(
+        name=name,
+        n_slices=len(counts),
+        grid=grid,
+        labelled_ml=int(counts.label.sum()) * ml,
+        predicted_ml=int(counts.predicted.sum()) * ml,
+        lesions=tuple(
+            LesionHit(n_voxels=n_voxels, volume_ml=n_voxels * ml, found=found)
+            for run in runs
+            for n_voxels, found in touched_components(label[run], mask[run])
+        ),
+        n_false_lesions=sum(not found for run in runs for _, found in touched_components(mask[run], label[run])),
+    )
+    return record, counts
+
+
+def touched_components(of: BoolArray, by: BoolArray) -> list[tuple[int, bool]]:
+    """Size of each component of one mask, and whether the other mask shares a voxel with it.
+
+    Args:
+        of: (K, J, I) bool, whose connected components (26) are counted.
+        by: (K, J, I) bool.
+
+    Returns:
+        Voxels and whether touched, largest component first; empty for an empty mask.
+    """
+    components = find_components(of)
+    touched = set(np.unique(components.labels[by[components.box]]).tolist())
+    return [(n_voxels, number in touched) for number, n_voxels in enumerate(components.n_voxels, start=1)]
+
+
+def tabulate(parts: Sequence[tuple[SubjectRecord, SliceCounts, IntArray]]) -> EvaluationTable:
+    """One table of all subjects, each given with its slices' counts and numbers; no parts give an empty table."""
+    lengths = [len(counts) for _, counts, _ in parts]
+    nothing = np.zeros(0, dtype=np.int64)
+    return EvaluationTable(
+        subjects=tuple(record for record, _, _ in parts),
+        counts=concatenate_counts([counts for _, counts, _ in parts]),
+        subject_of_slice=np.repeat(np.arange(len(parts)), lengths),
+        slice_index=np.concatenate([nothing, *(index for _, _, index in parts)]),
+    )
+
+
+def _runs(slice_index: IntArray) -> list[slice]:
+    """Ranges within which slice numbers follow one another without a gap."""
+    breaks = np.flatnonzero(np.diff(slice_index) != 1) + 1
+    bounds = [0, *breaks.tolist(), len(slice_index)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]

@@ -17,10 +17,12 @@ from vaeseg.errors import CheckpointError, ModelNotFoundError, StoreError
 from vaeseg.models import checkpoint as checkpoint_module
 from vaeseg.models.checkpoint import (
     Provenance,
+    checkpoint_bytes,
     load_checkpoint,
     model_path,
     resolve_model,
     save_checkpoint,
+    shipped_models_dir,
 )
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
@@ -28,7 +30,12 @@ from vaeseg.models.vae import VariationalAutoencoder
 ARCHITECTURE = ArchitectureConfig(kind="spatial", image_size=64, base_width=2, latent_channels=3)
 PREPROCESSING = PreprocessingConfig(image_size=64, window_low_hu=-900.0, threshold=0.4)
 PROVENANCE = Provenance(
-    data_digest="d" * 64, split_digest="e" * 64, metrics={"test_iou": 0.5, "dev_iou": None}, parent_digest="f" * 64
+    data_digest="d" * 64,
+    split_digest="e" * 64,
+    metrics={"test_iou": 0.5, "dev_iou": None},
+    parent_digest="f" * 64,
+    seen_tokens=("0" * 16, "1" * 16),
+    commit="c" * 40,
 )
 
 
@@ -41,7 +48,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """State and metadata of a file, to write it again with something wrong."""
+    """State and metadata of a file, to write it again with something wrong and a content digest that fits."""
     data = path.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return load_checkpoint(path).state, header["__metadata__"]
@@ -158,19 +165,19 @@ def test_foreign_safetensors_is_refused(tmp_path: Path) -> None:
     assert "not written by vaeseg" in refusal(path)
 
 
-@pytest.mark.parametrize("name", ["architecture", "preprocessing", "metrics", "data_digest", "split_digest"])
+@pytest.mark.parametrize("name", ["architecture", "preprocessing", "metrics", "data_digest", "seen_tokens", "commit"])
 def test_missing_metadata_is_refused_by_name(saved: Path, name: str) -> None:
     """Each piece of metadata has to be there."""
     state, described = parts(saved)
     del described[name]
-    saved.write_bytes(save_tensors(state, described))
+    saved.write_bytes(checkpoint_bytes(described, state))
     assert name in refusal(saved)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("format_version", "2", "newer"),
+        ("format_version", "3", "newer"),
         ("kind", "pickle", "neither"),
         ("architecture", "[" * 100_000, "metadata"),
         ("architecture", "[]", "list"),
@@ -181,20 +188,70 @@ def test_missing_metadata_is_refused_by_name(saved: Path, name: str) -> None:
         ("preprocessing", '{"threshold": NaN}', "nan"),
         ("preprocessing", '{"image_size": 128}', "128"),
         ("metrics", "{", "metadata"),
+        ("seen_tokens", "{}", "seen_tokens"),
     ],
 )
 def test_impossible_metadata_is_refused(saved: Path, name: str, text: str, said: str) -> None:
     """Wrong values are refused in a sentence that names them."""
     state, described = parts(saved)
-    saved.write_bytes(save_tensors(state, {**described, name: text}))
+    saved.write_bytes(checkpoint_bytes({**described, name: text}, state))
     assert said in refusal(saved)
+
+
+def test_a_changed_weight_is_refused(saved: Path) -> None:
+    """One bit of one weight, anywhere, and the file is not what was written."""
+    data = bytearray(saved.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    for position in (start, (start + len(data)) // 2, len(data) - 1):
+        saved.write_bytes(bytes(data[:position]) + bytes([data[position] ^ 1]) + bytes(data[position + 1 :]))
+        assert "content digest" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics", '{"test_iou": 0.9}'),
+        ("preprocessing", as_json(replace(PREPROCESSING, threshold=0.1))),
+        ("seen_tokens", "[]"),
+        ("commit", ""),
+        ("content_digest", "0" * 64),
+        ("note", "an addition"),
+    ],
+)
+def test_changed_metadata_is_refused(saved: Path, name: str, text: str) -> None:
+    """Better figures, another threshold, forgotten subjects: each shows."""
+    state, described = parts(saved)
+    saved.write_bytes(save_tensors(state, {**described, name: text}))
+    assert "content digest" in refusal(saved)
+
+
+def test_a_file_without_content_digest_is_refused(saved: Path) -> None:
+    """Leaving the proof out does not help."""
+    state, described = parts(saved)
+    del described["content_digest"]
+    saved.write_bytes(save_tensors(state, described))
+    assert "content digest" in refusal(saved)
+
+
+def test_a_huge_header_takes_no_memory(saved: Path) -> None:
+    """A header that claims more bytes than there are is damage."""
+    for length in (2**63, 2**40, 2**27):
+        saved.write_bytes(length.to_bytes(8, "little") + saved.read_bytes()[8:])
+        assert "damaged" in refusal(saved)
+
+
+def test_the_shipped_model_is_the_one_of_its_card() -> None:
+    """It loads, and the card names its digest."""
+    (shipped,) = shipped_models_dir().glob("*.safetensors")
+    card = Path(__file__).parents[2] / f"docs/model-card-{shipped.stem}.md"
+    assert load_checkpoint(shipped).digest in card.read_text(encoding="utf-8")
 
 
 def test_weights_must_fit_the_architecture(saved: Path) -> None:
     """A wider network than the weights fill is refused, and no memory is taken for it."""
     state, described = parts(saved)
     wide = as_json(replace(ARCHITECTURE, base_width=512))
-    saved.write_bytes(save_tensors(state, {**described, "architecture": wide}))
+    saved.write_bytes(checkpoint_bytes({**described, "architecture": wide}, state))
     assert "expected (512" in refusal(saved)
 
 
@@ -202,18 +259,18 @@ def test_missing_or_foreign_weights_are_refused(saved: Path) -> None:
     """Exactly the network's weights: none less, none more."""
     state, described = parts(saved)
     less = {name: weight for name, weight in state.items() if name != "mean.bias"}
-    saved.write_bytes(save_tensors(less, described))
+    saved.write_bytes(checkpoint_bytes(described, less))
     assert "lacks weight mean.bias" in refusal(saved)
-    saved.write_bytes(save_tensors({**state, "extra": torch.zeros(1)}, described))
+    saved.write_bytes(checkpoint_bytes(described, {**state, "extra": torch.zeros(1)}))
     assert "foreign weight extra" in refusal(saved)
 
 
 def test_weights_must_be_finite_numbers_of_the_right_kind(saved: Path) -> None:
     """NaN and integers are no weights."""
     state, described = parts(saved)
-    saved.write_bytes(save_tensors({**state, "mean.bias": torch.full((3,), float("nan"))}, described))
+    saved.write_bytes(checkpoint_bytes(described, {**state, "mean.bias": torch.full((3,), float("nan"))}))
     assert "not finite" in refusal(saved)
-    saved.write_bytes(save_tensors({**state, "mean.bias": torch.zeros(3, dtype=torch.int32)}, described))
+    saved.write_bytes(checkpoint_bytes(described, {**state, "mean.bias": torch.zeros(3, dtype=torch.int32)}))
     assert "int32" in refusal(saved)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -21,15 +21,17 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from vaeseg import __version__
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json, from_json
 from vaeseg.errors import CheckpointError, ModelNotFoundError
+from vaeseg.models.provenance import PLAIN_FIELDS, Provenance, content_digest
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.models.writing import write_model_file
 
-FORMAT_VERSION = "1"
-"""Raised when an older vaeseg could misread a newer file."""
+FORMAT_VERSION = "2"
+"""Raised when an older vaeseg could misread a newer file. Files of version 1 had no digest of their content."""
+
+FIRST_VERSION = "1"
 
 MAX_CHECKPOINT_BYTES = 2 * 2**30
 """Larger files are refused before they are read: the largest member of the family has a tenth of this."""
@@ -44,24 +46,6 @@ _NETWORKS: Mapping[str, type[VariationalAutoencoder]] = {"vae": VariationalAutoe
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where weights come from; stored beside them."""
-
-    data_digest: str
-    """Of the training data's files."""
-    split_digest: str
-    """Of who was trained on, and who was kept back."""
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    """Figures measured when training ended; None where undefined."""
-    training: str = "{}"
-    """The `TrainingConfig` as JSON."""
-    parent_digest: str = ""
-    """Digest of the checkpoint that training started from; empty for none."""
-    vaeseg_version: str = __version__
-    """Of the vaeseg that trained it."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     """A model file's contents, checked."""
@@ -74,6 +58,10 @@ class Checkpoint:
     metadata: Provenance
     digest: str
     """SHA-256 of the file's bytes, 64 hex digits."""
+    described: Mapping[str, str]
+    """All of the file's metadata as it stands there, `content_digest` among it."""
+    stored_types: Mapping[str, torch.dtype]
+    """Of each weight in the file, float16 for one that was stored in half precision."""
 
     def network(self) -> VariationalAutoencoder:
         """The network with its weights, in evaluation mode."""
@@ -115,44 +103,93 @@ def save_checkpoint(
         "architecture": as_json(model.architecture),
         "preprocessing": as_json(preprocessing),
         "metrics": json.dumps(dict(metadata.metrics), sort_keys=True, allow_nan=False),
-        **{name: getattr(metadata, name) for name in _PLAIN_FIELDS},
+        "seen_tokens": json.dumps(sorted(metadata.seen_tokens)),
+        **{name: getattr(metadata, name) for name in PLAIN_FIELDS},
     }
-    tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
-    data = _in_fixed_order(save_tensors(tensors, described))
+    data = checkpoint_bytes(described, {name: stored(weight, half) for name, weight in model.state_dict().items()})
     write_model_file(path, data)
     return hashlib.sha256(data).hexdigest()
-
-
-_PLAIN_FIELDS = ("data_digest", "split_digest", "training", "parent_digest", "vaeseg_version")
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and check a model file.
 
     Raises:
-        CheckpointError: unreadable, damaged, foreign, incomplete, of a newer format, or its weights do not fit its
-            architecture.
+        CheckpointError: unreadable, damaged, foreign, incomplete, of a newer or older format, changed after it was
+            written, or its weights do not fit its architecture.
     """
-    data = _read(path)
-    tensors, described = _parse(path.name, data)
-    if described.get("format_version") != FORMAT_VERSION:
-        found = described.get("format_version", "none")
+    return parse_checkpoint(path.name, read_model_file(path))
+
+
+def parse_checkpoint(name: str, data: bytes) -> Checkpoint:
+    """The same from a file's bytes; `name` is only for messages."""
+    tensors, described = parse_safetensors(name, data)
+    _check_version(name, described)
+    if described.get("content_digest") != content_digest(described, tensors):
         raise CheckpointError(
-            f"model {path.name} has format version {found[:20]}, expected {FORMAT_VERSION}: it was not written by "
-            "vaeseg, or by a newer one"
+            f"model {name} does not match its content digest: weights or metadata were changed after it was "
+            "written; get it again from where it came"
         )
     kind = described.get("kind", "")
     if kind not in _NETWORKS:
-        raise CheckpointError(f"model {path.name} is neither a vae nor a segmenter; train it again")
-    architecture, preprocessing, metadata = _described(path.name, described)
+        raise CheckpointError(f"model {name} is neither a vae nor a segmenter; train it again")
+    architecture, preprocessing, metadata = _described(name, described)
     return Checkpoint(
         kind="segmenter" if kind == "segmenter" else "vae",
         architecture=architecture,
         preprocessing=preprocessing,
-        state=_checked_state(path.name, tensors, kind, architecture),
+        state=_checked_state(name, tensors, kind, architecture),
         metadata=metadata,
         digest=hashlib.sha256(data).hexdigest(),
+        described=described,
+        stored_types={key: weight.dtype for key, weight in tensors.items()},
     )
+
+
+def checkpoint_bytes(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
+    """A model file with this metadata and its content digest; the same content gives the same bytes."""
+    proven = {**described, "content_digest": content_digest(described, tensors)}
+    return _in_fixed_order(save_tensors(dict(tensors), proven))
+
+
+def stored(weight: Tensor, half: bool) -> Tensor:
+    """A weight as a file holds it: float16 with `half` for two and more dimensions."""
+    narrowed = weight.half() if half and weight.ndim > 1 else weight
+    return narrowed.detach().cpu().contiguous()
+
+
+def read_model_file(path: Path) -> bytes:
+    """Its bytes.
+
+    Raises:
+        CheckpointError: it cannot be read, or is larger than any model of ours.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_CHECKPOINT_BYTES:
+            raise CheckpointError(f"model {path.name} has {size} bytes, expected at most {MAX_CHECKPOINT_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"model {path.name} cannot be read: {error.strerror}") from error
+
+
+def parse_safetensors(name: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, neither checked.
+
+    Raises:
+        CheckpointError: the file is damaged, of another kind, or a pickle.
+    """
+    try:
+        tensors = load_tensors(data)
+        header_length = int.from_bytes(data[:8], "little")
+        described = json.loads(data[8 : 8 + header_length]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        if data.startswith(PICKLE_STARTS):
+            raise CheckpointError(
+                f"model {name} is a pickle, which can run code and is never loaded; give a {SUFFIX} file"
+            ) from error
+        raise CheckpointError(f"model {name} is damaged or no {SUFFIX} file; copy or train it again") from error
+    return tensors, described
 
 
 def resolve_model(name_or_path: str, store_models_dir: Path | None = None) -> Path:
@@ -190,11 +227,6 @@ def shipped_models_dir() -> Path:
     return Path(str(files("vaeseg.models") / "weights"))
 
 
-def _stored(tensor: Tensor, half: bool) -> Tensor:
-    narrowed = tensor.half() if half and tensor.ndim > 1 else tensor
-    return narrowed.detach().cpu().contiguous()
-
-
 def _in_fixed_order(data: bytes) -> bytes:
     """The same file with its metadata sorted: safetensors writes it in random order, and the digest would differ."""
     header_length = int.from_bytes(data[:8], "little")
@@ -205,28 +237,18 @@ def _in_fixed_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + header_length :]
 
 
-def _read(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MAX_CHECKPOINT_BYTES:
-            raise CheckpointError(f"model {path.name} has {size} bytes, expected at most {MAX_CHECKPOINT_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"model {path.name} cannot be read: {error.strerror}") from error
-
-
-def _parse(name: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        tensors = load_tensors(data)
-        header_length = int.from_bytes(data[:8], "little")
-        described = json.loads(data[8 : 8 + header_length]).get("__metadata__", {})
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        if data.startswith(PICKLE_STARTS):
-            raise CheckpointError(
-                f"model {name} is a pickle, which can run code and is never loaded; give a {SUFFIX} file"
-            ) from error
-        raise CheckpointError(f"model {name} is damaged or no {SUFFIX} file; copy or train it again") from error
-    return tensors, described
+def _check_version(name: str, described: Mapping[str, str]) -> None:
+    found = described.get("format_version", "none")
+    if found == FIRST_VERSION:
+        raise CheckpointError(
+            f"model {name} was written by an older vaeseg: run 'vaeseg-batch model import FILE --name NAME' to have it "
+            f"checked and written in format {FORMAT_VERSION}"
+        )
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"model {name} has format version {found[:20]}, expected {FORMAT_VERSION}: it was not written by vaeseg, "
+            "or by a newer one"
+        )
 
 
 def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureConfig, PreprocessingConfig, Provenance]:
@@ -234,17 +256,20 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
         architecture = from_json(ArchitectureConfig, described["architecture"])
         preprocessing = from_json(PreprocessingConfig, described["preprocessing"])
         metrics = json.loads(described["metrics"])
-        plain = {field_name: described[field_name] for field_name in _PLAIN_FIELDS}
+        tokens = json.loads(described["seen_tokens"])
+        plain = {field_name: described[field_name] for field_name in PLAIN_FIELDS}
     except KeyError as error:
         raise CheckpointError(f"model {name} lacks its {error.args[0]}; train it again") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"model {name} has metadata that cannot be read: {str(error)[:200]}") from error
-    if architecture.image_size != preprocessing.image_size or not isinstance(metrics, dict):
+    if not isinstance(metrics, dict) or not isinstance(tokens, list):
+        raise CheckpointError(f"model {name} has metadata that cannot be read: metrics or seen_tokens")
+    if architecture.image_size != preprocessing.image_size:
         raise CheckpointError(
             f"model {name} contradicts itself: network for {architecture.image_size} pixels, "
             f"preprocessing for {preprocessing.image_size}"
         )
-    return architecture, preprocessing, Provenance(metrics=metrics, **plain)
+    return architecture, preprocessing, Provenance(metrics=metrics, seen_tokens=tuple(map(str, tokens)), **plain)
 
 
 def _checked_state(

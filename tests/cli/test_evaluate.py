@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from dataset_factories import volume, write_data_set
 
 from vaeseg.cli import main
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig
-from vaeseg.models.checkpoint import Provenance, save_checkpoint
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig, ReadingConfig
+from vaeseg.geometry.orientation import axial_order
+from vaeseg.io.identity import content_token
+from vaeseg.io.nifti import read_nifti
+from vaeseg.models.checkpoint import Provenance, load_checkpoint, save_checkpoint
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 
@@ -136,11 +141,54 @@ def test_the_table_is_for_people(model: Path, msd_dir: Path) -> None:
     assert "not for clinical use" in result.stderr
 
 
+def test_a_model_is_not_evaluated_on_whom_it_was_trained_on(model: Path, msd_dir: Path, tmp_path: Path) -> None:
+    """Exit 2 with both numbers; with --allow-overlap they are in the JSON and on stderr."""
+    trained_on = read_nifti(msd_dir / "imagesTr/2.nii.gz", ReadingConfig())
+    seen = content_token(axial_order(trained_on.geometry).to_axial(trained_on.volume_hu))
+    loaded = load_checkpoint(model)
+    path = tmp_path / "seen.safetensors"
+    save_checkpoint(path, loaded.network(), PREPROCESSING, replace(NOWHERE, seen_tokens=(seen, "another")))
+    refused = run("--model", path, "--msd-dir", msd_dir, "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "trained on 1 of these 4 subjects" in refused.stderr
+    allowed = run("--model", path, "--msd-dir", msd_dir, "--json", "--allow-overlap")
+    assert allowed.exit_code == 0
+    assert json.loads(allowed.stdout)["overlap_subjects"] == 1
+    assert "trained on 1 of these 4 subjects" in allowed.stderr
+    assert "cannot be checked" not in allowed.stderr
+
+
+def test_a_report_is_written_where_asked(model: Path, msd_dir: Path, tmp_path: Path) -> None:
+    """Its JSON says what stdout says."""
+    result = run("--model", model, "--msd-dir", msd_dir, "--json", "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.stderr
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    answer = json.loads(result.stdout)
+    assert {key: written[key] for key in answer} == answer
+    assert (tmp_path / "report" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert str(tmp_path) not in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_prepared_data_set_is_evaluated_by_its_test_part(model: Path, tmp_path: Path) -> None:
+    """One subject of ten; all with --split all."""
+    volumes = [volume(f"s{n}", size=64) for n in range(10)]
+    write_data_set(tmp_path / "data", volumes, preprocessing=PREPROCESSING)
+    counts = [
+        json.loads(run("--model", model, "--data", tmp_path / "data", "--json", *options).stdout)["n_subjects"]
+        for options in ([], ["--split", "all"], ["--split", "train"])
+    ]
+    assert counts == [1, 10, 8]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--model", "nobody", "--msd-dir", "DATA"], "no model nobody"),
-        (["--model", "MODEL"], "--msd-dir"),
+        (["--model", "MODEL"], "either --data or --msd-dir"),
+        (["--model", "MODEL", "--msd-dir", "DATA", "--data", "x"], "either --data or --msd-dir"),
+        (["--model", "MODEL", "--msd-dir", "DATA", "--split", "dev"], "--split does not go with --msd-dir"),
+        (["--model", "MODEL", "--data", "x", "--organ", "2"], "--organ does not go with --data"),
+        (["--model", "MODEL", "--data", "nowhere"], "nowhere"),
         (["--model", "MODEL", "--msd-dir", "nowhere"], "is this an MSD data set"),
     ],
 )

@@ -10,36 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_factories import AXIAL, box, list_subjects, write_subject
+from evaluation_factories import AXIAL, PREPROCESSING, BrightIsTumour, box, list_subjects, tiny_model, write_subject
 
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig
+from vaeseg.config import PreprocessingConfig
 from vaeseg.errors import UsageError
 from vaeseg.inference import evaluation
-from vaeseg.inference.evaluation import EvaluationRequest, evaluate, result_json
+from vaeseg.inference.evaluation import evaluate, load_model, result_json
 from vaeseg.inference.evaluation_sources import MsdSource, Refused, Subject
-from vaeseg.models.checkpoint import Provenance, save_checkpoint
-from vaeseg.models.segmenter import Segmenter
-
-PREPROCESSING = PreprocessingConfig(image_size=64)
-
-
-class BrightIsTumour:
-    """Stands for a model: probability 0.9 from 0 HU, 0.1 below."""
-
-    def __init__(self, checkpoint: object, device: str) -> None:
-        self.preprocessing = PREPROCESSING
-
-    def probabilities(self, slices_hu: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
-        wanted = slices_hu if chosen is None else slices_hu[chosen]
-        return np.where(wanted >= 0, 0.9, 0.1).astype(np.float32)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "m.safetensors"
-    network = Segmenter(ArchitectureConfig(kind="spatial", image_size=64, base_width=2, latent_channels=2))
-    save_checkpoint(path, network, PREPROCESSING, Provenance(data_digest="", split_digest=""))
-    return path
+    return tiny_model(tmp_path)
 
 
 @pytest.fixture
@@ -48,7 +30,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluated(model: Path, root: Path, **options: Any) -> dict[str, Any]:
-    return result_json(evaluate(EvaluationRequest(model=model), MsdSource(root, **options)), seed=0)
+    return result_json(evaluate(load_model(model), MsdSource(root, **options)), seed=0)
 
 
 LABEL = box(slice(0, 2), slice(0, 10), slice(0, 12))
@@ -141,7 +123,7 @@ def test_slices_of_any_size_are_evaluated(
     """Crops and slices that are not square; the padding of the model grid is in no figure, calibration included."""
     label = box(slice(0, 1), slice(2, 8), slice(4, 10), shape=shape)
     write_subject(tmp_path, "a", label, label, np.diag([-1.0, -1.0, 1.0, 1.0]))
-    done = evaluate(EvaluationRequest(model=model), MsdSource(list_subjects(tmp_path, "a")))
+    done = evaluate(load_model(model), MsdSource(list_subjects(tmp_path, "a")))
     found = result_json(done, seed=0)
     assert found["n_slices"] == shape[0]
     assert found["iou_label"] > 0.4
@@ -187,7 +169,7 @@ def test_items_that_cannot_be_evaluated_are_counted(model: Path, tmp_path: Path)
     write_subject(tmp_path, "bare", LABEL, PREDICTED)
     root = list_subjects(tmp_path, "cut", "good", "lost", "apart", "nan", without_label=("bare",))
     seen: list[int] = []
-    done = evaluate(EvaluationRequest(model=model), MsdSource(root), seen.append)
+    done = evaluate(load_model(model), MsdSource(root), on_subject=seen.append)
     assert {item.name: item.reason for item in done.refused} == {
         "cut": "damaged_file",
         "lost": "unreadable_file",
@@ -241,8 +223,8 @@ def test_subjects_that_the_model_has_seen_are_refused(
     """Two of three were trained on: refused with both numbers; evaluated and counted where that is allowed."""
     monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-b", "token-c", "token-x"}))
     with pytest.raises(UsageError, match=r"trained on 2 of these 3 subjects.*--allow-overlap"):
-        evaluate(EvaluationRequest(model=model), three)
-    allowed = evaluate(EvaluationRequest(model=model, allow_overlap=True), three)
+        evaluate(load_model(model), three)
+    allowed = evaluate(load_model(model), three, allow_overlap=True)
     assert (allowed.overlap_subjects, len(allowed.table.subjects)) == (2, 3)
 
 
@@ -258,12 +240,12 @@ def test_a_volume_is_recognised_under_another_name(
     mirrored = np.diag([1.0, -1.0, 3.0, 1.0])
     write_subject(tmp_path / "two", "b", LABEL[..., ::-1], PREDICTED[..., ::-1], mirrored, image_dtype=np.float32)
     with pytest.raises(UsageError, match="trained on 1 of these 1 subjects"):
-        evaluate(EvaluationRequest(model=model), MsdSource(list_subjects(tmp_path / "two", "b")))
+        evaluate(load_model(model), MsdSource(list_subjects(tmp_path / "two", "b")))
 
 
 @pytest.mark.usefixtures("fake")
 def test_unseen_subjects_are_evaluated(model: Path, three: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in common is a result of 0; a model that does not say whom it has seen, of None."""
-    assert evaluate(EvaluationRequest(model=model), three).overlap_subjects is None
+    assert evaluate(load_model(model), three).overlap_subjects is None
     monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-x"}))
-    assert evaluate(EvaluationRequest(model=model), three).overlap_subjects == 0
+    assert evaluate(load_model(model), three).overlap_subjects == 0

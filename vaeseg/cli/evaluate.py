@@ -15,28 +15,29 @@ from vaeseg.cli.options import NOTICE, json_option, store_option
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from vaeseg.inference.evaluation import Evaluation
-    from vaeseg.inference.evaluation_sources import Source
-
-FIGURES = {
-    "iou_label": "mean IoU, slices with a label",
-    "iou_label_or_prediction": "mean IoU, slices with a label or a prediction",
-    "iou_label_median": "median IoU, slices with a label",
-    "iou_pooled": "IoU of all pixels together",
-    "dice_label": "mean Dice, slices with a label",
-    "iou_subject": "mean IoU, mean over subjects of their mean",
-    "iou_label_large": "mean IoU, slices with a label of 100 pixels or more",
-    "volume_error_ml_median": "median absolute volume error, ml",
-    "sensitivity": "share of lesions found",
-    "false_positive_slices_share": "share of label-free slices with a prediction",
-}
-"""What the table calls each figure."""
+    from vaeseg.inference.evaluation import EvaluatedModel, Evaluation
+    from vaeseg.inference.evaluation_sources import Part, Source
+    from vaeseg.io.splits import SplitKind
 
 
 @click.command()
 @click.option("--model", required=True, help="Name of a model, or a checkpoint file.")
+@click.option("--data", metavar="DIR", help="Prepared data set, by path or URL; evaluated at its own resolution.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "dev", "test", "all"]),
+    help="Part of the data set.  [default: test]",
+)
+@click.option("--by", type=click.Choice(["subject", "slice"]), help="Unit of the split.  [default: subject]")
+@click.option("--fold", type=click.IntRange(min=0), help="Which of the splits.  [default: 0]")
 @click.option("--msd-dir", type=click.Path(path_type=Path), help="Directory in MSD layout, with dataset.json.")
 @click.option("--organ", type=click.IntRange(min=1), metavar="LABEL", help="Label value; else every one above 0.")
+@click.option(
+    "--report",
+    "report_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write report.html, report.json and slices.csv into this directory.",
+)
 @store_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the confidence intervals.")
@@ -45,14 +46,15 @@ FIGURES = {
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     model: str,
-    msd_dir: Path | None,
-    organ: int | None,
+    report_dir: Path | None,
     store: Path,
     device: Literal["auto", "cpu", "cuda"],
     seed: int,
     allow_overlap: bool,
     as_json: bool,
+    **place: Any,
 ) -> None:
     """Segment labelled subjects and say how well it went, with 95 % intervals over subjects.
 
@@ -61,17 +63,17 @@ def command(
 
     Exit codes: 0 ok, 1 the model cannot be used, 2 usage, 3 some volumes could not be evaluated.
     """
-    from vaeseg.inference.evaluation import EvaluationRequest, evaluate, result_json
+    from vaeseg.inference.evaluation import evaluate, load_model, result_json
     from vaeseg.models.checkpoint import resolve_model
 
-    request = EvaluationRequest(
-        model=resolve_model(model, store / "models"), device=device, allow_overlap=allow_overlap
-    )
-    source = _source(msd_dir, organ)
+    source = _source(**place)
+    loaded = load_model(resolve_model(model, store / "models"), device)
     with _progress(len(source)) as on_subject:
-        evaluation = evaluate(request, source, on_subject)
+        evaluation = evaluate(loaded, source, allow_overlap=allow_overlap, on_subject=on_subject)
     result = result_json(evaluation, seed)
     _warn(evaluation)
+    if report_dir is not None:
+        _write_report(loaded, source, evaluation, seed, report_dir)
     if as_json:
         print(json.dumps(result, allow_nan=False))
     else:
@@ -79,12 +81,32 @@ def command(
     ctx.exit(EXIT_INCOMPLETE if evaluation.refused else EXIT_OK)
 
 
-def _source(msd_dir: Path | None, organ: int | None) -> Source:
-    from vaeseg.inference.evaluation_sources import MsdSource
+def _source(
+    *,
+    data: str | None,
+    split: Part | None,
+    by: SplitKind | None,
+    fold: int | None,
+    msd_dir: Path | None,
+    organ: int | None,
+) -> Source:
+    from vaeseg.inference.evaluation_sources import DataSource, MsdSource
+    from vaeseg.io.dataset import open_data_set
 
-    if msd_dir is None:
-        raise UsageError("give --msd-dir")
-    return MsdSource(msd_dir, organ)
+    if (data is None) == (msd_dir is None):
+        raise UsageError("give either --data or --msd-dir")
+    if msd_dir is not None:
+        _refuse_beside("--msd-dir", split=split, by=by, fold=fold)
+        return MsdSource(msd_dir, organ)
+    _refuse_beside("--data", organ=organ)
+    return DataSource(open_data_set(str(data)), split or "test", by or "subject", fold or 0)
+
+
+def _refuse_beside(option: str, **others: object) -> None:
+    """Options that belong to the other source."""
+    for name, given in others.items():
+        if given is not None:
+            raise UsageError(f"--{name} does not go with {option}")
 
 
 @contextmanager
@@ -110,6 +132,19 @@ def _progress(n_items: int) -> Iterator[Callable[[int], None]]:
         yield show
 
 
+def _write_report(model: EvaluatedModel, source: Source, evaluation: Evaluation, seed: int, directory: Path) -> None:
+    from datetime import datetime
+
+    from vaeseg.evaluation.cases import choose_cases
+    from vaeseg.inference.case_pictures import picture_cases
+    from vaeseg.inference.report import Report, write_report
+
+    pictures = picture_cases(model, source, evaluation.table, choose_cases(evaluation.table))
+    now = datetime.now().astimezone()
+    write_report(Report(evaluation=evaluation, seed=seed, pictures=pictures, created_at=now), directory)
+    click.echo(f"report: {directory / 'report.html'}", err=True)
+
+
 def _warn(evaluation: Evaluation) -> None:
     for item in evaluation.refused:
         click.echo(f"left out {item.name}: {item.reason}: {item.detail}", err=True)
@@ -129,12 +164,14 @@ def _warn(evaluation: Evaluation) -> None:
 
 
 def _print_table(result: dict[str, Any]) -> None:
+    from vaeseg.inference.report import TITLES
+
     print(f"{result['model']}  sha256 {result['digest'][:16]}  threshold {result['threshold']:g}")
     print(
         f"{result['n_subjects']} subjects, {result['n_slices']} slices, {result['n_label_slices']} with a label, "
         f"{len(result['refused'])} left out"
     )
-    for name, text in FIGURES.items():
+    for name, text in TITLES.items():
         print(f"  {text:52s} {_figure(result[name]):>8s}  {_interval(result['confidence'][name])}")
     print(f"95 % intervals over subjects; {NOTICE}", file=sys.stderr)
 

@@ -41,9 +41,7 @@ def statistics(table: EvaluationTable) -> dict[str, Statistic]:
         "dice_label": _mean(table, counts.dices, with_label),
         "iou_subject": _mean_over_subjects(_subject_ious(table)),
         "iou_label_large": _mean(table, counts.ious, counts.label >= LARGE_LABEL_PIXELS),
-        "volume_error_ml_median": MedianOfItems(
-            values=np.abs(table.predicted_ml - table.labelled_ml), subject_of_item=np.arange(len(table.subjects))
-        ),
+        "volume_error_ml_median": _volume_error(table),
         "sensitivity": RatioOfSums(
             numerator=np.array([sum(lesion.found for lesion in found) for found in lesions], dtype=np.int64),
             denominator=np.array([len(found) for found in lesions], dtype=np.int64),
@@ -59,6 +57,13 @@ def _mean(table: EvaluationTable, of: npt.NDArray[np.bool_] | FloatArray, chosen
 
 def _median(table: EvaluationTable, of: npt.NDArray[np.float64], chosen: BoolArray) -> MedianOfItems:
     return MedianOfItems(values=of[chosen], subject_of_item=table.subject_of_slice[chosen])
+
+
+def _volume_error(table: EvaluationTable) -> MedianOfItems:
+    """Of the subjects whose volumes are known."""
+    errors = np.abs(table.predicted_ml - table.labelled_ml)
+    known = np.flatnonzero(~np.isnan(errors))
+    return MedianOfItems(values=errors[known], subject_of_item=known)
 
 
 def _mean_over_subjects(of: npt.NDArray[np.float64]) -> RatioOfSums:

@@ -34,7 +34,10 @@ class SizeRow:
 
 
 def by_size(table: EvaluationTable) -> tuple[SizeRow, ...]:
-    """Slices with a label by in-plane equivalent diameter; one row a class, also where no slice belongs to it."""
+    """Slices with a label by in-plane equivalent diameter; one row a class, also where no slice belongs to it.
+
+    Slices whose pixels are of unknown size belong to no class.
+    """
     diameters = equivalent_diameters_mm(table.label_areas_mm2)
     labelled = table.counts.has_label
     return tuple(

@@ -92,7 +92,7 @@ def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> npt.NDA
 
 
 def equivalent_diameters_mm(areas_mm2: FloatArray) -> npt.NDArray[np.float64]:
-    """Diameter of the disc of the same area, 2 sqrt(area / pi): (N,) mm2 to (N,) mm; 0 for none."""
+    """Diameter of the disc of the same area, 2 sqrt(area / pi): (N,) mm2 to (N,) mm; 0 for none, NaN for NaN."""
     return np.asarray(2 * np.sqrt(np.asarray(areas_mm2, dtype=np.float64) / np.pi))
 
 

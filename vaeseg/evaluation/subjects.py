@@ -5,6 +5,7 @@ K slices of one subject, N slices of all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +36,8 @@ class LesionHit:
     """One labelled lesion, and whether it was found."""
 
     n_voxels: int
-    volume_ml: float
+    volume_ml: float | None
+    """None where the size of the voxels is not known."""
     found: bool
     """At least one of its voxels is predicted."""
 
@@ -46,9 +48,12 @@ class SubjectRecord:
 
     name: str
     n_slices: int
-    grid: Grid
-    labelled_ml: float
-    predicted_ml: float
+    grid: Grid | None
+    """None where the size of the pixels is not known."""
+    labelled_ml: float | None
+    """None without a grid."""
+    predicted_ml: float | None
+    """None without a grid."""
     lesions: tuple[LesionHit, ...]
     """Labelled lesions, largest first within each run of neighbouring slices."""
     n_false_lesions: int
@@ -69,23 +74,23 @@ class EvaluationTable:
 
     @cached_property
     def label_areas_mm2(self) -> npt.NDArray[np.float64]:
-        """(N,) area of the label of each slice."""
-        pixel_mm2 = np.array([subject.grid.pixel_mm2 for subject in self.subjects], dtype=np.float64)
+        """(N,) area of the label of each slice; NaN where the size of the pixels is not known."""
+        pixel_mm2 = _known([None if s.grid is None else s.grid.pixel_mm2 for s in self.subjects])
         return np.asarray(self.counts.label * pixel_mm2[self.subject_of_slice])
 
     @cached_property
     def labelled_ml(self) -> npt.NDArray[np.float64]:
-        """(n_subjects,) labelled volumes."""
-        return np.array([subject.labelled_ml for subject in self.subjects], dtype=np.float64)
+        """(n_subjects,) labelled volumes; NaN where the size of the voxels is not known."""
+        return _known([subject.labelled_ml for subject in self.subjects])
 
     @cached_property
     def predicted_ml(self) -> npt.NDArray[np.float64]:
-        """(n_subjects,) predicted volumes."""
-        return np.array([subject.predicted_ml for subject in self.subjects], dtype=np.float64)
+        """(n_subjects,) predicted volumes; NaN where the size of the voxels is not known."""
+        return _known([subject.predicted_ml for subject in self.subjects])
 
 
 def measure_subject(
-    name: str, mask: BoolArray, label: BoolArray, grid: Grid, slice_index: IntArray
+    name: str, mask: BoolArray, label: BoolArray, grid: Grid | None, slice_index: IntArray
 ) -> tuple[SubjectRecord, SliceCounts]:
     """Compare a subject's mask with its label.
 
@@ -96,7 +101,7 @@ def measure_subject(
         name: as it appears in reports.
         mask: (K, J, I) bool, predicted, axial order.
         label: (K, J, I) bool.
-        grid: size of the voxels.
+        grid: size of the voxels; None where it is not known.
         slice_index: (K,) number of each slice within the subject, ascending.
 
     Raises:
@@ -105,16 +110,15 @@ def measure_subject(
     counts = count_slices(mask, label)
     if len(slice_index) != len(counts):
         raise ValueError(f"{len(counts)} slices, {len(slice_index)} slice numbers")
-    ml = grid.voxel_mm3 / MM3_PER_ML
     runs = _runs(slice_index)
     record = SubjectRecord(
         name=name,
         n_slices=len(counts),
         grid=grid,
-        labelled_ml=int(counts.label.sum()) * ml,
-        predicted_ml=int(counts.predicted.sum()) * ml,
+        labelled_ml=_volume_ml(int(counts.label.sum()), grid),
+        predicted_ml=_volume_ml(int(counts.predicted.sum()), grid),
         lesions=tuple(
-            LesionHit(n_voxels=n_voxels, volume_ml=n_voxels * ml, found=found)
+            LesionHit(n_voxels=n_voxels, volume_ml=_volume_ml(n_voxels, grid), found=found)
             for run in runs
             for n_voxels, found in touched_components(label[run], mask[run])
         ),
@@ -148,6 +152,15 @@ def tabulate(parts: Sequence[tuple[SubjectRecord, SliceCounts, IntArray]]) -> Ev
         subject_of_slice=np.repeat(np.arange(len(parts)), lengths),
         slice_index=np.concatenate([nothing, *(index for _, _, index in parts)]),
     )
+
+
+def _volume_ml(n_voxels: int, grid: Grid | None) -> float | None:
+    return None if grid is None else n_voxels * grid.voxel_mm3 / MM3_PER_ML
+
+
+def _known(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    """float64, NaN for None."""
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def _runs(slice_index: IntArray) -> list[slice]:

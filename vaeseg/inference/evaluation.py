@@ -27,16 +27,25 @@ from vaeseg.records import BoolArray, IntArray
 Measured = tuple[SubjectRecord, SliceCounts, IntArray]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """Which model, and how it is evaluated."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluatedModel:
+    """A model on its device."""
 
-    model: Path
-    """A checkpoint file."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs."""
-    allow_overlap: bool = False
-    """Evaluate on subjects that the model was trained on, and say so."""
+    name: str
+    """Of the model file, without its suffix."""
+    checkpoint: Checkpoint
+    predictor: Predictor
+
+
+def load_model(path: Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> EvaluatedModel:
+    """Load the model that is to be evaluated.
+
+    Raises:
+        CheckpointError: it cannot be used, or is a stage-one model.
+        UsageError: there is no such device.
+    """
+    checkpoint = load_checkpoint(path)
+    return EvaluatedModel(name=path.stem, checkpoint=checkpoint, predictor=Predictor(checkpoint, device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,28 +69,30 @@ class Evaluation:
 
 
 def evaluate(
-    request: EvaluationRequest, source: Source, on_subject: Callable[[int], None] = lambda n_slices: None
+    model: EvaluatedModel,
+    source: Source,
+    *,
+    allow_overlap: bool = False,
+    on_subject: Callable[[int], None] = lambda n_slices: None,
 ) -> Evaluation:
     """Segment every subject of a source and compare it with its label.
 
     Args:
-        request: the model.
+        model: what segments.
         source: the subjects.
+        allow_overlap: evaluate on subjects that the model was trained on, and say so.
         on_subject: called after each item with its number of slices, 0 for a refused one.
 
     Raises:
-        CheckpointError: the model cannot be used.
-        UsageError: the model was trained on some of the subjects and `allow_overlap` is not set, the data were
-            prepared otherwise than the model's, or there is no such device.
+        UsageError: the model was trained on some of the subjects and that is not allowed, or the data were prepared
+            otherwise than the model's.
     """
-    checkpoint = load_checkpoint(request.model)
-    predictor = Predictor(checkpoint, request.device)
-    seen = seen_tokens(checkpoint)
+    seen = seen_tokens(model.checkpoint)
     calibration = CalibrationHistogram()
     parts: list[Measured] = []
     refused: list[Refused] = []
     n_found = n_overlapping = 0
-    for found in source.subjects(checkpoint.preprocessing):
+    for found in source.subjects(model.checkpoint.preprocessing):
         match found:
             case Refused():
                 refused.append(found)
@@ -89,18 +100,18 @@ def evaluate(
             case Subject():
                 n_found += 1
                 n_overlapping += not seen.isdisjoint(found.tokens)
-                if request.allow_overlap or not n_overlapping:
-                    parts.append(_measure(found, predictor, calibration))
+                if allow_overlap or not n_overlapping:
+                    parts.append(_measure(found, model.predictor, calibration))
                 on_subject(len(found.label))
-    if n_overlapping and not request.allow_overlap:
+    if n_overlapping and not allow_overlap:
         raise UsageError(
-            f"{request.model.stem} was trained on {n_overlapping} of these {n_found} subjects, so its figures would "
-            "not be those of unseen patients; evaluate on others, or give --allow-overlap"
+            f"{model.name} was trained on {n_overlapping} of these {n_found} subjects, so its figures would not be "
+            "those of unseen patients; evaluate on others, or give --allow-overlap"
         )
     return Evaluation(
-        model=request.model.stem,
-        digest=checkpoint.digest,
-        threshold=checkpoint.preprocessing.threshold,
+        model=model.name,
+        digest=model.checkpoint.digest,
+        threshold=model.checkpoint.preprocessing.threshold,
         location=source.location,
         table=tabulate(parts),
         calibration=calibration,
@@ -133,7 +144,7 @@ def result_json(evaluation: Evaluation, seed: int) -> dict[str, Any]:
 
 def seen_tokens(checkpoint: Checkpoint) -> frozenset[str]:
     """Tokens of the subjects that a model was trained on or chosen by; empty for models that do not record them."""
-    return frozenset(getattr(checkpoint.metadata, "seen_tokens", ()))
+    return frozenset(checkpoint.metadata.seen_tokens)
 
 
 def predicted_probabilities(
@@ -149,7 +160,7 @@ def predicted_probabilities(
 def mask_on_own_grid(subject: Subject, probabilities: npt.NDArray[np.float32], threshold: float) -> BoolArray:
     """The mask at the subject's own resolution: (n, S, S) probabilities to (n, J, I) bool."""
     mask = np.asarray(probabilities >= threshold)
-    return mask_to_native(mask, _shape(subject), subject.grid.spacing_mm)
+    return mask if subject.grid is None else mask_to_native(mask, _shape(subject), subject.grid.spacing_mm)
 
 
 def _measure(subject: Subject, predictor: Predictor, calibration: CalibrationHistogram) -> Measured:
@@ -161,6 +172,9 @@ def _measure(subject: Subject, predictor: Predictor, calibration: CalibrationHis
 
 
 def _calibrate(subject: Subject, probabilities: npt.NDArray[np.float32], calibration: CalibrationHistogram) -> None:
+    if subject.grid is None:
+        calibration.add(probabilities, subject.label)
+        return
     size = probabilities.shape[-1]
     rows, columns = covered_by_slice(_shape(subject), subject.grid.spacing_mm, size)
     label = label_to_model_grid(subject.label, subject.grid.spacing_mm, size)

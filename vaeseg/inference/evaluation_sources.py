@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vaeseg.config import PreprocessingConfig, ReadingConfig
-from vaeseg.errors import ReadingError
+from vaeseg.errors import ReadingError, UsageError
 from vaeseg.evaluation.subjects import Grid
 from vaeseg.geometry.orientation import axial_geometry, axial_order
 from vaeseg.geometry.resample import to_model_grid
+from vaeseg.io.dataset import DataSet
 from vaeseg.io.identity import content_token
 from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.msd import MsdItem, read_msd
 from vaeseg.io.nifti import read_nifti
+from vaeseg.io.splits import SplitKind
 from vaeseg.records import BoolArray, IntArray, VolumeGeometry
+
+Part = Literal["train", "dev", "test", "all"]
 
 NO_LABEL = "no_label"
 """Reason of an image that `dataset.json` gives no label to."""
@@ -51,7 +55,8 @@ class Subject:
     """(K, J, I) real, as it is shown."""
     label: BoolArray
     """(K, J, I)."""
-    grid: Grid
+    grid: Grid | None
+    """Size of its voxels; None where it lies on the model grid already, whose pixels are of unknown size."""
     slice_index: IntArray
     """(K,) number of each slice within the subject."""
 
@@ -130,6 +135,99 @@ class MsdSource:
             grid=grid_of(geometry),
             slice_index=np.arange(len(image)),
         )
+
+
+class DataSource:
+    """Subjects of a prepared data set, at its own resolution, which is that of the model grid.
+
+    Args:
+        data: with labels.
+        part: whom to evaluate; `all` whatever the split.
+        kind: unit of the split. Of a split by slice, a subject has those of its slices that lie in the part.
+        fold: which of the splits of that kind.
+
+    Raises:
+        UsageError: the data set has no labels, no such split, or no slice in that part.
+        StoreError: the data set is damaged.
+    """
+
+    def __init__(self, data: DataSet, part: Part = "test", kind: SplitKind = "subject", fold: int = 0) -> None:
+        if not data.index.has_labels:
+            raise UsageError(f"the data set {data.location} has no labels to compare with")
+        self._data = data
+        self._slices = _slices_of_part(data, part, kind, fold)
+        self._subjects = {data.index.subjects[n]: int(n) for n in np.unique(self._subject_of(self._slices))}
+        self.location = f"{PurePosixPath(data.location).name} ({part}{'' if part == 'all' else f' by {kind}'})"
+
+    def __len__(self) -> int:
+        return len(self._subjects)
+
+    def subjects(self, preprocessing: PreprocessingConfig) -> Iterator[Subject]:
+        """Every subject of the part, in the order of the data set.
+
+        Raises:
+            UsageError: the data were prepared otherwise than the model's.
+            StoreError: a shard is damaged.
+        """
+        check_preprocessing(self._data.manifest.preprocessing, preprocessing)
+        for name in self._subjects:
+            yield self.subject(name, preprocessing)
+
+    def subject(self, name: str, preprocessing: PreprocessingConfig) -> Subject:
+        """One subject once more.
+
+        Raises:
+            StoreError: a shard is damaged.
+        """
+        number = self._subjects[name]
+        chosen = self._slices[self._subject_of(self._slices) == number]
+        slices = self._data.read(chosen)
+        return Subject(
+            name=name,
+            tokens=self._data.index.tokens[number],
+            model_slices=slices.images,
+            image=slices.images,
+            label=slices.labels(np.arange(len(chosen))),
+            grid=None,
+            slice_index=self._data.index.slice_of_subject[chosen],
+        )
+
+    def _subject_of(self, slices: IntArray) -> IntArray:
+        return self._data.index.subject_of_slice[slices]
+
+
+def check_preprocessing(of_data: PreprocessingConfig, of_model: PreprocessingConfig) -> None:
+    """Refuse data that were prepared otherwise than the model's; the threshold is no part of preparing.
+
+    Raises:
+        UsageError: naming both.
+    """
+    data, model = _described(of_data), _described(of_model)
+    if data != model:
+        raise UsageError(
+            f"the data set was prepared with {data}, the model was trained with {model}: prepare the data as the "
+            "model's, or evaluate with --msd-dir"
+        )
+
+
+def _slices_of_part(data: DataSet, part: Part, kind: SplitKind, fold: int) -> IntArray:
+    if part == "all":
+        return np.arange(len(data.index))
+    splits = data.splits[kind]
+    if not 0 <= fold < len(splits):
+        raise UsageError(f"the data set {data.location} has {len(splits)} splits by {kind}, so none of number {fold}")
+    slices: IntArray = getattr(splits[fold], part)
+    if len(slices) == 0:
+        raise UsageError(f"the {part} part of split {fold} by {kind} of {data.location} is empty")
+    return slices
+
+
+def _described(preprocessing: PreprocessingConfig) -> str:
+    """All that decides the pixels of a data set; a window only where it is used."""
+    size = preprocessing.image_size
+    if preprocessing.intensity == "minmax":
+        return f"{size} x {size} pixels, minmax"
+    return f"{size} x {size} pixels, window:{preprocessing.window_low_hu}:{preprocessing.window_high_hu}"
 
 
 def grid_of(geometry: VolumeGeometry) -> Grid:

@@ -33,8 +33,17 @@ def test_json_goes_to_stdout_and_nothing_else_does(tmp_path: Path) -> None:
     answer = json.loads(result.stdout)
     assert answer["n_patients"] == 1
     assert answer["n_slices"] == 3
-    assert "train vae --msd-dir" in answer["next"]
+    assert answer["next"].startswith("vaeseg-batch prepare --msd-dir")
     assert (tmp_path / "msd" / "dataset.json").exists()
+
+
+def test_organ_labels_go_with_msd_alone(tmp_path: Path) -> None:
+    """The option reaches the writer; without dataset.json nobody would know what 2 means."""
+    assert run(str(tmp_path / "msd"), "--layout", "msd", "--organ-labels", *SMALL).exit_code == 0
+    assert json.loads((tmp_path / "msd/dataset.json").read_text())["labels"]["2"] == "lungs"
+    result = run(str(tmp_path / "dicom"), "--organ-labels", *SMALL)
+    assert result.exit_code == 2
+    assert "--layout msd" in result.stderr
 
 
 def test_seed_is_used(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A prepared data set reads back what was written, reads no more than it needs, and notices damage."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,8 @@ from vaeseg.config import PreprocessingConfig
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io import row_groups
 from vaeseg.io.dataset import DataSet, open_data_set
+from vaeseg.io.dataset_writer import clear
+from vaeseg.io.location import locate
 from vaeseg.io.slices import PreparedVolume
 
 NAMES = ("c", "a", "b", "d")
@@ -238,3 +241,35 @@ def test_other_programs_can_read_it(location: Path) -> None:
     ).fetchall()[0]
     data = open_data_set(str(location))
     assert row == (len(data), data.index.tumour_pixels.sum(), SIZE * SIZE, SIZE * 2, 0.5)
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the file and the cause; no manifest says that there is a data set."""
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vaeseg.io.location.write_atomically", full)
+    with pytest.raises(StoreError, match=r"cannot write slices/part-00000\.parquet to .*: No space left on device"):
+        write_data_set(tmp_path / "set", volumes())
+    assert not (tmp_path / "set/manifest.json").exists()
+
+
+def test_clear_removes_what_is_ours_and_nothing_else(location: Path) -> None:
+    """Shards, a part that was being written, splits and manifest go; a stranger's file stays."""
+    (location / "slices/.part-0123456789abcdef").touch()
+    (location / "slices/mine.parquet").touch()
+    clear(locate(str(location)))
+    assert [str(path.relative_to(location)) for path in location.rglob("*")] == ["slices", "slices/mine.parquet"]
+
+
+def test_volumes_of_a_subject_are_counted_together(tmp_path: Path) -> None:
+    """Two series of a patient are one subject with the tokens of both; a patient that comes again later is our bug."""
+    first, second = volume("a", 5), replace(volume("a", 7), series="another", tokens=("more",))
+    write_data_set(tmp_path, [first, second, volume("b")])
+    data = open_data_set(str(tmp_path))
+    assert data.index.subjects == ("a", "b")
+    assert data.index.tokens[0] == ("more", "token-a")
+    assert data.index.slice_of_subject.tolist() == [*range(12), *range(3)]
+    with pytest.raises(ValueError, match="follow each other"):
+        write_data_set(tmp_path, [first, volume("b"), second])

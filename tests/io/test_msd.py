@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vaeseg.errors import UsageError
-from vaeseg.io.msd import MsdItem, read_msd
+from vaeseg.io.msd import MsdItem, read_label_names, read_msd
 
 
 def write(root: Path, content: object) -> Path:
@@ -83,3 +83,16 @@ def test_oversized_list_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("vaeseg.io.msd.MAX_LIST_BYTES", 10)
     with pytest.raises(UsageError, match="at most 10 bytes"):
         read_msd(write(tmp_path, {"training": ["a.nii.gz"]}))
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "1": "cancer"}, {"background": 0, "cancer": 1, "all": [1, 2]}])
+def test_labels_are_read_either_way_round(tmp_path: Path, labels: object) -> None:
+    """MSD maps values to names, nnU-Net names to values; its regions of several values are no label."""
+    assert read_label_names(write(tmp_path, {"labels": labels})) == {0: "background", 1: "cancer"}
+
+
+def test_labels_may_be_missing(tmp_path: Path) -> None:
+    """A list without them is no error; one that is no object is."""
+    assert read_label_names(write(tmp_path, {"training": []})) is None
+    with pytest.raises(UsageError, match="labels in dataset"):
+        read_label_names(write(tmp_path, {"labels": ["cancer"]}))

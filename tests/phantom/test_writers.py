@@ -160,6 +160,21 @@ def test_msd_layout(tmp_path: Path) -> None:
     assert not list((tmp_path / "msd").rglob(".part-*"))
 
 
+def test_organ_labels_add_the_lungs_and_change_nothing_else(tmp_path: Path) -> None:
+    """Label 1 is the tumour as without the option, 2 the rest of the lungs; images and truth are the same bytes."""
+    write_msd_dataset(tmp_path / "plain", CONFIG)
+    write_msd_dataset(tmp_path / "organs", CONFIG, organ_labels=True)
+    plain, organs = (digest_of_tree(tmp_path / name) for name in ("plain", "organs"))
+    changed = {name for name in plain if plain[name] != organs[name]}
+    assert changed == {"dataset.json", "labelsTr/phantom_0001.nii.gz", "labelsTr/phantom_0002.nii.gz"}
+    assert json.loads((tmp_path / "organs/dataset.json").read_text())["labels"]["2"] == "lungs"
+    patient = generate_patient(5, 1, CONFIG)
+    labels = np.asarray(nibabel.load(tmp_path / "organs/labelsTr/phantom_0002.nii.gz").dataobj).transpose(2, 1, 0)
+    assert np.array_equal(labels == 1, patient.label)
+    assert 0.05 < (labels == 2).mean() < 0.6
+    assert -950 < np.median(patient.volume_hu[labels == 2]) < -700
+
+
 def test_directory_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     """Nothing is written over, and the exit code is that of wrong usage."""
     (tmp_path / "something").write_text("mine")

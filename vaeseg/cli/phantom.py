@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+
+from vaeseg.errors import UsageError
 
 
 @click.command(name="phantom")
@@ -27,9 +30,10 @@ import click
     show_default=True,
     help="How DICOM pixels are stored; all are lossless.",
 )
+@click.option("--organ-labels", is_flag=True, help="Label the lungs as 2 beside tumours as 1; --layout msd only.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, one patient each.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(directory: Path, layout: str, workers: int, as_json: bool, **settings: Any) -> None:
+def command(directory: Path, layout: str, workers: int, organ_labels: bool, as_json: bool, **settings: Any) -> None:
     """Write a synthetic thorax CT archive with tumours into DIRECTORY, which has to be new or empty.
 
     With --layout dicom: dicom/<patient>/ with one CT series each, and labels/<series instance UID>.nii.gz. With
@@ -41,22 +45,24 @@ def command(directory: Path, layout: str, workers: int, as_json: bool, **setting
     from vaeseg.config import PhantomConfig
     from vaeseg.phantom.writing import prepare_directory
 
+    if organ_labels and layout != "msd":
+        raise UsageError("--organ-labels goes with --layout msd, whose dataset.json says what each value means")
     prepare_directory(directory)
     config = PhantomConfig(n_patients=settings.pop("patients"), **settings)
-    entries = _write(directory, layout, config, workers)
+    entries = _write(directory, layout, config, workers, organ_labels)
     result = _result(directory, layout, entries)
     click.echo(json.dumps(result) if as_json else _described(result))
 
 
-def _write(directory: Path, layout: str, config: Any, workers: int) -> list[dict[str, Any]]:
+def _write(directory: Path, layout: str, config: Any, workers: int, organ_labels: bool) -> list[dict[str, Any]]:
     """Write with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    if layout == "dicom":
-        from vaeseg.phantom.dicom_writer import write_dicom_archive as write
-    else:
-        from vaeseg.phantom.msd_writer import write_msd_dataset as write
+    from vaeseg.phantom.dicom_writer import write_dicom_archive
+    from vaeseg.phantom.msd_writer import write_msd_dataset
+
+    write = write_dicom_archive if layout == "dicom" else partial(write_msd_dataset, organ_labels=organ_labels)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -86,7 +92,7 @@ def _result(directory: Path, layout: str, entries: list[dict[str, Any]]) -> dict
         study, label = str(directory / "dicom"), str(directory / "labels")
         following = ["vaeseg-batch", "submit", "--study-dir", study, "--label-dir", label]
         return result | {"study_dir": study, "label_dir": label, "next": shlex.join(following)}
-    following = ["vaeseg-batch", "train", "vae", "--msd-dir", str(directory), "--name", "my-vae"]
+    following = ["vaeseg-batch", "prepare", "--msd-dir", str(directory), "--out", f"{directory}-slices"]
     return result | {"msd_dir": str(directory), "next": shlex.join(following)}
 
 

@@ -46,7 +46,7 @@ def segment_rows(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[Ser
         for row in dataset.iter_rows():
             yield cast(SeriesRow, row)
     except RayError as error:
-        raise PipelineError(f"Ray ended the pipeline: {_last_line(error)}; submit again to go on") from error
+        raise PipelineError(f"Ray ended the pipeline: {last_line(error)}; submit again to go on") from error
 
 
 def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Dataset:
@@ -69,7 +69,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     return dataset.map(measure, fn_kwargs={"config": config}, **task)
 
 
-def _last_line(error: RayError) -> str:
+def last_line(error: RayError) -> str:
     """Ray's messages carry whole tracebacks; their last line names the cause."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

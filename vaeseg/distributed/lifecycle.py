@@ -68,6 +68,11 @@ class Interruption:
         """Remember the signal."""
         self._signal = signal.Signals(number)
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal came."""
+        return self._signal is not None
+
     def check(self) -> None:
         """Stop here if a signal came.
 
@@ -101,17 +106,20 @@ def interruptible() -> Iterator[Interruption]:
         _restore(previous)
 
 
-def consume_in_thread(produce: Callable[[], Generator[T]], check: Callable[[], None]) -> Iterator[T]:
+def consume_in_thread(
+    produce: Callable[[], Generator[T]], check: Callable[[], None], handed_over: int = HANDED_OVER
+) -> Iterator[T]:
     """Iterate in another thread, so that this one stays free to stop.
 
     Args:
         produce: makes the iterator; it runs in a daemon thread.
         check: called between items and every `POLL_SECONDS`; whatever it raises ends the iteration.
+        handed_over: items that may wait for this thread.
 
     Raises:
         Exception: whatever the iterator raises.
     """
-    handed: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=HANDED_OVER)
+    handed: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=handed_over)
     stopped = threading.Event()
 
     def offer(kind: str, value: Any) -> bool:

@@ -113,11 +113,11 @@ def _guarded(row: SeriesRow, stage: Callable[[], SeriesRow]) -> SeriesRow:
     except StoreError as error:
         return failed_row(row, Failure(reason="store_error", detail=str(error), stops_run=True))
     except Exception as error:  # noqa: BLE001 - the per-series boundary: one bad series never stops a run
-        logger.warning("internal error in work item %d: %s", row["work_item"], _where(error))
-        return failed_row(row, Failure(reason=str(Reason.INTERNAL_ERROR), detail=_where(error)))
+        logger.warning("internal error in work item %d: %s", row["work_item"], where(error))
+        return failed_row(row, Failure(reason=str(Reason.INTERNAL_ERROR), detail=where(error)))
 
 
-def _where(error: Exception) -> str:
+def where(error: Exception) -> str:
     """Type and place of an error; its message could quote a path or a header."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -129,7 +129,7 @@ def _where(error: Exception) -> str:
 def _read(row: SeriesRow, config: StageConfig) -> SeriesRow:
     started = time.perf_counter()
     manifest = SeriesManifest.from_json(row["manifest"])
-    _die_after(config.reading.decode_timeout_seconds)
+    die_after(config.reading.decode_timeout_seconds)
     try:
         volume = read_volume(Path(row["root"]), manifest, config.reading)
     finally:
@@ -147,7 +147,7 @@ def _read(row: SeriesRow, config: StageConfig) -> SeriesRow:
     )
 
 
-def _die_after(seconds: float) -> None:
+def die_after(seconds: float) -> None:
     """A decoder stuck in C cannot be interrupted, only ended: the kernel kills this process when the alarm rings."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(max(1, int(seconds)))

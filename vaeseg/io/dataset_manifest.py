@@ -15,6 +15,8 @@ from vaeseg.io.row_groups import ROW_GROUP_SLICES, RowFormat
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SLICES_DIRECTORY = "slices"
+CRASHED = "crashed"
+"""Reason of an item whose worker process died; every other reason is a `records.Reason`."""
 
 
 class NewerFormatError(ValueError):
@@ -91,7 +93,7 @@ class Manifest:
     """Items left out because the others have labels."""
     refused: tuple[RefusedItem, ...] = ()
     n_items: int = 0
-    """found = prepared + unlabelled + refused."""
+    """All that were found: prepared, unlabelled or refused."""
     sources: Mapping[str, Any] | None = None
     """What else was found: files of an archive, labels that fit no series."""
 
@@ -126,6 +128,18 @@ class Manifest:
         return sum(subject.n_label_slices for subject in self.subjects)
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Every item by what became of it; `items` is the sum of the others."""
+        crashed = sum(item.reason == CRASHED for item in self.refused)
+        return {
+            "items": self.n_items,
+            "prepared": self.n_items - len(self.unlabelled) - len(self.refused),
+            "unlabelled": len(self.unlabelled),
+            "refused": len(self.refused) - crashed,
+            "crashed": crashed,
+        }
+
+    @property
     def digest(self) -> str:
         """SHA-256 over pixels, labels, order, subjects and preprocessing; not over compression, shards or splits."""
         covered = {
@@ -153,12 +167,7 @@ class Manifest:
             "n_subjects": self.n_subjects,
             "n_label_slices": self.n_label_slices if self.with_labels else None,
             "row_group_slices": ROW_GROUP_SLICES,
-            "counts": {
-                "items": self.n_items,
-                "prepared": self.n_items - len(self.unlabelled) - len(self.refused),
-                "unlabelled": len(self.unlabelled),
-                "refused": len(self.refused),
-            },
+            "counts": self.counts,
             "unlabelled": list(self.unlabelled),
             "refused": [asdict(item) for item in self.refused],
             "sources": dict(self.sources or {}),

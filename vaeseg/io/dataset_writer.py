@@ -30,7 +30,10 @@ from vaeseg.io.splits import Fold, make_folds, slice_unit
 
 SUBJECT_SPLITS_NAME = "splits_final.json"
 SLICE_SPLITS_NAME = "splits_slices.json"
-SHARD_NAME = re.compile(r"part-\d{5,}\.parquet")
+OWN_NAMES = frozenset({MANIFEST_NAME, SUBJECT_SPLITS_NAME, SLICE_SPLITS_NAME, SLICES_DIRECTORY})
+"""All that lies at a data set's location."""
+SHARD_NAME = re.compile(r"part-\d{5,}\.parquet|\.part-[0-9a-f]{16}")
+"""Of a shard, or of one that was being written when its writer was killed."""
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = 3
 
@@ -152,11 +155,12 @@ class _ShardBuffer:
 
 
 def clear(location: Location) -> None:
-    """Remove a data set, or what an interrupted preparation left; the manifest goes first.
+    """Make the place, empty of a data set or of what an interrupted preparation left; the manifest goes first.
 
     Raises:
-        StoreError: something cannot be removed.
+        StoreError: it cannot be made, or something cannot be removed.
     """
+    location.make(SLICES_DIRECTORY)
     for name in (MANIFEST_NAME, SUBJECT_SPLITS_NAME, SLICE_SPLITS_NAME):
         location.delete(name)
     for name in location.sizes(SLICES_DIRECTORY):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,19 @@ class Location:
                 file.write(data)
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.url}: {_cause(error)}") from error
+
+    def make(self, directory: str) -> None:
+        """Make a directory, and those above it, unless it is there.
+
+        Raises:
+            StoreError: it cannot be made or written.
+        """
+        try:
+            self.filesystem.create_dir(self._path(directory), recursive=True)
+            if self.local is not None and not os.access(self._path(directory), os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.url}: {_cause(error)}") from error
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there.

@@ -1,9 +1,11 @@
 """Data sets in the layout of the Medical Segmentation Decathlon: `dataset.json` beside `imagesTr` and `labelsTr`.
 
-    {"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}, ...],
+    {"labels": {"0": "background", "1": "cancer"},
+     "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}, ...],
      "test": ["./imagesTs/b.nii.gz", ...]}
 
-Only the list is read here; images are opened by `io.nifti`.
+Only the list is read here; images are opened by `io.nifti`. nnU-Net writes `labels` the other way round, name to value;
+both are read.
 """
 
 from __future__ import annotations
@@ -48,6 +50,27 @@ def read_msd(root: Path) -> list[MsdItem]:
             raise UsageError(f"{root / 'dataset.json'} lists two images of the name {item.name}")
         names.add(item.name)
     return items
+
+
+def read_label_names(root: Path) -> dict[int, str] | None:
+    """Value to name of each label, the background included; None if `dataset.json` has no such list.
+
+    An entry that is not one value and one name, such as nnU-Net's regions of several labels, is left out.
+
+    Raises:
+        UsageError: no readable `dataset.json`, or `labels` is no object.
+    """
+    listed = _read_list(root).get("labels")
+    if listed is None:
+        return None
+    if not isinstance(listed, dict):
+        raise UsageError("labels in dataset.json is no object")
+    names: dict[int, str] = {}
+    for key, given in listed.items():
+        value, name = (given, key) if isinstance(given, int) else (key, given)
+        if str(value).isdecimal() and isinstance(name, str):
+            names[int(value)] = name
+    return names
 
 
 def _read_list(root: Path) -> dict[str, Any]:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vaeseg.config import PreprocessingConfig
+from vaeseg.geometry.intensity import intensity_range
 
-
-def intensity_range(volume_hu: npt.NDArray[np.int16], preprocessing: PreprocessingConfig) -> tuple[float, float]:
-    """HU that become 0 and 1: the window, or the range of this whole (K, S, S) volume on the model grid."""
-    if preprocessing.intensity == "window":
-        return preprocessing.window_low_hu, preprocessing.window_high_hu
-    return float(volume_hu.min()), float(volume_hu.max())
+__all__ = ["intensity_range", "normalise"]
 
 
 def normalise(slices_hu: Tensor, low: Tensor, high: Tensor) -> Tensor:

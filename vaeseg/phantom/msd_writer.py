@@ -5,14 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vaeseg.config import PhantomConfig
-from vaeseg.phantom.patient import generate_patient
+from vaeseg.phantom.patient import PhantomPatient, generate_patient, lung_mask
 from vaeseg.phantom.writing import PatientEntry, Report, truth_of, write_json, write_nifti, write_patients
+
+LABELS = {"0": "background", "1": "tumour"}
+ORGAN_LABELS = {**LABELS, "2": "lungs"}
+"""With the organ that the tumours lie in; a tumour's voxels keep their own label."""
 
 
 def write_msd_dataset(
-    directory: Path, config: PhantomConfig, workers: int = 1, report: Report = lambda n_slices: None
+    directory: Path,
+    config: PhantomConfig,
+    workers: int = 1,
+    report: Report = lambda n_slices: None,
+    organ_labels: bool = False,
 ) -> list[PatientEntry]:
     """Write `dataset.json`, `imagesTr`, `labelsTr` and `phantom.json`.
 
@@ -21,6 +30,7 @@ def write_msd_dataset(
         config: what to write; the transfer syntax plays no part.
         workers: processes that make patients.
         report: told the number of slices of each patient as it is finished.
+        organ_labels: label the lungs too; images and truth are the same either way.
 
     Returns:
         The truth of each patient, as `phantom.json` has it.
@@ -28,7 +38,8 @@ def write_msd_dataset(
     Raises:
         UsageError: the directory holds something already, or cannot be written.
     """
-    entries = write_patients(directory, config, _write_patient, workers, report)
+    write_patient = _write_patient_with_organs if organ_labels else _write_patient
+    entries = write_patients(directory, config, write_patient, workers, report)
     training = [{"image": f"./{entry['image']}", "label": f"./{entry['label']}"} for entry in entries]
     write_json(
         directory / "dataset.json",
@@ -40,7 +51,7 @@ def write_msd_dataset(
             "release": "1.0",
             "tensorImageSize": "3D",
             "modality": {"0": "CT"},
-            "labels": {"0": "background", "1": "tumour"},
+            "labels": ORGAN_LABELS if organ_labels else LABELS,
             "numTraining": len(training),
             "numTest": 0,
             "training": training,
@@ -52,8 +63,21 @@ def write_msd_dataset(
 
 def _write_patient(directory: Path, index: int, config: PhantomConfig) -> PatientEntry:
     patient = generate_patient(config.seed, index, config)
-    name = f"phantom_{index + 1:04d}"
+    return _written(directory, patient, patient.label.astype(np.uint8), config)
+
+
+def _write_patient_with_organs(directory: Path, index: int, config: PhantomConfig) -> PatientEntry:
+    patient = generate_patient(config.seed, index, config)
+    labels = 2 * lung_mask(config.seed, index, config).astype(np.uint8)
+    labels[patient.label] = 1
+    return _written(directory, patient, labels, config)
+
+
+def _written(
+    directory: Path, patient: PhantomPatient, labels: npt.NDArray[np.uint8], config: PhantomConfig
+) -> PatientEntry:
+    name = f"phantom_{patient.index + 1:04d}"
     image, label = f"imagesTr/{name}.nii.gz", f"labelsTr/{name}.nii.gz"
     write_nifti(directory / image, patient.volume_hu, patient.geometry)
-    write_nifti(directory / label, patient.label.astype(np.uint8), patient.geometry)
+    write_nifti(directory / label, labels, patient.geometry)
     return truth_of(patient, name, config.seed) | {"image": image, "label": label}

@@ -110,6 +110,18 @@ def generate_patient(seed: int, index: int, config: PhantomConfig) -> PhantomPat
     )
 
 
+def lung_mask(seed: int, index: int, config: PhantomConfig) -> BoolArray:
+    """Both lungs of `generate_patient(seed, index, config)`, with vessels and tumours: (K, J, I), by voxel centres."""
+    subject = _draw_subject(seed, index, config)
+    z_mm = _slice_centres(_rng(seed, index, COVERAGE), subject, config)
+    side_mm = pixel_centres_mm(subject.acquisition, config.image_size)
+    planes = []
+    for z in z_mm:
+        x, y = subject.anatomy.to_body(side_mm[None, :], side_mm[:, None], z)
+        planes.append(np.asarray(subject.anatomy.lung(x, y, z) > 0))
+    return np.stack(planes)
+
+
 def _rng(seed: int, index: int, *stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index, *stream])))
 

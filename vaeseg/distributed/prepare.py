@@ -1,0 +1,389 @@
+"""`vaeseg-batch prepare`: volumes to a data set of slices, read by Ray Data tasks and written by the driver.
+
+One item is one block, so that a decoder that dies costs one item. Finished items reach the driver in the order of the
+data set, whichever is finished first; those that wait lie in Ray's object store, which spills to disk. The driver holds
+a few items and one shard.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from vaeseg.config import ReadingConfig
+from vaeseg.distributed.batch import TASK_MEMORY_BYTES, TASK_RETRIES, PipelineError, last_line
+from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError, consume_in_thread, interruptible
+from vaeseg.distributed.local import RayChatter, start_local_ray, stop_local_ray
+from vaeseg.distributed.stages import die_after, where
+from vaeseg.errors import StoreError, TrainingError, UsageError
+from vaeseg.io.archive import ArchiveScan, scan_archive
+from vaeseg.io.dataset import open_data_set
+from vaeseg.io.dataset_manifest import CRASHED, MANIFEST_NAME, Manifest, Recipe, RefusedItem
+from vaeseg.io.dataset_writer import OWN_NAMES, DataSetWriter, clear, publish
+from vaeseg.io.dicom import SubjectKeyer
+from vaeseg.io.labels import find_labels
+from vaeseg.io.location import Location, locate
+from vaeseg.io.msd import read_msd
+from vaeseg.io.row_groups import RowFormat
+from vaeseg.io.secret import subject_secret
+from vaeseg.io.slices import PreparedVolume, SliceSet
+from vaeseg.io.store import create_store
+from vaeseg.records import Reason
+from vaeseg.training.preparation import PreparationItem, archive_items, msd_items, prepare_item
+
+logger = logging.getLogger(__name__)
+
+HANDED_OVER = 2
+"""Finished items that wait for the driver: a volume of 600 slices is 44 MB at 256 x 256 in 8 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveSource:
+    """DICOM or NIfTI under a directory."""
+
+    path: Path
+    label_dir: Path | None
+    store_root: Path
+    """Holds the key from which pseudonyms are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationRequest:
+    """What the user asked for, checked."""
+
+    source: Path | ArchiveSource
+    """A directory in MSD layout, or an archive."""
+    recipe: Recipe
+    out: str
+    """Directory or URL."""
+    force: bool = False
+    """Replace another data set that is there."""
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    """Bounds on a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationReport:
+    """What became of a request."""
+
+    location: str
+    status: Literal["written", "nothing_to_do"]
+    manifest: Manifest
+    n_split_folds: dict[str, int]
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was refused, no item and no file."""
+        files = (self.manifest.sources or {}).get("files", {})
+        return not self.manifest.refused and not files.get("refused", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a preparation is; given to the callback after each item."""
+
+    done: int
+    total: int
+    n_slices: int
+    refused: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class PreparedRow(TypedDict):
+    """An item on its way from a worker to the driver."""
+
+    number: int
+    refused: dict[str, str]
+    """Empty where there are slices."""
+    tokens: list[str]
+    spacing_mm: list[float]
+    images: bytes
+    labels: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    items: Sequence[PreparationItem]
+    """To prepare, in the order of the data set."""
+    unlabelled: tuple[str, ...]
+    refused: tuple[RefusedItem, ...]
+    """Before any was read."""
+    with_labels: bool
+    sources: dict[str, Any]
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items) + len(self.unlabelled) + len(self.refused)
+
+
+def prepare(request: PreparationRequest, on_progress: ProgressCallback = lambda progress: None) -> PreparationReport:
+    """Prepare a data set, on a Ray of its own unless this process has one.
+
+    Without `force`, a data set that is there already is never changed: where recipe and digest are the same there is
+    nothing to do. Until the manifest is written, last of all, there is no data set; what an interrupted preparation
+    left is written over.
+
+    Raises:
+        UsageError: the source or the place cannot be used, or the place holds something else.
+        TrainingError: no item can be read.
+        StoreError: the place cannot be written.
+        RunInterruptedError: Ctrl-C or SIGTERM.
+    """
+    started = time.monotonic()
+    location = locate(request.out)
+    existing = None if request.force else _existing(location, request.recipe)
+    _check_place(location)
+    with interruptible() as interruption:
+        plan = _plan(request, location)
+        if existing is None:
+            clear(location)
+        manifest = _run(request, plan, None if existing else location, interruption, on_progress)
+    if existing is not None and existing.digest != manifest.digest:
+        raise UsageError(
+            f"{request.out} holds a data set with the digest {existing.digest[:12]}, this input gives "
+            f"{manifest.digest[:12]}: choose another --out, or replace it with --force"
+        )
+    if existing is None:
+        publish(location, manifest)
+    splits = open_data_set(location.url).splits
+    return PreparationReport(
+        location=location.url,
+        status="written" if existing is None else "nothing_to_do",
+        manifest=manifest,
+        n_split_folds={kind: len(folds) for kind, folds in splits.items()},
+        seconds=time.monotonic() - started,
+    )
+
+
+def _existing(location: Location, recipe: Recipe) -> Manifest | None:
+    """The data set that is there, made by the same recipe.
+
+    Raises:
+        UsageError: it was made by another.
+        StoreError: it is damaged.
+    """
+    if MANIFEST_NAME not in location.sizes():
+        return None
+    try:
+        manifest = open_data_set(location.url).manifest
+    except StoreError as error:
+        raise StoreError(f"{error}, with --force") from error
+    there, asked = _described(manifest.recipe), _described(recipe)
+    for name, value in asked.items():
+        if there[name] != value:
+            raise UsageError(
+                f"{location.url} holds a data set with {name} {there[name]}, asked for is {value}: choose another "
+                "--out, or replace it with --force"
+            )
+    return manifest
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    fields = asdict(recipe)
+    return {**fields.pop("preprocessing"), **fields}
+
+
+def _check_place(location: Location) -> None:
+    """Refuse a directory with files of somebody else: nobody types a data set's path and means their home."""
+    strangers = sorted(set(location.sizes()) - OWN_NAMES)
+    if strangers:
+        raise UsageError(f"{location.url} holds {strangers[0]!r}, which is of no data set: name a new --out")
+
+
+def _plan(request: PreparationRequest, location: Location) -> _Plan:
+    """Which items there are, and which of them are wanted: where any has a label, those with one."""
+    items, refused, sources = _found(request, location)
+    with_labels = any(item.label for item in items)
+    if request.recipe.organ is not None and not with_labels:
+        raise UsageError(f"--organ {request.recipe.organ}: none of {len(items)} volumes has a label")
+    wanted = [item for item in items if item.label or not with_labels]
+    return _Plan(
+        items=wanted,
+        unlabelled=tuple(item.name for item in items if with_labels and not item.label),
+        refused=refused,
+        with_labels=with_labels,
+        sources=sources,
+    )
+
+
+def _found(
+    request: PreparationRequest, location: Location
+) -> tuple[list[PreparationItem], tuple[RefusedItem, ...], dict[str, Any]]:
+    """Items to read, items that no worker need look at, and what else was found."""
+    source = request.source
+    if isinstance(source, Path):
+        return msd_items(read_msd(source)), (), {}
+    scan = _scan(source, request.reading, location)
+    manifests = [verdict.manifest for verdict in scan.verdicts if verdict.manifest is not None]
+    labels: dict[str, Path] = {}
+    sources: dict[str, Any] = {"files": asdict(scan.file_count)}
+    if source.label_dir is not None:
+        labels, sources["unmatched_labels"] = find_labels(source.label_dir.resolve(), manifests)
+        if not labels and manifests:
+            raise UsageError(
+                f"no label in {source.label_dir} has the name of one of {len(manifests)} series: name each "
+                "<series_instance_uid>.nii.gz, or prepare without --label-dir"
+            )
+    items, refused = archive_items(scan, labels)
+    return items, refused, sources
+
+
+def _scan(source: ArchiveSource, reading: ReadingConfig, location: Location) -> ArchiveScan:
+    store = create_store(source.store_root)
+    inside = [path for path in (source.label_dir, location.local) if path is not None]
+    try:
+        return scan_archive(source.path, reading, SubjectKeyer(subject_secret(store.root)), [store.root, *inside])
+    except OSError as error:
+        raise StoreError(f"cannot list the archive: {error.strerror}") from error
+
+
+def _run(
+    request: PreparationRequest,
+    plan: _Plan,
+    location: Location | None,
+    interruption: Interruption,
+    on_progress: ProgressCallback,
+) -> Manifest:
+    """Prepare every item and write what comes, or only digest it; those that never come have crashed."""
+    recipe = request.recipe
+    row_format = RowFormat(image_size=recipe.preprocessing.image_size, bits=recipe.bits, with_labels=plan.with_labels)
+    writer = DataSetWriter(location, row_format)
+    refused = list(plan.refused)
+    left = dict(enumerate(plan.items))
+    n_slices = 0
+    for row in _rows(request, plan, partial(_check, interruption)):
+        outcome = _outcome(row, left.pop(row["number"]), row_format)
+        if isinstance(outcome, RefusedItem):
+            refused.append(outcome)
+        else:
+            writer.add(outcome)
+            n_slices += len(outcome.slices)
+        done = len(plan.items) - len(left)
+        on_progress(Progress(done=done, total=len(plan.items), n_slices=n_slices, refused=len(refused)))
+    refused += [_crashed(item) for item in left.values()]
+    if not n_slices:
+        raise TrainingError(_nothing_read(plan, refused))
+    shards, index_sha256, subjects = writer.finish()
+    return Manifest(
+        recipe=recipe,
+        with_labels=plan.with_labels,
+        shards=shards,
+        index_sha256=index_sha256,
+        subjects=subjects,
+        unlabelled=plan.unlabelled,
+        refused=tuple(refused),
+        n_items=plan.n_items,
+        sources=plan.sources,
+    )
+
+
+def _check(interruption: Interruption) -> None:
+    if interruption.signalled:
+        raise RunInterruptedError("interrupted; no data set was made, the same command starts over")
+
+
+def _crashed(item: PreparationItem) -> RefusedItem:
+    return RefusedItem(name=item.name, reason=CRASHED, detail="the process that read it died, and so did a second one")
+
+
+def _nothing_read(plan: _Plan, refused: Sequence[RefusedItem]) -> str:
+    first = f"; the first is {refused[0].reason}: {refused[0].detail}" if refused else ""
+    return f"none of {plan.n_items} volumes can be read{first}"
+
+
+def _rows(request: PreparationRequest, plan: _Plan, check: Callable[[], None]) -> Iterator[PreparedRow]:
+    """Each item that did not crash, in order."""
+    if not plan.items:
+        return
+    ray_is_ours = not ray.is_initialized()
+
+    def produce() -> Generator[PreparedRow]:
+        start_local_ray()
+        yield from _pipeline(request, plan)
+
+    with redirect_stdout(RayChatter()):
+        yield from consume_in_thread(produce, check, HANDED_OVER)
+        if ray_is_ours:
+            stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
+
+
+def _pipeline(request: PreparationRequest, plan: _Plan) -> Generator[PreparedRow]:
+    settings = {"recipe": request.recipe, "reading": request.reading, "with_labels": plan.with_labels}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `batch`
+        rows = [{"number": number, "item": item.to_json()} for number, item in enumerate(plan.items)]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.max_errored_blocks = -1
+        dataset.context.enable_progress_bars = False
+        dataset = dataset.map(
+            prepared_row, fn_kwargs=settings, num_cpus=1, memory=TASK_MEMORY_BYTES, max_retries=TASK_RETRIES
+        )
+    try:
+        for row in dataset.iter_rows():
+            yield cast(PreparedRow, row)
+    except RayError as error:
+        raise PipelineError(f"Ray ended the preparation: {last_line(error)}; the same command starts over") from error
+
+
+def prepared_row(row: dict[str, Any], recipe: Recipe, reading: ReadingConfig, with_labels: bool) -> PreparedRow:
+    """What a worker does: one item, and whatever goes wrong with it becomes a value."""
+    item = PreparationItem.from_json(row["item"])
+    die_after(reading.decode_timeout_seconds)
+    try:
+        outcome = prepare_item(item, recipe, reading, with_labels)
+    except Exception as error:  # noqa: BLE001 - the per-item boundary: one bad item never stops a preparation
+        logger.warning("internal error: %s", where(error))
+        outcome = RefusedItem(name=item.name, reason=str(Reason.INTERNAL_ERROR), detail=where(error))
+    finally:
+        signal.alarm(0)
+    return _row(row["number"], outcome)
+
+
+def _row(number: int, outcome: PreparedVolume | RefusedItem) -> PreparedRow:
+    if isinstance(outcome, RefusedItem):
+        refused = {"reason": outcome.reason, "detail": outcome.detail}
+        return PreparedRow(number=number, refused=refused, tokens=[], spacing_mm=[], images=b"", labels=b"")
+    slices = outcome.slices
+    return PreparedRow(
+        number=number,
+        refused={"reason": "", "detail": ""},
+        tokens=list(outcome.tokens),
+        spacing_mm=list(outcome.spacing_mm),
+        images=slices.images.tobytes(),
+        labels=b"" if slices.packed_labels is None else slices.packed_labels.tobytes(),
+    )
+
+
+def _outcome(row: PreparedRow, item: PreparationItem, row_format: RowFormat) -> PreparedVolume | RefusedItem:
+    """The inverse of `_row`."""
+    if row["refused"]["reason"]:
+        return RefusedItem(name=item.name, **row["refused"])
+    size = row_format.image_size
+    labels = np.frombuffer(row["labels"], dtype=np.uint8).reshape(-1, *row_format.label_shape)
+    first, second, third = row["spacing_mm"]
+    return PreparedVolume(
+        subject=item.subject,
+        series=item.name,
+        tokens=tuple(row["tokens"]),
+        slices=SliceSet(
+            images=np.frombuffer(row["images"], dtype=row_format.dtype).reshape(-1, size, size),
+            packed_labels=labels if row_format.with_labels else None,
+        ),
+        spacing_mm=(first, second, third),
+    )

@@ -1,26 +1,22 @@
 """A training in pictures, as the paper's figures 4 to 6: curves, reconstructions, predictions over ground truth.
 
-Drawn without a display and without matplotlib's global state; the same numbers give the same file. Colours of an
-overlay are the paper's: ground truth green, prediction red, and yellow where they agree.
+Colours of an overlay are the paper's: ground truth green, prediction red, and yellow where they agree.
 
 N slices, S side of the grid.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.durable import write_atomically
-from vaeseg.errors import StoreError
 from vaeseg.evaluation.protocol import slice_ious
 from vaeseg.records import BoolArray, FloatArray
+from vaeseg.training.drawing import Picture, draw_line, grey, panels, save_figure, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,12 +24,8 @@ if TYPE_CHECKING:
 
     from vaeseg.training.history import EpochRecord
 
-Picture = npt.NDArray[np.uint8]
-"""(height, width, 3), red green blue."""
-
 MAX_COLUMNS = 8
 """Most slices side by side; more would be too small to see."""
-DOTS_PER_INCH = 120
 TRAIN_COLOUR, DEV_COLOUR = "#1f5fa8", "#d9730d"
 GROUND_TRUTH, PREDICTION, AGREEMENT = (0, 200, 0), (230, 0, 0), (255, 220, 0)
 OVERLAY_WEIGHT = 0.55
@@ -42,9 +34,6 @@ CLOSE_UP_MARGIN = 8
 """Pixels shown around label and prediction, at least."""
 CLOSE_UP_SIDE = 32
 """Smallest side of a close-up, pixels."""
-
-STYLE = {"font.size": 8.0, "axes.titlesize": 9.0}
-"""Changes to matplotlib's own style."""
 
 LOSS_TITLES = {
     "loss": "loss that is minimised",
@@ -78,13 +67,13 @@ def draw_curves(records: Sequence[EpochRecord], path: Path) -> None:
     losses = list(records[-1].losses)
     ious = [name for name in records[-1].dev if name in IOU_TITLES]
     n_panels = len(losses) + bool(ious) + 1
-    with _figure(n_panels, columns=3, size_inches=(4.0, 2.9)) as (figure, axes):
+    with panels(n_panels, columns=3, size_inches=(4.0, 2.9)) as (figure, axes):
         for name in losses:
             _draw_loss(next(axes), records, name)
         if ious:
             _draw_ious(next(axes), records, ious)
         _draw_learning_rate(next(axes), records)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def draw_reconstructions(images: FloatArray, reconstructions: FloatArray, path: Path) -> None:
@@ -100,7 +89,7 @@ def draw_reconstructions(images: FloatArray, reconstructions: FloatArray, path: 
         StoreError: it cannot be written.
     """
     _check_slices(images, reconstructions)
-    rows = [("original", _grey(images)), ("reconstruction", _grey(reconstructions))]
+    rows = [("original", grey(images)), ("reconstruction", grey(reconstructions))]
     errors = np.square(images - reconstructions).mean((1, 2))
     _draw_rows(rows, [f"MSE {error:.4f}" for error in errors], path)
 
@@ -120,7 +109,7 @@ def draw_predictions(images: FloatArray, labels: BoolArray, masks: BoolArray, pa
     """
     _check_slices(images, labels, masks)
     over = overlay(images, labels, masks)
-    rows = [("image", _grey(images)), ("prediction", over), ("close-up", _close_ups(over, labels | masks))]
+    rows = [("image", grey(images)), ("prediction", over), ("close-up", _close_ups(over, labels | masks))]
     titles = ["nothing there" if np.isnan(iou) else f"IoU {iou:.2f}" for iou in slice_ious(masks, labels)]
     legend = {"ground truth": GROUND_TRUTH, "prediction": PREDICTION, "both": AGREEMENT}
     _draw_rows(rows, titles, path, legend)
@@ -141,7 +130,7 @@ def overlay(images: FloatArray, labels: BoolArray, masks: BoolArray) -> npt.NDAr
         ValueError: the shapes differ, or there is no slice.
     """
     _check_slices(images, labels, masks)
-    coloured = _grey(images).astype(np.float32)
+    coloured = grey(images).astype(np.float32)
     kinds = ((labels & ~masks, GROUND_TRUTH), (masks & ~labels, PREDICTION), (labels & masks, AGREEMENT))
     for where, colour in kinds:
         coloured[where] += OVERLAY_WEIGHT * (np.array(colour) - coloured[where])
@@ -151,18 +140,18 @@ def overlay(images: FloatArray, labels: BoolArray, masks: BoolArray) -> npt.NDAr
 def reconstruction_picture(images: FloatArray, reconstructions: FloatArray) -> Picture:
     """Slices above and reconstructions below, without frames, as TensorBoard shows them; (N, S, S) each."""
     _check_slices(images, reconstructions)
-    return np.concatenate([_side_by_side(_grey(part)) for part in (images, reconstructions)])
+    return np.concatenate([_side_by_side(grey(part)) for part in (images, reconstructions)])
 
 
 def prediction_picture(images: FloatArray, labels: BoolArray, masks: BoolArray) -> Picture:
     """Slices above and predictions over ground truth below, without frames; (N, S, S) each."""
-    return np.concatenate([_side_by_side(part) for part in (_grey(images), overlay(images, labels, masks))])
+    return np.concatenate([_side_by_side(part) for part in (grey(images), overlay(images, labels, masks))])
 
 
 def _draw_loss(axes: Axes, records: Sequence[EpochRecord], name: str) -> None:
-    _draw_line(axes, records, [record.losses.get(name) for record in records], TRAIN_COLOUR, "train")
+    draw_line(axes, _epochs(records), [record.losses.get(name) for record in records], TRAIN_COLOUR, "train")
     if any(name in record.dev for record in records):
-        _draw_line(axes, records, [record.dev.get(name) for record in records], DEV_COLOUR, "dev")
+        draw_line(axes, _epochs(records), [record.dev.get(name) for record in records], DEV_COLOUR, "dev")
         axes.legend(frameon=False)
     axes.set_title(LOSS_TITLES.get(name, name))
 
@@ -170,36 +159,20 @@ def _draw_loss(axes: Axes, records: Sequence[EpochRecord], name: str) -> None:
 def _draw_ious(axes: Axes, records: Sequence[EpochRecord], names: Sequence[str]) -> None:
     for name, style in zip(names, ("-", "--", ":"), strict=False):
         line = [record.dev.get(name) for record in records]
-        _draw_line(axes, records, line, DEV_COLOUR, IOU_TITLES[name], style)
+        draw_line(axes, _epochs(records), line, DEV_COLOUR, IOU_TITLES[name], style)
     axes.set(title="IoU on dev, mean", ylim=(0, 1))
     axes.legend(frameon=False)
 
 
 def _draw_learning_rate(axes: Axes, records: Sequence[EpochRecord]) -> None:
-    _draw_line(axes, records, [record.learning_rate for record in records], "#444444", "")
+    draw_line(axes, _epochs(records), [record.learning_rate for record in records], "#444444", "")
     axes.set_title("learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", scilimits=(-2, 3))
 
 
-def _draw_line(
-    axes: Axes,
-    records: Sequence[EpochRecord],
-    values: Sequence[float | None],
-    colour: str,
-    label: str,
-    style: str = "-",
-) -> None:
-    """A value an epoch; undefined ones leave a gap."""
-    from matplotlib.ticker import MaxNLocator
-
-    epochs = [record.epoch for record in records]
-    heights = [np.nan if value is None else value for value in values]
-    marker = "o" if len(records) < 20 else ""
-    axes.plot(epochs, heights, style, color=colour, label=label, marker=marker, markersize=3, linewidth=1.4)
-    axes.set_xlabel("epoch")
-    axes.grid(alpha=0.25)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def _epochs(records: Sequence[EpochRecord]) -> list[int]:
+    return [record.epoch for record in records]
 
 
 def _draw_rows(
@@ -210,19 +183,13 @@ def _draw_rows(
 ) -> None:
     """Rows of pictures (N, S, S, 3) with their names on the left and a title over each column."""
     columns = min(len(titles), MAX_COLUMNS)
-    with _figure(len(rows) * columns, columns, size_inches=(1.7, 1.8)) as (figure, axes):
+    with panels(len(rows) * columns, columns, size_inches=(1.7, 1.8)) as (figure, axes):
         for row, (name, pictures) in enumerate(rows):
             for column, picture in enumerate(pictures[:columns]):
-                panel = next(axes)
-                panel.imshow(picture, interpolation="nearest")
-                panel.set(xticks=[], yticks=[], frame_on=False)
-                if not column:
-                    panel.set_ylabel(name)
-                if not row:
-                    panel.set_title(titles[column])
+                show(next(axes), picture, "" if row else titles[column], "" if column else name)
         if legend:
             _add_legend(figure, legend)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _add_legend(figure: Figure, colours: dict[str, tuple[int, int, int]]) -> None:
@@ -230,34 +197,6 @@ def _add_legend(figure: Figure, colours: dict[str, tuple[int, int, int]]) -> Non
 
     patches = [Patch(color=f"#{bytes(colour).hex()}", label=name) for name, colour in colours.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-
-
-@contextmanager
-def _figure(n_panels: int, columns: int, size_inches: tuple[float, float]) -> Iterator[tuple[Figure, Iterator[Axes]]]:
-    """A figure in matplotlib's own style, whatever the user's is, and its panels row by row; unused ones are hidden."""
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(columns, n_panels)
-    rows = -(-n_panels // columns)
-    with style.context(["default", STYLE]):
-        figure = Figure((columns * size_inches[0], rows * size_inches[1]), DOTS_PER_INCH, layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for panel in panels[n_panels:]:
-            panel.set_axis_off()
-        yield figure, iter(panels)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, png.getvalue())
-    except OSError as error:
-        raise StoreError(f"the figure {path.name} cannot be written: {error.strerror}") from error
 
 
 def _close_ups(pictures: npt.NDArray[np.uint8], marked: BoolArray) -> npt.NDArray[np.uint8]:
@@ -282,12 +221,6 @@ def _close_up(picture: Picture, mark: BoolArray) -> Picture:
 
 def _side_by_side(pictures: npt.NDArray[np.uint8]) -> Picture:
     return np.concatenate(list(pictures[:MAX_COLUMNS]), axis=1)
-
-
-def _grey(images: FloatArray) -> npt.NDArray[np.uint8]:
-    """(N, S, S) in [0, 1] to (N, S, S, 3)."""
-    levels = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
-    return np.repeat(levels[..., None], 3, axis=-1)
 
 
 def _check_slices(images: FloatArray, *others: FloatArray | BoolArray) -> None:

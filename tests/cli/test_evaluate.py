@@ -169,6 +169,16 @@ def test_a_report_is_written_where_asked(model: Path, msd_dir: Path, tmp_path: P
     assert str(tmp_path) not in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_segmented(
+    model: Path, msd_dir: Path, tmp_path: Path
+) -> None:
+    """Exit 1 at once: its directory would lie below a file."""
+    (tmp_path / "file").touch()
+    result = run("--model", model, "--msd-dir", msd_dir, "--json", "--report", tmp_path / "file" / "report")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "the report cannot be written" in result.stderr
+
+
 def test_a_prepared_data_set_is_evaluated_by_its_test_part(model: Path, tmp_path: Path) -> None:
     """One subject of ten; all with --split all."""
     volumes = [volume(f"s{n}", size=64) for n in range(10)]

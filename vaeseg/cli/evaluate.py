@@ -64,20 +64,19 @@ def command(
     Exit codes: 0 ok, 1 the model cannot be used, 2 usage, 3 some volumes could not be evaluated.
     """
     from vaeseg.inference.evaluation import evaluate, load_model, result_json
+    from vaeseg.inference.report import make_report_directory
     from vaeseg.models.checkpoint import resolve_model
 
     source = _source(**place)
+    if report_dir is not None:
+        make_report_directory(report_dir)
     loaded = load_model(resolve_model(model, store / "models"), device)
     with _progress(len(source)) as on_subject:
         evaluation = evaluate(loaded, source, allow_overlap=allow_overlap, on_subject=on_subject)
-    result = result_json(evaluation, seed)
     _warn(evaluation)
+    _print_result(result_json(evaluation, seed), as_json)
     if report_dir is not None:
         _write_report(loaded, source, evaluation, seed, report_dir)
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-    else:
-        _print_table(result)
     ctx.exit(EXIT_INCOMPLETE if evaluation.refused else EXIT_OK)
 
 
@@ -161,6 +160,14 @@ def _warn(evaluation: Evaluation) -> None:
             "are not figures of unseen patients",
             err=True,
         )
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Before the report is made, so that no trouble there costs the figures."""
+    if as_json:
+        print(json.dumps(result, allow_nan=False), flush=True)
+    else:
+        _print_table(result)
 
 
 def _print_table(result: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from vaeseg.evaluation.cases import Case, CaseKind
 from vaeseg.evaluation.subjects import EvaluationTable
 from vaeseg.inference.evaluation import EvaluatedModel, mask_on_own_grid, predicted_probabilities
 from vaeseg.inference.evaluation_sources import Source, Subject
-from vaeseg.models.preprocessing import intensity_range
+from vaeseg.models.preprocessing import intensity_ranges
 from vaeseg.records import BoolArray
 
 SMALLEST_SIDE = 96
@@ -66,9 +66,9 @@ def _pictures(
     chosen = np.array([case.row - first for case in cases], dtype=np.intp)
     probabilities = predicted_probabilities(subject, model.predictor, chosen)
     masks = mask_on_own_grid(subject, probabilities, model.checkpoint.preprocessing.threshold)
-    low, high = _range(model, subject)
+    ranges = _ranges(model, subject)
     for case, place, mask in zip(cases, chosen.tolist(), masks, strict=True):
-        label = subject.label[place]
+        label, (low, high) = subject.label[place], ranges[place]
         rows, columns = _around(label | mask)
         image = (subject.image[place][rows, columns].astype(np.float32) - low) / max(high - low, 1e-6)
         yield CasePicture(
@@ -83,11 +83,12 @@ def _pictures(
         )
 
 
-def _range(model: EvaluatedModel, subject: Subject) -> tuple[float, float]:
-    """Values of the image that are shown black and white."""
+def _ranges(model: EvaluatedModel, subject: Subject) -> npt.NDArray[np.float32]:
+    """(K, 2) values of the image that are shown black and white."""
     if subject.model_slices.dtype.kind == "u":
-        return 0.0, float(np.iinfo(subject.model_slices.dtype).max)
-    return intensity_range(subject.model_slices, model.checkpoint.preprocessing)
+        full = np.iinfo(subject.model_slices.dtype).max
+        return np.tile(np.array([0, full], dtype=np.float32), (len(subject.model_slices), 1))
+    return intensity_ranges(subject.model_slices, model.checkpoint.preprocessing)
 
 
 def _around(shown: BoolArray) -> tuple[slice, slice]:

@@ -225,8 +225,8 @@ def _slices_of_part(data: DataSet, part: Part, kind: SplitKind, fold: int) -> In
 def _described(preprocessing: PreprocessingConfig) -> str:
     """All that decides the pixels of a data set; a window only where it is used."""
     size = preprocessing.image_size
-    if preprocessing.intensity == "minmax":
-        return f"{size} x {size} pixels, minmax"
+    if preprocessing.intensity != "window":
+        return f"{size} x {size} pixels, {preprocessing.intensity}"
     return f"{size} x {size} pixels, window:{preprocessing.window_low_hu}:{preprocessing.window_high_hu}"
 
 

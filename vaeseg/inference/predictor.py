@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.models.checkpoint import Checkpoint
-from vaeseg.models.preprocessing import intensity_range, normalise
+from vaeseg.models.preprocessing import intensity_ranges, normalise
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import BoolArray, IntArray
 
@@ -91,8 +91,10 @@ class Predictor:
         self._check(slices_hu.shape)
         if len(slices_hu) == 0:
             return np.empty(slices_hu.shape, dtype=np.float32)
-        low, high = intensity_range(slices_hu, self.preprocessing)
-        return self._in_passes(slices_hu if chosen is None else slices_hu[chosen], low, high)
+        ranges_hu = intensity_ranges(slices_hu, self.preprocessing)
+        if chosen is None:
+            return self._in_passes(slices_hu, ranges_hu)
+        return self._in_passes(slices_hu[chosen], ranges_hu[chosen])
 
     def probabilities_of_intensity(
         self, images: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -111,26 +113,29 @@ class Predictor:
         self._check(images.shape)
         if images.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"intensities are {images.dtype}, expected uint8 or uint16")
-        return self._in_passes(images, 0.0, float(np.iinfo(images.dtype).max))
+        full = np.float32(np.iinfo(images.dtype).max)
+        return self._in_passes(images, np.tile(np.array([0, full], dtype=np.float32), (len(images), 1)))
 
     def _check(self, shape: tuple[int, ...]) -> None:
         size = self.preprocessing.image_size
         if len(shape) != 3 or shape[1:] != (size, size):
             raise ValueError(f"slices have shape {shape}, expected (K, {size}, {size})")
 
-    def _in_passes(self, slices: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+    def _in_passes(self, slices: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         probabilities = np.empty(slices.shape, dtype=np.float32)
         for start in range(0, len(slices), self.chunk):
-            part = slices[start : start + self.chunk]
-            probabilities[start : start + self.chunk] = self._pass(part, low, high)[: len(part)]
+            own = slice(start, start + self.chunk)
+            probabilities[own] = self._pass(slices[own], ranges[own])[: len(slices[own])]
         return probabilities
 
-    def _pass(self, part: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+    def _pass(self, part: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         filled = np.zeros((self.chunk, *part.shape[1:]), dtype=part.dtype)
         filled[: len(part)] = part
+        bounds = np.zeros((self.chunk, 2), dtype=np.float32)
+        bounds[: len(part)] = ranges
         with torch.inference_mode():
-            bounds = torch.tensor([[low], [high]], device=self.device).expand(2, self.chunk)
-            intensity = normalise(torch.from_numpy(filled).to(self.device), bounds[0], bounds[1])
+            low, high = torch.from_numpy(bounds).to(self.device).unbind(1)
+            intensity = normalise(torch.from_numpy(filled).to(self.device), low, high)
             images: Tensor = intensity[:, None].contiguous(memory_format=torch.channels_last)
             found: npt.NDArray[np.float32] = self._model.probability(images).squeeze(1).float().cpu().numpy()
             return found

@@ -91,10 +91,22 @@ def write_report(report: Report, directory: Path) -> None:
         "slices.csv": _as_csv(data["slices"]),
         "report.html": render_page(report, data),
     }
+    make_report_directory(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             write_atomically(directory / name, text.encode())
+    except OSError as error:
+        raise StoreError(f"the report cannot be written to {directory}: {error.strerror}") from error
+
+
+def make_report_directory(directory: Path) -> None:
+    """Make the place of a report; worth doing before hours of evaluation.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"the report cannot be written to {directory}: {error.strerror}") from error
 

@@ -75,7 +75,10 @@ def draw_iou_by_size(table: EvaluationTable, rows: Sequence[SizeRow]) -> str:
     diameters = equivalent_diameters_mm(table.label_areas_mm2[labelled])
     with _figure() as figure:
         axes = figure.subplots()
-        axes.scatter(diameters, table.counts.ious[labelled], s=7, color=BLUE, alpha=0.25, linewidths=0, rasterized=True)
+        ious = table.counts.ious[labelled]
+        axes.scatter(
+            diameters, ious, s=_dot_size(len(ious)), color=BLUE, alpha=0.4, linewidths=0, rasterized=True, clip_on=False
+        )
         longest = float(diameters.max())
         for row in rows:
             if row.iou is not None:

@@ -188,6 +188,8 @@ def test_missing_metadata_is_refused_by_name(saved: Path, name: str) -> None:
         ("preprocessing", '{"threshold": NaN}', "nan"),
         ("preprocessing", '{"image_size": 128}', "128"),
         ("metrics", "{", "metadata"),
+        ("metrics", '{"dev_iou_label": NaN}', "metrics"),
+        ("metrics", '{"dev_iou_label": "very good"}', "metrics"),
         ("seen_tokens", "{}", "seen_tokens"),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -262,7 +263,7 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
         raise CheckpointError(f"model {name} lacks its {error.args[0]}; train it again") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"model {name} has metadata that cannot be read: {str(error)[:200]}") from error
-    if not isinstance(metrics, dict) or not isinstance(tokens, list):
+    if not _are_figures(metrics) or not isinstance(tokens, list):
         raise CheckpointError(f"model {name} has metadata that cannot be read: metrics or seen_tokens")
     if architecture.image_size != preprocessing.image_size:
         raise CheckpointError(
@@ -270,6 +271,13 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
             f"preprocessing for {preprocessing.image_size}"
         )
     return architecture, preprocessing, Provenance(metrics=metrics, seen_tokens=tuple(map(str, tokens)), **plain)
+
+
+def _are_figures(metrics: object) -> bool:
+    """Whether it is an object of finite numbers and null."""
+    return isinstance(metrics, dict) and all(
+        value is None or (type(value) in (int, float) and math.isfinite(value)) for value in metrics.values()
+    )
 
 
 def _checked_state(

@@ -11,6 +11,7 @@ from vaeseg.errors import StoreError
 from vaeseg.records import BoolArray, FloatArray
 from vaeseg.training.figures import (
     _close_up,
+    _close_ups,
     draw_curves,
     draw_predictions,
     draw_reconstructions,
@@ -130,6 +131,19 @@ def test_close_up_is_around_what_is_marked() -> None:
     near = _close_up(np.repeat((wide * 255).astype(np.uint8)[..., None], 3, -1), wide)
     assert set(np.flatnonzero(near.any((1, 2)))[[0, -1]]) == {SIZE * 8 // 56 + 1, SIZE * 48 // 56}
     assert np.array_equal(_close_up(picture, np.zeros_like(mark)), picture)
+
+
+def test_close_up_is_around_the_label_however_much_is_predicted() -> None:
+    """A prediction everywhere does not hide a small label; without a label, it is around the prediction."""
+    images, labels, masks = slices(2)
+    labels[:], masks[:] = False, False
+    labels[0, 5:8, 5:8] = masks[0] = True
+    masks[1, 40:44, 40:44] = True
+    near = _close_ups(overlay(images, labels, masks), labels, masks).astype(int)
+    yellow = near[0, ..., 1] > near[0, ..., 2] + 40
+    red = near[1, ..., 0] > near[1, ..., 2] + 40
+    assert yellow.sum() == 9 * 4
+    assert red.sum() == 16 * 4
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:

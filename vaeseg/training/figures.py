@@ -31,7 +31,7 @@ GROUND_TRUTH, PREDICTION, AGREEMENT = (0, 200, 0), (230, 0, 0), (255, 220, 0)
 OVERLAY_WEIGHT = 0.55
 """Of the colour over the image, so that the tissue below stays visible."""
 CLOSE_UP_MARGIN = 8
-"""Pixels shown around label and prediction, at least."""
+"""Pixels shown around a label, at least."""
 CLOSE_UP_SIDE = 32
 """Smallest side of a close-up, pixels."""
 
@@ -109,7 +109,7 @@ def draw_predictions(images: FloatArray, labels: BoolArray, masks: BoolArray, pa
     """
     _check_slices(images, labels, masks)
     over = overlay(images, labels, masks)
-    rows = [("image", grey(images)), ("prediction", over), ("close-up", _close_ups(over, labels | masks))]
+    rows = [("image", grey(images)), ("prediction", over), ("close-up", _close_ups(over, labels, masks))]
     titles = ["nothing there" if np.isnan(iou) else f"IoU {iou:.2f}" for iou in slice_ious(masks, labels)]
     legend = {"ground truth": GROUND_TRUTH, "prediction": PREDICTION, "both": AGREEMENT}
     _draw_rows(rows, titles, path, legend)
@@ -199,12 +199,13 @@ def _add_legend(figure: Figure, colours: dict[str, tuple[int, int, int]]) -> Non
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
 
 
-def _close_ups(pictures: npt.NDArray[np.uint8], marked: BoolArray) -> npt.NDArray[np.uint8]:
-    """A square around what is marked on each slice, enlarged by whole pixels to about the slice's side; (N, S, S, 3).
+def _close_ups(pictures: npt.NDArray[np.uint8], labels: BoolArray, masks: BoolArray) -> npt.NDArray[np.uint8]:
+    """A square around the label of each slice, or the prediction where there is no label, enlarged to the slice's side.
 
-    A slice without any mark is shown whole.
+    (N, S, S, 3); a slice with neither is shown whole.
     """
-    return np.stack([_close_up(picture, mark) for picture, mark in zip(pictures, marked, strict=True)])
+    marks = [label if label.any() else mask for label, mask in zip(labels, masks, strict=True)]
+    return np.stack([_close_up(picture, mark) for picture, mark in zip(pictures, marks, strict=True)])
 
 
 def _close_up(picture: Picture, mark: BoolArray) -> Picture:

@@ -117,11 +117,32 @@ def test_intervals_hold_the_figure_and_repeat_with_the_seed() -> None:
 
 
 def test_sizes_are_diameters_of_discs_in_mm() -> None:
-    """Squares of 4, 6, 12 and 20 mm have discs of 4.5, 6.8, 13.5 and 22.6 mm; the 6 mm one is missed."""
-    planes = [(square(2), square(2)), (square(3), NONE), (square(6), square(6, left=3)), (square(10), square(10))]
+    """Squares of 4, 6, 12 and 20 mm have discs of 4.5, 6.8, 13.5 and 22.6 mm; beside the 6 mm one lies a prediction."""
+    planes = [
+        (square(2), square(2)),
+        (square(3), square(3, left=9)),
+        (square(6), square(6, left=3)),
+        (square(10), square(10)),
+    ]
     rows = by_size(table_of({"a": planes, "b": planes[:1]}, pixel_mm=2.0))
     assert [(row.low_mm, row.high_mm) for row in rows] == list(pairwise(SIZES_MM))
     assert [(row.n_subjects, row.n_slices) for row in rows] == [(2, 2), (1, 1), (1, 1), (1, 1), (0, 0)]
     assert [row.iou for row in rows] == [1.0, 0.0, pytest.approx(1 / 3), 1.0, None]
     assert [row.dice for row in rows] == [1.0, 0.0, pytest.approx(1 / 2), 1.0, None]
     assert [row.missed_share for row in rows] == [0.0, 1.0, 0.0, 0.0, None]
+
+
+def test_the_lower_bound_of_a_size_belongs_to_it() -> None:
+    """One pixel of 25 pi mm2 is a disc of 10 mm, which is 10 to 20 and not 6 to 10."""
+    grid = Grid(spacing_mm=(1.0, 1.0, 1.0), pixel_mm2=25 * np.pi, voxel_mm3=1.0)
+    record, counts = measure_subject("a", square(1)[None], square(1)[None], grid, np.arange(1))
+    assert [row.n_slices for row in by_size(tabulate([(record, counts, np.arange(1))]))] == [0, 0, 1, 0, 0]
+
+
+def test_pixels_of_unknown_size_belong_to_no_size() -> None:
+    """Nor have they a volume; everything else is known."""
+    record, counts = measure_subject("a", square(2)[None], square(2)[None], None, np.arange(1))
+    table = tabulate([(record, counts, np.arange(1))])
+    assert sum(row.n_slices for row in by_size(table)) == 0
+    assert (record.labelled_ml, record.lesions[0].volume_ml) == (None, None)
+    assert (figures(table)["volume_error_ml_median"], figures(table)["iou_label"]) == (None, 1.0)

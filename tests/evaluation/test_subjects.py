@@ -21,15 +21,15 @@ def two_lesions() -> np.ndarray:
 
 
 def test_a_lesion_is_found_by_one_voxel_and_a_false_one_touches_none() -> None:
-    """The larger lesion is touched in a corner, the smaller is missed, and one component lies elsewhere."""
+    """The larger lesion is touched in a corner, the smaller is missed, and two components lie elsewhere."""
     mask = empty()
     mask[1, 1, 1] = mask[1, 2, 2] = True
-    mask[4, 0, 0] = True
+    mask[4, 0, 0] = mask[4, 0, 7] = True
     record, counts = measure_subject("a", mask, two_lesions(), GRID, np.arange(5))
     assert [(lesion.n_voxels, lesion.found) for lesion in record.lesions] == [(8, True), (2, False)]
     assert [lesion.volume_ml for lesion in record.lesions] == pytest.approx([0.008, 0.002])
-    assert record.n_false_lesions == 1
-    assert (record.labelled_ml, record.predicted_ml) == (pytest.approx(0.010), pytest.approx(0.003))
+    assert record.n_false_lesions == 2
+    assert (record.labelled_ml, record.predicted_ml) == (pytest.approx(0.010), pytest.approx(0.004))
     np.testing.assert_array_equal(counts.shared, [0, 1, 0, 0, 0])
 
 

@@ -128,6 +128,8 @@ def test_slices_of_any_size_are_evaluated(
     assert found["n_slices"] == shape[0]
     assert found["iou_label"] > 0.4
     assert done.calibration.n_pixels.sum() == covered
+    if max(shape) == 64:
+        assert done.calibration.n_tumour.sum() == done.calibration.n_tumour[18:].sum() == 36
 
 
 @pytest.mark.usefixtures("fake")
@@ -241,6 +243,19 @@ def test_a_volume_is_recognised_under_another_name(
     write_subject(tmp_path / "two", "b", LABEL[..., ::-1], PREDICTED[..., ::-1], mirrored, image_dtype=np.float32)
     with pytest.raises(UsageError, match="trained on 1 of these 1 subjects"):
         evaluate(load_model(model), MsdSource(list_subjects(tmp_path / "two", "b")))
+
+
+@pytest.mark.usefixtures("fake")
+def test_nothing_is_segmented_once_a_subject_was_seen(
+    model: Path, three: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is no by then; only the number of seen subjects is still to be found."""
+    segmented: list[str] = []
+    monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-b", "token-c"}))
+    monkeypatch.setattr(evaluation, "_measure", lambda subject, *_: segmented.append(subject.name))
+    with pytest.raises(UsageError, match="trained on 2 of these 3"):
+        evaluate(load_model(model), three)
+    assert segmented == ["a"]
 
 
 @pytest.mark.usefixtures("fake")

@@ -70,10 +70,8 @@ class DataSet:
         Raises:
             StoreError: a shard is damaged.
         """
-        tables = [self._index_columns(shard) for shard in self.manifest.shards]
         digest = IndexDigest()
-        for table in tables:
-            digest.update(table)
+        tables = [self._index_columns(shard, digest) for shard in self.manifest.shards]
         if digest.hexdigest() != self.manifest.index_sha256:
             raise StoreError(f"the index of the data set {self.location} is damaged: prepare it again")
         return _index(self.manifest, pa.concat_tables(tables))
@@ -149,10 +147,14 @@ class DataSet:
         images = np.empty((n, row.image_size, row.image_size), dtype=row.dtype.newbyteorder("="))
         return images, np.empty((n, *row.label_shape), dtype=np.uint8) if row.with_labels else None
 
-    def _index_columns(self, shard: Shard) -> pa.Table:
+    def _index_columns(self, shard: Shard, digest: IndexDigest) -> pa.Table:
+        schema = self.manifest.row_format.schema
         try:
             with self._opened(shard) as file:
-                table = file.read(columns=list(INDEX_COLUMNS))
+                table = file.read(columns=list(INDEX_COLUMNS)).select(list(INDEX_COLUMNS))
+            if table.schema.types != [schema.field(name).type for name in INDEX_COLUMNS]:
+                raise ValueError("its columns are of other types")
+            digest.update(table)
         except _UNREADABLE as error:
             raise self._damaged(shard, error) from error
         return table

@@ -110,6 +110,8 @@ class SelectionConfig:
 
 MAX_DIMENSION = 4096
 """Largest side, width or latent length, so that a hostile checkpoint cannot ask for absurd memory."""
+MAX_LATENT_BLOCKS = 64
+"""Most residual blocks at latent resolution, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,12 @@ class ArchitectureConfig:
     """Length of the latent vector (`paper`) or channels of the latent map (`spatial`)."""
     downsampling: int = 8
     """Input side over latent side, a power of two; `spatial` only."""
+    patch_size: int = 1
+    """Side of the squares of pixels folded into channels before the first convolution, and unfolded after the last, a
+    power of two; 1 strides and transposes instead. Most of the work is at large sizes, which 4 does away with;
+    `spatial` only."""
+    decoder_latent_blocks: int = 1
+    """Residual blocks of the decoder at latent resolution; `spatial` only."""
 
     def __post_init__(self) -> None:
         if self.image_size < 64 or self.base_width < 1 or self.latent_channels < 1:
@@ -136,6 +144,10 @@ class ArchitectureConfig:
             raise ValueError(f"image_size {self.image_size} is not a power of two")
         if self.downsampling < 2 or self.downsampling & (self.downsampling - 1):
             raise ValueError(f"downsampling {self.downsampling} is not a power of two")
+        if self.patch_size < 1 or self.patch_size & (self.patch_size - 1) or self.patch_size > self.downsampling:
+            raise ValueError(f"patch_size {self.patch_size} is no power of two up to {self.downsampling}")
+        if not 1 <= self.decoder_latent_blocks <= MAX_LATENT_BLOCKS:
+            raise ValueError(f"decoder_latent_blocks {self.decoder_latent_blocks} is not in 1 to {MAX_LATENT_BLOCKS}")
         if self.kind == "spatial" and self.image_size % self.downsampling:
             raise ValueError(f"image_size {self.image_size} is not a multiple of downsampling {self.downsampling}")
 
@@ -146,8 +158,10 @@ class PreprocessingConfig:
 
     image_size: int = 256
     """Side of the model grid, pixels. The grid is square and covers the longer in-plane side of the volume."""
-    intensity: Literal["minmax", "window"] = "window"
-    """`minmax`: each volume's own range to [0, 1] (the paper's); `window`: the window below to [0, 1]."""
+    intensity: Literal["minmax", "window", "volume", "slice"] = "window"
+    """What becomes [0, 1]. `minmax`: each volume's own range (the paper's); `window`: the window below; `volume` and
+    `slice`: from two standard deviations below the mean of each volume, or slice, to four above, for archives whose
+    values are no HU or differ from scan to scan."""
     window_low_hu: float = -1000.0
     """Maps to 0; used by `window` only."""
     window_high_hu: float = 400.0
@@ -167,7 +181,7 @@ class TrainingConfig:
     epochs: int = 50
     """Passes over the training slices, or over `slices_per_epoch` draws."""
     batch_size: int = 32
-    """Slices in one step."""
+    """Slices in one step of one worker; two workers take twice as many a step."""
     learning_rate: float = 5e-3
     """AdamW's peak learning rate."""
     weight_decay: float = 0.01
@@ -182,6 +196,9 @@ class TrainingConfig:
     """Share of all steps spent on warm-up; `cosine` only."""
     slices_per_epoch: int = 0
     """Slices drawn an epoch, with replacement; 0 takes each training slice once."""
+    shuffle_window: int = 8192
+    """Slices that are shuffled among each other, and that a streamed training holds in memory; a set with fewer is
+    shuffled as a whole."""
     crop_size: int = 0
     """Side of the random crop trained on, pixels, for convolutional latents; 0 trains on whole slices."""
     tumour_share: float = 0.0
@@ -190,28 +207,56 @@ class TrainingConfig:
     """`flip`: left and right; `dihedral`: all eight flips and quarter turns, for crops without a direction."""
     intensity_jitter: float = 0.0
     """Random gain and offset of the normalised intensity, up to this."""
+    gamma_jitter: float = 0.0
+    """Random power of the normalised intensity, from exp(-this) to exp(this)."""
+    noise: float = 0.0
+    """Greatest standard deviation of white noise added to the normalised intensity."""
+    warp_share: float = 0.0
+    """Share of slices turned by any angle, scaled and shifted at random, on top of `augmentation`."""
+    warp_scale: float = 1.25
+    """Warped slices are scaled by 1 / this to this."""
+    warp_shift: float = 0.0625
+    """Warped slices are shifted by up to this share of the side."""
     freeze_encoder: bool = True
     """Stage two trains the decoder alone (the paper), or everything."""
     latent: Literal["sample", "mean"] = "sample"
     """What the decoder is trained on: a sample of the posterior, or its mean."""
+    reconstruction_loss: Literal["bce", "mse"] = "bce"
+    """Of stage one: binary cross-entropy, or squared error of the sigmoid."""
     bce_reduction: Literal["sum", "mean"] = "mean"
-    """Over all pixels of a batch."""
+    """Over all pixels of a step."""
     dice_weight: float = 0.0
     """Weight of the soft Dice loss; stage two only."""
     kl_weight: float = 0.0
     """Weight of the KL divergence, mean over batch and latent."""
+    ema_decay: float = 0.0
+    """Decay a step of the running mean of the weights, which is then what is measured and kept; 0 keeps the weights."""
+    keep: Literal["last", "best_loss", "best_iou"] = "last"
+    """Weights of the last epoch, or of the epoch with the best dev figure; `best_iou` for stage two only."""
+    patience: int = 0
+    """Epochs without a better dev figure (the loss with `last`) after which training stops; 0 never stops early."""
     split: Literal["subject", "slice"] = "subject"
-    """Unit of the 80/10/10 split; `slice` leaks neighbours and exists to reproduce the paper's table."""
-    bf16: bool = False
-    """Autocast to bfloat16: twice the speed on CPUs that have it."""
+    """Unit of the split; `slice` leaks neighbours and exists to reproduce the paper's table."""
+    fold: int = 0
+    """Which of the data set's splits of that kind."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` autocasts to bfloat16; `auto` does where the hardware multiplies it faster than float32."""
+    deterministic: bool = False
+    """Refuse kernels whose result may differ from run to run; slower on a GPU, without effect on a CPU."""
     seed: int = 0
-    """Decides split, first weights, order, crops and noise."""
+    """Decides first weights, order, crops and noise; the split is the data set's."""
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.step_epochs) < 1 or self.learning_rate <= 0:
-            raise ValueError("epochs, batch_size, step_epochs and learning_rate must be positive")
-        if min(self.slices_per_epoch, self.crop_size, self.seed) < 0 or not 0 <= self.tumour_share <= 1:
+        if min(self.epochs, self.batch_size, self.step_epochs, self.shuffle_window) < 1 or self.learning_rate <= 0:
+            raise ValueError("epochs, batch_size, step_epochs, shuffle_window and learning_rate must be positive")
+        if min(self.slices_per_epoch, self.crop_size, self.seed, self.fold, self.patience) < 0:
             raise ValueError(f"impossible training: {self}")
+        if not 0 <= self.tumour_share <= 1 or not 0 <= self.ema_decay < 1 or not 0 <= self.warmup_share <= 1:
+            raise ValueError("tumour_share and warmup_share must lie in [0, 1], ema_decay in [0, 1)")
+        if not 0 <= self.warp_share <= 1 or self.warp_scale < 1 or min(self.noise, self.gamma_jitter) < 0:
+            raise ValueError(
+                "warp_share must lie in [0, 1], warp_scale be at least 1, noise and gamma_jitter at least 0"
+            )
         if self.tumour_share and not self.slices_per_epoch:
             raise ValueError("tumour_share needs slices_per_epoch, the number of slices drawn an epoch")
 
@@ -220,24 +265,22 @@ def training_preset(stage: Literal["vae", "decoder"], preset: Literal["paper", "
     """The paper's training to the letter, or what works on tumours split by subject."""
     match stage, preset:
         case "vae", "paper":
-            return TrainingConfig(epochs=70, learning_rate=4e-3, step_epochs=5, step_factor=0.8, kl_weight=0.1)
+            return replace(_PAPER, epochs=70, learning_rate=4e-3, step_epochs=5, step_factor=0.8, kl_weight=0.1)
         case "decoder", "paper":
-            return TrainingConfig(epochs=50, learning_rate=5e-3, bce_reduction="sum")
+            return replace(_PAPER, epochs=50, learning_rate=5e-3, bce_reduction="sum")
         case "vae", "improved":
-            return replace(_IMPROVED, epochs=20, kl_weight=0.01)
-    return replace(_IMPROVED, freeze_encoder=False, dice_weight=1.0, kl_weight=0.01)
+            return replace(_IMPROVED, epochs=20, kl_weight=0.01, keep="best_loss")
+    return replace(_IMPROVED, freeze_encoder=False, dice_weight=1.0, kl_weight=0.01, keep="best_iou")
 
 
-_IMPROVED = TrainingConfig(
-    epochs=40, learning_rate=2e-3, schedule="cosine", augmentation="flip", intensity_jitter=0.05, bf16=True
-)
+_PAPER = TrainingConfig(precision="fp32")
+
+_IMPROVED = TrainingConfig(epochs=40, learning_rate=2e-3, schedule="cosine", augmentation="flip", intensity_jitter=0.05)
 
 
-def model_preset(preset: Literal["paper", "improved"]) -> tuple[ArchitectureConfig, PreprocessingConfig]:
-    """The network and the preprocessing that belong to a training preset."""
-    if preset == "paper":
-        return ArchitectureConfig(), PreprocessingConfig(intensity="minmax")
-    return ArchitectureConfig(kind="spatial", latent_channels=16), PreprocessingConfig()
+def model_preset(preset: Literal["paper", "improved"]) -> ArchitectureConfig:
+    """The network that belongs to a training preset, for slices of 256 x 256."""
+    return ArchitectureConfig() if preset == "paper" else ArchitectureConfig(kind="spatial", latent_channels=16)
 
 
 @dataclass(frozen=True, kw_only=True)

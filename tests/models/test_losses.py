@@ -1,33 +1,38 @@
-"""Losses against values worked out by hand."""
+"""Losses against values worked out by hand; each gives one figure a slice."""
 
 import math
 
 import torch
 
-from vaeseg.models.losses import cross_entropy, kl_divergence, soft_dice_loss
+from vaeseg.models.losses import cross_entropy, kl_divergence, soft_dice_loss, squared_error
 from vaeseg.models.vae import Posterior
 
 
 def test_cross_entropy_of_even_odds_is_log_two_a_pixel() -> None:
-    """Logit 0 costs ln 2 a pixel, summed or averaged."""
-    logits, target = torch.zeros(2, 1, 3, 3), torch.ones(2, 1, 3, 3)
-    torch.testing.assert_close(cross_entropy(logits, target, "mean"), torch.tensor(math.log(2)))
-    torch.testing.assert_close(cross_entropy(logits, target, "sum"), torch.tensor(18 * math.log(2)))
+    """Logit 0 costs ln 2 a pixel; a certain logit costs nothing, or its size."""
+    logits = torch.stack([torch.full((1, 3, 3), value) for value in (0.0, 50.0, -50.0)])
+    expected = torch.tensor([math.log(2), 0.0, 50.0])
+    torch.testing.assert_close(cross_entropy(logits, torch.ones(3, 1, 3, 3)), expected)
+
+
+def test_squared_error_is_that_of_the_sigmoid() -> None:
+    """One half against one is a quarter."""
+    torch.testing.assert_close(squared_error(torch.zeros(2, 1, 3, 3), torch.ones(2, 1, 3, 3)), torch.full((2,), 0.25))
 
 
 def test_kl_is_zero_for_the_standard_normal_only() -> None:
-    """No divergence at mean 0 and variance 1; half a nat at mean 1; (e - 2) / 2 at log variance 1."""
+    """Nothing at mean 0 and variance 1; half a nat a number at mean 1; (e - 2) / 2 at log variance 1."""
     zeros, ones = torch.zeros(2, 3, 1, 1), torch.ones(2, 3, 1, 1)
-    assert kl_divergence(Posterior(zeros, zeros)).item() == 0.0
-    torch.testing.assert_close(kl_divergence(Posterior(ones, zeros)), torch.tensor(0.5))
-    torch.testing.assert_close(kl_divergence(Posterior(zeros, ones)), torch.tensor((math.e - 2) / 2))
+    torch.testing.assert_close(kl_divergence(Posterior(zeros, zeros)), torch.zeros(2))
+    torch.testing.assert_close(kl_divergence(Posterior(ones, zeros)), torch.full((2,), 1.5))
+    torch.testing.assert_close(kl_divergence(Posterior(zeros, ones)), torch.full((2,), 3 * (math.e - 2) / 2))
 
 
-def test_dice_loss_is_per_sample() -> None:
-    """A perfect sample costs 0, a missed one of 9 pixels 9 / 10, and the loss is their mean."""
+def test_dice_loss_is_per_slice() -> None:
+    """A perfect slice costs 0, a missed one of 9 pixels 9 / 10."""
     label = torch.ones(2, 1, 3, 3)
     logits = torch.stack([torch.full((1, 3, 3), 50.0), torch.full((1, 3, 3), -50.0)])
-    torch.testing.assert_close(soft_dice_loss(logits, label), torch.tensor(0.45))
+    torch.testing.assert_close(soft_dice_loss(logits, label), torch.tensor([0.0, 0.9]))
 
 
 def test_dice_loss_rewards_silence_on_an_empty_label() -> None:
@@ -40,6 +45,5 @@ def test_dice_loss_rewards_silence_on_an_empty_label() -> None:
 def test_losses_are_float32_under_bfloat16() -> None:
     """A network in bfloat16 has its losses summed in float32."""
     logits = torch.zeros(1, 1, 4, 4, dtype=torch.bfloat16)
-    posterior = Posterior(logits, logits)
-    losses = (cross_entropy(logits, logits, "sum"), kl_divergence(posterior), soft_dice_loss(logits, logits))
+    losses = (cross_entropy(logits, logits), kl_divergence(Posterior(logits, logits)), soft_dice_loss(logits, logits))
     assert all(loss.dtype == torch.float32 for loss in losses)

@@ -1,23 +1,8 @@
 """From HU to intensity."""
 
-import numpy as np
 import torch
 
-from vaeseg.config import PreprocessingConfig
-from vaeseg.models.preprocessing import intensity_range, normalise
-
-
-def test_window_is_the_same_for_every_volume() -> None:
-    """A window does not look at the volume."""
-    volume = np.array([[[-5, 7]]], dtype=np.int16)
-    config = PreprocessingConfig(window_low_hu=-1000, window_high_hu=400)
-    assert intensity_range(volume, config) == (-1000.0, 400.0)
-
-
-def test_minmax_is_the_volumes_own_range() -> None:
-    """Min-max takes the range of the whole volume, not of a slice."""
-    volume = np.array([[[-5, 7]], [[100, 3]]], dtype=np.int16)
-    assert intensity_range(volume, PreprocessingConfig(intensity="minmax")) == (-5.0, 100.0)
+from vaeseg.models.preprocessing import normalise
 
 
 def test_normalise_clips_outside_the_range() -> None:

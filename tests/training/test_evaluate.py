@@ -1,16 +1,20 @@
 """Figures on slices that are not trained on, from networks whose answer is known."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_factories import SMALL, slice_set
+from training_factories import SMALL, TINY, slice_index, slice_set
 
+from vaeseg.io.slices import SliceSet
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import Posterior, VariationalAutoencoder
-from vaeseg.training.evaluate import evaluate, predict
+from vaeseg.training.evaluate import EVALUATION_BATCH, evaluate
+from vaeseg.training.sources import ResidentSource
 
 
 class Bright(Segmenter):
@@ -20,37 +24,42 @@ class Bright(Segmenter):
         return (images - 0.5) * 100, Posterior(images, images)
 
 
+def figures_of(
+    model: VariationalAutoencoder, indices: np.ndarray, slices: SliceSet | None = None
+) -> dict[str, float | None]:
+    source = ResidentSource(slices or slice_set(), torch.device("cpu"))
+    return evaluate(model, source, slice_index(), indices, TINY, 0.5)
+
+
 def test_perfect_masks_score_one() -> None:
     """Slices without label and prediction do not count, all others are 1."""
-    slices = slice_set()
-    assert evaluate(Bright(SMALL), slices, np.arange(30), 0.5, bf16=False) == {
-        "iou_label_or_prediction": 1.0,
-        "iou_label": 1.0,
-        "iou_subject": 1.0,
-    }
+    figures = figures_of(Bright(SMALL), np.arange(30))
+    assert [figures[name] for name in ("iou_label_or_prediction", "iou_label", "iou_subject")] == [1.0, 1.0, 1.0]
 
 
 def test_false_positives_lower_only_the_papers_figure() -> None:
     """A square lit up on the empty slice of each subject costs a third of the slices their IoU."""
     slices = slice_set()
-    slices.images_hu[::3, :5, :5] = 300
-    figures = evaluate(Bright(SMALL), slices, np.arange(30), 0.5, bf16=False)
+    slices.images[::3, :5, :5] = 255
+    figures = figures_of(Bright(SMALL), np.arange(30), slices)
     assert figures["iou_label"] == 1.0
     assert figures["iou_label_or_prediction"] == pytest.approx(2 / 3)
     assert figures["iou_subject"] == pytest.approx(2 / 3)
 
 
 def test_nothing_to_measure_is_none() -> None:
-    """Without any label or prediction there is no figure; it is not 0."""
-    figures = evaluate(Bright(SMALL), slice_set(), np.array([0, 3]), 0.5, bf16=False)
-    assert set(figures.values()) == {None}
+    """Without any label or prediction there is no overlap; it is not 0."""
+    figures = figures_of(Bright(SMALL), np.array([0, 3]))
+    assert [figures[name] for name in ("iou_label_or_prediction", "iou_label", "iou_subject")] == [None] * 3
 
 
-def test_masks_come_in_the_order_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole slices in parts of any size, in order."""
-    monkeypatch.setattr("vaeseg.training.evaluate.EVALUATION_BATCH", 4)
-    slices, indices = slice_set(), np.array([7, 2, 5, 1, 29, 4])
-    assert np.array_equal(predict(Bright(SMALL), slices, indices, 0.5, bf16=False), slices.labels(indices))
+def test_subjects_are_those_of_the_slices_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of four and in any order, each slice counts for its own subject."""
+    monkeypatch.setitem(EVALUATION_BATCH, "cpu", 4)
+    slices = slice_set()
+    slices.images[4:6] = 0
+    figures = figures_of(Bright(SMALL), np.array([7, 29, 5, 8, 28, 4]), slices)
+    assert figures["iou_subject"] == pytest.approx(2 / 3)
 
 
 def test_reconstruction_figures_are_means_over_all_pixels() -> None:
@@ -59,16 +68,11 @@ def test_reconstruction_figures_are_means_over_all_pixels() -> None:
     last = model.decoder[-1]
     assert isinstance(last, nn.Conv2d)
     with torch.no_grad():
-        for weight in (
-            last.weight,
-            last.bias,
-            model.mean.weight,
-            model.mean.bias,
-            model.logvar.weight,
-            model.logvar.bias,
-        ):
-            assert weight is not None
-            weight.zero_()
-    figures = evaluate(model, slice_set(), np.arange(19), 0.5, bf16=False)
+        for part in (last, model.mean, model.logvar):
+            for weight in (part.weight, part.bias):
+                assert weight is not None
+                weight.zero_()
+    figures = figures_of(model, np.arange(19))
     assert figures["reconstruction"] == pytest.approx(math.log(2))
     assert figures["kl"] == pytest.approx(0.0)
+    assert figures["total"] == pytest.approx(math.log(2))

@@ -1,53 +1,84 @@
 """The training loop: it learns, it stops on nonsense, and it goes on after a kill as if nothing had happened."""
 
-import math
-import os
-import signal
-import subprocess
-import sys
+from __future__ import annotations
+
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from training_factories import SMALL, TINY, request, slice_set, write_msd
+from training_factories import SMALL, TINY, slice_index, slice_set, split
 
 from vaeseg.config import TrainingConfig
 from vaeseg.errors import TrainingError
-from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.training.batches import whole_batch
-from vaeseg.training.loop import EpochReport, Observer, learning_rate, stage_losses, train
-from vaeseg.training.run import build_model, run_training
-from vaeseg.training.split import split_slices
-
-FINGERPRINT = {"data": "d"}
+from vaeseg.training.loop import (
+    EpochReport,
+    Keeping,
+    Observer,
+    TrainingData,
+    TrainingInterruptedError,
+    learning_rate,
+    train,
+)
+from vaeseg.training.sources import ResidentSource
+from vaeseg.training.state import WeightMean
 
 
 class KilledError(Exception):
     """Stands for whatever ends a process between two steps."""
 
 
+@pytest.fixture(autouse=True)
+def every_step_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a training of three steps an epoch can be stopped within one."""
+    monkeypatch.setattr("vaeseg.training.loop.CHECK_STEPS", 1)
+
+
+def squares_data() -> TrainingData:
+    slices = slice_set()
+    return TrainingData(
+        source=ResidentSource(slices, torch.device("cpu")),
+        index=slice_index(),
+        row_groups=np.zeros(len(slices), dtype=np.int64),
+        split=split(),
+    )
+
+
 def trained(
-    tmp_path: Path, config: TrainingConfig, model: VariationalAutoencoder | None = None, **options: object
+    directory: Path,
+    config: TrainingConfig,
+    model: VariationalAutoencoder | None = None,
+    observer: Observer | None = None,
+    **keeping: object,
 ) -> tuple[VariationalAutoencoder, list[EpochReport]]:
     """A model after training on the squares, and what each epoch reported."""
     torch.manual_seed(1)
     model = model or Segmenter(SMALL)
     reports: list[EpochReport] = []
-    slices = slice_set()
-    train(
-        model,
-        slices,
-        split_slices(slices, "subject", 0),
-        config,
-        state_path=tmp_path / "state",
-        fingerprint=FINGERPRINT,
-        observer=Observer(on_epoch=reports.append),
-        **options,  # type: ignore[arg-type]
-    )
+    directory.mkdir(exist_ok=True)
+    values = {"directory": directory, "fingerprint": {"data": "d"}, **keeping}
+    observer = replace(observer or Observer(), on_epoch=reports.append)
+    train(model, squares_data(), config, Keeping(**values), observer=observer)  # type: ignore[arg-type]
     return model, reports
+
+
+def same_weights(one: VariationalAutoencoder, other: VariationalAutoencoder) -> bool:
+    weights = other.state_dict()
+    return all(torch.equal(weight, weights[name]) for name, weight in one.state_dict().items())
+
+
+def dying_after(n_steps: int) -> Observer:
+    steps = itertools.count(1)
+
+    def die(done: int, total: int, losses: object) -> None:
+        if next(steps) == n_steps:
+            raise KilledError
+
+    return Observer(on_step=die)
 
 
 def test_decoder_learns_squares(tmp_path: Path) -> None:
@@ -58,12 +89,13 @@ def test_decoder_learns_squares(tmp_path: Path) -> None:
     assert (reports[-1].dev["iou_label_or_prediction"] or 0.0) > 0.6
 
 
-def test_vae_learns_to_reconstruct(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_vae_learns_to_reconstruct(tmp_path: Path, loss: str) -> None:
     """Stage one brings the reconstruction error down and reports the KL divergence beside it."""
-    config = replace(TINY, epochs=10, learning_rate=1e-2, kl_weight=1e-3)
+    config = replace(TINY, epochs=10, learning_rate=1e-2, kl_weight=1e-3, reconstruction_loss=loss)
     _, reports = trained(tmp_path, config, VariationalAutoencoder(SMALL))
-    assert set(reports[0].dev) == {"reconstruction", "kl"}
-    assert (reports[-1].dev["reconstruction"] or 1.0) < 0.8 * (reports[0].dev["reconstruction"] or 0.0)
+    assert {"loss", "reconstruction", "kl", "total"} <= set(reports[0].dev)
+    assert (reports[-1].dev["reconstruction"] or 1.0) < 0.9 * (reports[0].dev["reconstruction"] or 0.0)
 
 
 def test_frozen_encoder_does_not_move(tmp_path: Path) -> None:
@@ -76,33 +108,18 @@ def test_frozen_encoder_does_not_move(tmp_path: Path) -> None:
     assert all(name.startswith("decoder.") for name in moved)
 
 
-def test_losses_are_the_sum_of_their_parts() -> None:
-    """Stage two: BCE + weight Dice + weight KL; stage one: BCE with the image + weight KL."""
-    batch = whole_batch(slice_set(), torch.arange(4).numpy())
-    config = replace(TINY, dice_weight=0.5, kl_weight=0.1)
-    losses = stage_losses(Segmenter(SMALL), batch, None, config)
-    torch.testing.assert_close(losses["loss"], losses["bce"] + 0.5 * losses["dice"] + 0.1 * losses["kl"])
-    stage_one = stage_losses(VariationalAutoencoder(SMALL), batch, None, config)
-    assert set(stage_one) == {"loss", "bce", "kl"}
-    torch.testing.assert_close(stage_one["loss"], stage_one["bce"] + 0.1 * stage_one["kl"])
-
-
 def test_papers_schedule_steps_down() -> None:
     """5e-3, times 0.6 every 10 epochs."""
     config = TrainingConfig(learning_rate=5e-3, step_epochs=10, step_factor=0.6)
-    rates = [learning_rate(config, epoch * 7, steps_per_epoch=7) for epoch in (0, 9, 10, 25)]
+    rates = [learning_rate(config, epochs) for epochs in (0, 9.99, 10, 25)]
     assert rates == pytest.approx([5e-3, 5e-3, 3e-3, 1.8e-3])
 
 
 def test_cosine_schedule_warms_up_and_ends_at_nothing() -> None:
-    """Up in a straight line, at its peak after the warm-up, half of it halfway, nearly zero at the end."""
+    """Up in a straight line, at its peak after the warm-up, half of it halfway, zero at the end."""
     config = TrainingConfig(learning_rate=1.0, schedule="cosine", warmup_share=0.1, epochs=10)
-    rates = [learning_rate(config, step, steps_per_epoch=10) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[10] == max(rates) == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.5)
-    assert 0 < rates[-1] < 0.001
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+    rates = [learning_rate(config, epochs) for epochs in (0.1, 0.5, 1, 5.5, 10)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 0.5, 0.0])
 
 
 def test_divergence_stops_with_the_last_good_state(tmp_path: Path) -> None:
@@ -113,136 +130,108 @@ def test_divergence_stops_with_the_last_good_state(tmp_path: Path) -> None:
     assert [report.epoch for report in reports] == [1]
 
 
-def test_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """Stopped in the middle of the third epoch and resumed, the final weights are equal bit for bit."""
-    (tmp_path / "whole").mkdir()
-    config = replace(TINY, augmentation="dihedral", intensity_jitter=0.1, crop_size=32, bf16=True)
-    whole, _ = trained(tmp_path / "whole", config)
-    steps = 0
-
-    def stop(n_slices: int, losses: object) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 8:
-            raise KilledError
-
-    slices = slice_set()
-    torch.manual_seed(1)
+@pytest.mark.parametrize("seconds", [300.0, 0.0], ids=["from the epoch's start", "from within the epoch"])
+def test_resumed_training_ends_with_the_same_weights(tmp_path: Path, seconds: float) -> None:
+    """Stopped in the middle of the third epoch and resumed, weights and losses are equal bit for bit."""
+    config = replace(TINY, augmentation="dihedral", intensity_jitter=0.1, crop_size=32, ema_decay=0.9)
+    whole, expected = trained(tmp_path / "whole", config)
     with pytest.raises(KilledError):
-        train(
-            Segmenter(SMALL),
-            slices,
-            split_slices(slices, "subject", 0),
-            config,
-            state_path=tmp_path / "state",
-            fingerprint=FINGERPRINT,
-            observer=Observer(on_step=stop),
-        )
+        trained(tmp_path, config, observer=dying_after(8), seconds=seconds)
     torch.manual_seed(99)
     resumed, reports = trained(tmp_path, config, Segmenter(SMALL), resume=True)
-    assert reports[0].epoch == 3
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
+    assert [report.epoch for report in reports] == [3, 4]
+    assert same_weights(whole, resumed)
+    assert [report.losses for report in reports] == [report.losses for report in expected[2:]]
+    assert [report.dev for report in reports] == [report.dev for report in expected[2:]]
+
+
+def test_a_state_within_an_epoch_is_gone_on_from(tmp_path: Path) -> None:
+    """With a state after every step, the steps before the kill are not done again."""
+    with pytest.raises(KilledError):
+        trained(tmp_path, TINY, observer=dying_after(2), seconds=0.0)
+    places: list[int] = []
+    trained(
+        tmp_path,
+        replace(TINY, epochs=1),
+        observer=Observer(on_step=lambda done, total, losses: places.append(done)),
+        resume=True,
+    )
+    assert places == [16, 24]
+
+
+def test_interruption_keeps_the_state_of_the_moment(tmp_path: Path) -> None:
+    """Asked to stop, training ends at the next look, says how to go on, and goes on to the same end."""
+    whole, _ = trained(tmp_path / "whole", TINY)
+    looks = itertools.count(1)
+    with pytest.raises(TrainingInterruptedError, match="--resume"):
+        trained(tmp_path, TINY, observer=Observer(should_stop=lambda: next(looks) >= 5))
+    resumed, reports = trained(tmp_path, TINY, resume=True)
+    assert reports[0].epoch == 2
+    assert same_weights(whole, resumed)
+
+
+def test_best_epoch_is_what_is_kept(tmp_path: Path) -> None:
+    """Trained on until it is ruined, the model still has the weights of its best epoch, also after a resume."""
+    config = replace(TINY, epochs=6, learning_rate=1e-2, step_epochs=3, step_factor=100.0, keep="best_loss")
+    model, reports = trained(tmp_path, config)
+    losses = [report.dev["loss"] or float("inf") for report in reports]
+    best = int(np.argmin(losses)) + 1
+    assert best < 6
+    assert reports[-1].best_epoch == best
+    shorter, _ = trained(tmp_path / "shorter", replace(config, epochs=best, keep="last"))
+    assert same_weights(model, shorter)
+
+
+def test_patience_stops_early(tmp_path: Path) -> None:
+    """Two epochs without a better dev figure end the training."""
+    config = replace(TINY, epochs=20, learning_rate=1e-2, step_epochs=3, step_factor=100.0, patience=2)
+    _, reports = trained(tmp_path, config)
+    assert len(reports) == reports[-1].best_epoch + 2 < 20
+
+
+def test_weight_mean_follows_slowly() -> None:
+    """With a decay of 0.75, three steps of weights at 1 after a start at 0 give 1 - 0.75^3."""
+    model = torch.nn.BatchNorm2d(1)
+    torch.nn.init.zeros_(model.weight)
+    mean = WeightMean(model, 0.75)
+    torch.nn.init.ones_(model.weight)
+    for _ in range(3):
+        model.num_batches_tracked += 1  # type: ignore[operator]
+        mean.follow(1000)
+    assert mean.weights["weight"].item() == pytest.approx(1 - 0.75**3)
+    assert mean.weights["num_batches_tracked"] == 3
+
+
+def test_weight_mean_forgets_its_first_weights_soon() -> None:
+    """In the first step, nine tenths of the mean are new, whatever the decay."""
+    model = torch.nn.BatchNorm2d(1)
+    torch.nn.init.zeros_(model.weight)
+    mean = WeightMean(model, 0.9999)
+    torch.nn.init.ones_(model.weight)
+    mean.follow(0)
+    assert mean.weights["weight"].item() == pytest.approx(0.9)
+
+
+def test_measured_weights_are_the_running_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mean that stands still the model that is kept has its first weights."""
+    monkeypatch.setattr(WeightMean, "follow", lambda self, steps_done: None)
+    torch.manual_seed(1)
+    first = Segmenter(SMALL)
+    model, _ = trained(tmp_path, replace(TINY, epochs=1, ema_decay=0.999999))
+    assert same_weights(first, model)
 
 
 def test_resume_refuses_another_training(tmp_path: Path) -> None:
     """A state made with other data is not gone on from, and the message says what differs."""
     trained(tmp_path, replace(TINY, epochs=1))
-    slices = slice_set()
     with pytest.raises(TrainingError, match="its data is d, now other"):
-        train(
-            Segmenter(SMALL),
-            slices,
-            split_slices(slices, "subject", 0),
-            TINY,
-            state_path=tmp_path / "state",
-            fingerprint={"data": "other"},
-            resume=True,
-        )
+        trained(tmp_path, TINY, resume=True, fingerprint={"data": "other"})
 
 
 def test_resume_needs_a_whole_state(tmp_path: Path) -> None:
     """Nothing to resume, or a damaged state, is one sentence."""
     with pytest.raises(TrainingError, match="nothing to resume"):
         trained(tmp_path, TINY, resume=True)
-    (tmp_path / "state").write_bytes(b"junk")
+    (tmp_path / "state.safetensors").write_bytes(b"junk")
     with pytest.raises(TrainingError, match="damaged"):
         trained(tmp_path, TINY, resume=True)
-
-
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-from training_factories import request
-from vaeseg.training.loop import Observer
-from vaeseg.training.run import run_training
-
-def kill(report):
-    if report.epoch == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-run_training(request(Path(sys.argv[1]), Path(sys.argv[2])), Observer(on_epoch=kill))
-"""
-
-
-def test_killed_process_resumes_to_the_same_model_file(tmp_path: Path) -> None:
-    """After SIGKILL a new process resumes, and the model file equals an uninterrupted one's, byte for byte."""
-    data = write_msd(tmp_path / "data")
-    whole = run_training(request(data, tmp_path / "whole" / "m.safetensors"), Observer())
-    output = tmp_path / "killed" / "m.safetensors"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    died = subprocess.run([sys.executable, "-c", KILLED_RUN, data, output], env=environment, check=False)
-    assert died.returncode == -signal.SIGKILL
-    assert not output.exists()
-    epochs: list[int] = []
-    resumed = run_training(
-        request(data, output, resume=True), Observer(on_epoch=lambda report: epochs.append(report.epoch))
-    )
-    assert epochs == [3, 4]
-    assert resumed.digest == whole.digest
-    assert not request(data, output).state_path.exists()
-
-
-def test_run_writes_a_model_that_says_where_it_comes_from(tmp_path: Path) -> None:
-    """The file records data, split, settings and figures of the final weights; the caller's random state stays."""
-    data, output = write_msd(tmp_path / "data"), tmp_path / "m.safetensors"
-    torch.manual_seed(4)
-    expected = torch.rand(1)
-    torch.manual_seed(4)
-    result = run_training(request(data, output, training=replace(TINY, epochs=1)), Observer())
-    assert torch.equal(torch.rand(1), expected)
-    checkpoint = load_checkpoint(output)
-    assert checkpoint.digest == result.digest
-    assert checkpoint.metadata.metrics == result.metrics
-    assert {"dev_iou_label_or_prediction", "test_iou_label"} <= set(result.metrics)
-    assert '"epochs":1' in checkpoint.metadata.training
-    assert (result.n_subjects, result.n_slices, result.refused) == (5, 20, ())
-    assert all(value is None or math.isfinite(value) for value in result.metrics.values())
-
-
-def test_decoder_starts_from_stage_one(tmp_path: Path) -> None:
-    """Stage two built on a stage-one file has its weights, and the model file names its digest as parent."""
-    data = write_msd(tmp_path / "data")
-    vae = tmp_path / "vae.safetensors"
-    one_epoch = replace(TINY, epochs=1)
-    stage_one = run_training(request(data, vae, stage="vae", training=one_epoch), Observer())
-    parent = load_checkpoint(vae)
-    ask = request(data, tmp_path / "m.safetensors", training=replace(one_epoch, freeze_encoder=True), parent=parent)
-    for name, weight in build_model(ask).state_dict().items():
-        assert torch.equal(weight, parent.state[name])
-    run_training(ask, Observer())
-    model = load_checkpoint(tmp_path / "m.safetensors")
-    assert model.metadata.parent_digest == stage_one.digest
-    assert torch.equal(model.state["mean.weight"], parent.state["mean.weight"])
-
-
-def test_impossible_requests_are_refused(tmp_path: Path) -> None:
-    """A frozen encoder without stage one, and crops that the latent cannot have."""
-    with pytest.raises(ValueError, match="must come from stage one"):
-        request(tmp_path, tmp_path / "m", training=replace(TINY, freeze_encoder=True))
-    with pytest.raises(ValueError, match="crop_size 20"):
-        request(tmp_path, tmp_path / "m", training=replace(TINY, crop_size=20))

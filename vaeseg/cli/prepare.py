@@ -32,10 +32,11 @@ _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--image-size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Side, pixels.")
 @click.option(
     "--intensity",
-    metavar="minmax|window:LO:HI",
+    metavar="minmax|window:LO:HI|volume|slice",
     default="window:-1000:400",
     show_default=True,
-    help="What becomes 0 and 1: each volume's own range (the paper's), or a window in HU.",
+    help="What becomes 0 and 1: each volume's own range (the paper's), a window in HU, or a reach about the mean of "
+    "each volume or slice.",
 )
 @click.option("--bits", type=click.Choice(["8", "16"]), default="8", show_default=True, help="Of a pixel.")
 @click.option("--organ", metavar="LABEL", help="Label value, or its name in dataset.json; any above 0 if not given.")
@@ -108,12 +109,12 @@ def preprocessing_of(image_size: int, intensity: str) -> PreprocessingConfig:
     """The preprocessing that --image-size and --intensity ask for.
 
     Raises:
-        UsageError: neither `minmax` nor a window with its lower bound first.
+        UsageError: none of these, or a window without its lower bound first.
     """
     from vaeseg.config import PreprocessingConfig
 
-    if intensity == "minmax":
-        return PreprocessingConfig(image_size=image_size, intensity="minmax")
+    if intensity in ("minmax", "volume", "slice"):
+        return PreprocessingConfig(image_size=image_size, intensity=intensity)  # type: ignore[arg-type]  # just checked
     kind, *bounds = intensity.split(":")
     try:
         low, high = (float(bound) for bound in bounds)
@@ -121,7 +122,9 @@ def preprocessing_of(image_size: int, intensity: str) -> PreprocessingConfig:
             raise ValueError
         return PreprocessingConfig(image_size=image_size, window_low_hu=low, window_high_hu=high)
     except ValueError as error:
-        raise UsageError(f"--intensity {intensity} is neither minmax nor window:LO:HI with LO below HI") from error
+        raise UsageError(
+            f"--intensity {intensity} is not minmax, volume, slice, or window:LO:HI with LO below HI"
+        ) from error
 
 
 def _organ(text: str, msd_dir: Path | None) -> int:

@@ -1,4 +1,4 @@
-"""`vaeseg-batch train vae|decoder`: train one stage on an MSD data set and put the model into the store."""
+"""`vaeseg-batch train vae|decoder`: train one stage on a prepared data set and put the model into the store."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaeseg.config import (
-    ArchitectureConfig,
-    PreprocessingConfig,
-    TrainingConfig,
-    model_preset,
-    training_preset,
-    with_settings,
-)
-from vaeseg.errors import EXIT_ERROR, EXIT_INCOMPLETE, UsageError
+from vaeseg.cli.options import json_option, store_option
+from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, training_preset, with_settings
+from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from vaeseg.models.checkpoint import Checkpoint
+    from vaeseg.distributed.train import Workers
     from vaeseg.training.loop import EpochReport, Observer
     from vaeseg.training.run import TrainedModel, TrainingRequest
 
 Stage = Literal["vae", "decoder"]
 Preset = Literal["paper", "improved"]
 
+LOSS_LABELS = {"reconstruction": "rec", "total": "total", "kl": "kl", "bce": "bce", "dice": "dice", "mse": "mse"}
+"""Losses that the bar shows, as far as a stage has them."""
+
 
 @click.group()
 def command() -> None:
-    """Train a model on a data set in MSD layout.
+    """Train a model on a data set from `vaeseg-batch prepare`.
 
     Stage one (`vae`) learns to compress slices and needs no labels; stage two (`decoder`) learns tumours, from a
-    stage-one model (--vae) or, with the encoder trained too, from nothing. Models go to STORE/models/NAME.safetensors.
+    stage-one model (--vae) or, with the encoder trained too, from nothing. Models go to STORE/models/NAME.safetensors,
+    curves, examples and TensorBoard events to STORE/models/NAME.training/.
     """
 
 
@@ -43,19 +41,9 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
     """Options that both stages share."""
     for option in reversed(
         [
-            click.option(
-                "--msd-dir", required=True, type=click.Path(path_type=Path), help="Directory with dataset.json."
-            ),
+            click.option("--data", required=True, metavar="DIR", help="Directory or URL of a prepared data set."),
             click.option("--name", required=True, help="Name of the model in the store."),
-            click.option(
-                "--store",
-                type=click.Path(path_type=Path),
-                default=Path("vaeseg-store"),
-                envvar="VAESEG_STORE",
-                show_default=True,
-                show_envvar=True,
-                help="Where models and results are kept.",
-            ),
+            store_option,
             click.option("--preset", type=click.Choice(["paper", "improved"]), default="improved", show_default=True),
             click.option("--epochs", type=click.IntRange(min=1), help="Instead of the preset's."),
             click.option(
@@ -63,20 +51,46 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(["subject", "slice"]),
                 default="subject",
                 show_default=True,
-                help="Unit of the 80/10/10 split; by slice leaks neighbours, as the paper's table does.",
+                help="Unit of the data set's split; by slice leaks neighbours, as the paper's table does.",
             ),
+            click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Which split."),
             click.option(
                 "--set",
                 "settings",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Change a field of the training, architecture or preprocessing; repeatable.",
+                help="Change a field of the training or the network; repeatable.",
             ),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            click.option(
+                "--workers",
+                default="1",
+                show_default=True,
+                metavar="N|MIN:MAX",
+                help="Processes that train together; a range lets Ray Train shrink and grow them.",
+            ),
+            click.option(
+                "--address", envvar="RAY_ADDRESS", show_envvar=True, help="Ray cluster; without it, this machine."
+            ),
+            click.option(
+                "--memory",
+                type=click.Choice(["auto", "resident", "stream"]),
+                default="auto",
+                show_default=True,
+                help="Keep all slices in memory, or read them through Ray Data; auto decides by size.",
+            ),
+            click.option(
+                "--state-minutes",
+                type=click.FloatRange(min=0),
+                default=5.0,
+                show_default=True,
+                help="Between two states within an epoch, to resume from.",
+            ),
+            click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus on 127.0.0.1."),
             click.option("--half", is_flag=True, help="Store the weights in half precision."),
             click.option("--resume", is_flag=True, help="Go on after an interruption; give the same options."),
-            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+            json_option,
         ]
     ):
         function = option(function)
@@ -98,63 +112,93 @@ def train_decoder(vae: str | None, **options: Any) -> None:
     _train("decoder", vae=vae, **options)
 
 
-def _train(stage: Stage, *, as_json: bool, **options: Any) -> None:
-    from vaeseg.training.run import run_training
+def _train(
+    stage: Stage, *, as_json: bool, workers: str, address: str | None, metrics_port: int | None, **options: Any
+) -> None:
+    from vaeseg.distributed.train import train_model
+    from vaeseg.training.chronicle import chronicled
 
+    processes = _workers(workers, address)
     request = _request(stage, **options)
-    try:
-        with _progress(request) as (observer, on_item):
-            trained = run_training(request, observer, on_item)
-    except KeyboardInterrupt:
-        kept = request.state_path.is_file()
-        way_on = "the same command with --resume goes on after the last whole epoch" if kept else "nothing was kept"
-        click.echo(f"vaeseg-batch: interrupted; {way_on}", err=True)
-        raise SystemExit(EXIT_ERROR) from None
+    with (
+        _progress(request) as shown,
+        _published(metrics_port, shown) as published,
+        chronicled(request, published) as observer,
+    ):
+        trained = train_model(request, processes, observer)
     _report(trained, as_json)
-    if trained.refused:
-        raise SystemExit(EXIT_INCOMPLETE)
+
+
+def _workers(text: str, address: str | None) -> Workers:
+    from vaeseg.distributed.train import Workers
+
+    fewest, _, most = text.partition(":")
+    try:
+        return Workers(fewest=int(fewest), most=int(most or fewest), address=address)
+    except ValueError as error:
+        raise UsageError(f"--workers {text}: give N, or MIN:MAX with 1 <= MIN <= MAX") from error
 
 
 def _request(
     stage: Stage,
     *,
     vae: str | None,
-    msd_dir: Path,
+    data: str,
     name: str,
     store: Path,
     preset: Preset,
     epochs: int | None,
     split: Literal["subject", "slice"],
+    fold: int,
     settings: tuple[str, ...],
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
+    memory: Literal["auto", "resident", "stream"],
+    state_minutes: float,
     half: bool,
     resume: bool,
 ) -> TrainingRequest:
     from vaeseg.inference.predictor import choose_device
+    from vaeseg.io.dataset import open_data_set
     from vaeseg.models.checkpoint import load_checkpoint, model_path, resolve_model
-    from vaeseg.training.run import TrainingRequest
+    from vaeseg.training.run import TrainingRequest, chosen_split
 
-    parent = load_checkpoint(resolve_model(vae, store / "models")) if vae else None
+    parent = resolve_model(vae, store / "models") if vae else None
+    given = load_checkpoint(parent).architecture if parent else None
+    prepared = open_data_set(data)
     try:
-        training, architecture, preprocessing = _configs(stage, preset, _parsed(settings), parent)
-        return TrainingRequest(
+        training, architecture = configs(
+            stage, preset, parsed_settings(settings), prepared.manifest.preprocessing.image_size, given
+        )
+        request = TrainingRequest(
             stage=stage,
-            msd_dir=msd_dir,
-            output=model_path(store / "models", name),
-            training=replace(training, epochs=epochs or training.epochs, split=split, seed=seed),
+            data=data,
+            output=model_path(store.absolute() / "models", name),
+            training=replace(training, epochs=epochs or training.epochs, split=split, fold=fold, seed=seed),
             architecture=architecture,
-            preprocessing=preprocessing,
             parent=parent,
             half=half,
             resume=resume,
             device=str(choose_device(device)),
+            memory=memory,
+            state_minutes=state_minutes,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    chosen_split(prepared, request)
+    if preset == "paper" and prepared.manifest.preprocessing.intensity != "minmax":
+        click.echo(
+            "vaeseg-batch: the paper scales each volume by its own range: prepare with --intensity minmax", err=True
+        )
+    return request
 
 
-def _parsed(settings: tuple[str, ...]) -> dict[str, str]:
+def parsed_settings(settings: tuple[str, ...]) -> dict[str, str]:
+    """`--set` options as a mapping.
+
+    Raises:
+        ValueError: one is not KEY=VALUE.
+    """
     pairs = [setting.partition("=") for setting in settings]
     wrong = [key for key, equals, _ in pairs if not equals]
     if wrong:
@@ -162,30 +206,24 @@ def _parsed(settings: tuple[str, ...]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _configs(
-    stage: Stage, preset: Preset, settings: Mapping[str, str], parent: Checkpoint | None
-) -> tuple[TrainingConfig, ArchitectureConfig, PreprocessingConfig]:
-    """Presets, then the stage-one model's own network and preprocessing, then what --set says.
+def configs(
+    stage: Stage, preset: Preset, settings: Mapping[str, str], image_size: int, given: ArchitectureConfig | None
+) -> tuple[TrainingConfig, ArchitectureConfig]:
+    """The preset for slices of that size, then the stage-one model's own network, then what --set says.
 
     Raises:
         ValueError: a setting that does not exist, has no such value, or would change the stage-one model's network.
     """
-    training: TrainingConfig = training_preset(stage, preset)
-    architecture, preprocessing = model_preset(preset)
-    if parent is not None:
-        architecture, preprocessing = parent.architecture, parent.preprocessing
-    known = {field.name for config in (training, architecture, preprocessing) for field in fields(config)}
+    training = training_preset(stage, preset)
+    architecture = given or replace(model_preset(preset), image_size=image_size)
+    known = {field.name for config in (training, architecture) for field in fields(config)}
     for key in settings:
         if key not in known:
             raise ValueError(f"--set {key}: there is no such setting; known are {', '.join(sorted(known))}")
-    changed = (
-        with_settings(training, _for(training, settings)),
-        with_settings(architecture, _for(architecture, settings)),
-        with_settings(preprocessing, _for(preprocessing, settings)),
-    )
-    if parent is not None and changed[1:] != (parent.architecture, parent.preprocessing):
-        raise ValueError("--set cannot change the network or preprocessing of the stage-one model given by --vae")
-    return changed
+    changed = with_settings(architecture, _for(architecture, settings))
+    if given is not None and changed != given:
+        raise ValueError("--set cannot change the network of the stage-one model given by --vae")
+    return with_settings(training, _for(training, settings)), changed
 
 
 def _for(config: Any, settings: Mapping[str, str]) -> dict[str, str]:
@@ -193,38 +231,68 @@ def _for(config: Any, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _progress(request: TrainingRequest) -> Iterator[tuple[Observer, Callable[[str, int], None]]]:
-    """A bar on stderr while volumes are read, then one over all slices of all epochs, and a line an epoch."""
+def _published(port: int | None, observer: Observer) -> Iterator[Observer]:
+    """Prometheus metrics of this training on the loopback interface, where a port is given."""
+    from prometheus_client import start_http_server
+
+    from vaeseg.telemetry import REGISTRY, TrainingMetrics
+    from vaeseg.training.loop import told_both
+
+    if port is None:
+        yield observer
+        return
+    try:
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=REGISTRY)
+    except OSError as error:
+        raise UsageError(f"--metrics-port {port} cannot be used: {error.strerror}") from error
+    metrics = TrainingMetrics()
+    try:
+        yield told_both(observer, metrics.on_step, metrics.on_epoch)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def _progress(request: TrainingRequest) -> Iterator[Observer]:
+    """A bar on stderr over the slices of all epochs, and a line an epoch."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vaeseg.training.loop import Observer
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        reading = bar.add_task("volumes", total=None)
-        training = bar.add_task("epochs", total=request.training.epochs, visible=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading slices", total=request.training.epochs, rate="")
+        done_epochs = 0
 
-        def on_item(name: str, total: int) -> None:
-            bar.update(reading, total=total, advance=1)
-
-        def on_step(n_slices: int, losses: Mapping[str, float]) -> None:
-            bar.update(training, visible=True, description=f"epochs, loss {losses['loss']:.4g}")
+        def on_step(done: int, total: int, losses: Mapping[str, float]) -> None:
+            shown = f"epoch {done_epochs + 1}/{request.training.epochs} {_losses(losses)}"
+            bar.update(task, completed=done_epochs + done / total, description=shown)
 
         def on_epoch(report: EpochReport) -> None:
-            bar.update(training, visible=True, completed=report.epoch)
-            bar.console.print(_epoch_line(report), highlight=False, soft_wrap=True)
+            nonlocal done_epochs
+            done_epochs = report.epoch
+            bar.update(task, completed=report.epoch, rate=f"{report.slices_per_second:.0f} slices/s")
+            console.print(_epoch_line(report), highlight=False, soft_wrap=True)
 
-        yield Observer(on_step=on_step, on_epoch=on_epoch), on_item
+        yield Observer(on_step=on_step, on_epoch=on_epoch)
 
 
 def _epoch_line(report: EpochReport) -> str:
-    losses = " ".join(f"{name} {value:.4g}" for name, value in report.losses.items())
     dev = " ".join(f"{name} {_figure(value)}" for name, value in report.dev.items())
+    best = ", best so far" if report.best_epoch == report.epoch else ""
     return (
-        f"epoch {report.epoch}/{report.epochs}: {losses} | dev {dev} | lr {report.learning_rate:.2g}, "
-        f"{report.slices_per_second:.0f} slices/s"
+        f"epoch {report.epoch}/{report.epochs}: {_losses(report.losses)} | dev {dev}{best} | "
+        f"lr {report.learning_rate:.2g}, {report.slices_per_second:.0f} slices/s"
     )
+
+
+def _losses(losses: Mapping[str, float]) -> str:
+    shown = [f"{label} {losses[name]:.4f}" for name, label in LOSS_LABELS.items() if name in losses]
+    return " ".join([f"loss {losses['loss']:.4g}", *shown])
 
 
 def _figure(value: float | None) -> str:
@@ -232,8 +300,6 @@ def _figure(value: float | None) -> str:
 
 
 def _report(trained: TrainedModel, as_json: bool) -> None:
-    for name, reason in trained.refused:
-        click.echo(f"left out {name}: {reason}", err=True)
     if as_json:
         result = {
             "model": str(trained.path),
@@ -241,10 +307,14 @@ def _report(trained: TrainedModel, as_json: bool) -> None:
             "metrics": trained.metrics,
             "n_subjects": trained.n_subjects,
             "n_slices": trained.n_slices,
-            "refused": dict(trained.refused),
+            "epochs": trained.epochs,
+            "best_epoch": trained.best_epoch,
         }
         click.echo(json.dumps(result))
         return
-    click.echo(f"{trained.path}  {trained.n_subjects} subjects, {trained.n_slices} slices  (research software)")
+    click.echo(
+        f"{trained.path}  {trained.n_subjects} subjects, {trained.n_slices} slices, {trained.epochs} epochs, "
+        f"best {trained.best_epoch}  (research software)"
+    )
     for name, value in trained.metrics.items():
         click.echo(f"  {name} {_figure(value)}")

@@ -25,6 +25,19 @@ ENVIRONMENT = {
 }
 
 
+def start_ray(address: str | None, n_cpus: int) -> None:
+    """Connect to a running cluster, or start Ray here; call it in another thread than the main one.
+
+    Args:
+        address: of a cluster, as `ray.init` takes it; None for a local one.
+        n_cpus: logical CPUs of a local one.
+    """
+    if address is None:
+        start_local_ray(n_cpus)
+    elif not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
 def start_local_ray(n_cpus: int | None = None) -> None:
     """Start Ray with token authentication, no dashboard and no telemetry; one that runs in this process is kept.
 

@@ -10,30 +10,47 @@ import numpy.typing as npt
 
 from vaeseg.config import PreprocessingConfig
 
+DEVIATIONS_BELOW, DEVIATIONS_ABOVE = 2.0, 4.0
+"""Reach of `volume` and `slice` on either side of the mean: in a lung, mostly air, tissue and bone lie far above it."""
+SMALLEST_DEVIATION = 4.0
+"""Added to a standard deviation, so that noise in an empty slice is not blown up."""
 
-def intensity_range(volume_hu: npt.NDArray[np.int16], preprocessing: PreprocessingConfig) -> tuple[float, float]:
-    """HU that become 0 and 1: the window, or the range of this whole (K, S, S) volume on the model grid."""
-    if preprocessing.intensity == "window":
-        return preprocessing.window_low_hu, preprocessing.window_high_hu
-    return float(volume_hu.min()), float(volume_hu.max())
+
+def intensity_ranges(volume_hu: npt.NDArray[np.int16], preprocessing: PreprocessingConfig) -> npt.NDArray[np.float32]:
+    """HU that become 0 and 1 in each slice of a whole (K, S, S) volume on the model grid: (K, 2) float32, K > 0."""
+    match preprocessing.intensity:
+        case "window":
+            bounds = np.array([preprocessing.window_low_hu, preprocessing.window_high_hu])
+        case "minmax":
+            bounds = np.array([volume_hu.min(), volume_hu.max()])
+        case "volume":
+            bounds = _about_mean(volume_hu, (0, 1, 2))
+        case "slice":
+            bounds = _about_mean(volume_hu, (1, 2))
+    return np.array(np.broadcast_to(bounds, (len(volume_hu), 2)), dtype=np.float32)
 
 
 def quantised(
-    volume_hu: npt.NDArray[np.int16], range_hu: tuple[float, float], bits: int
+    volume_hu: npt.NDArray[np.int16], ranges_hu: npt.NDArray[np.float32], bits: int
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Intensity in whole steps of 1/255 or 1/65535, rounded to the nearest; what lies outside the range is clipped.
 
     Args:
         volume_hu: (K, S, S).
-        range_hu: HU that become 0 and the highest step; where both are the same, everything is 0.
+        ranges_hu: (K, 2) from `intensity_ranges`; a slice where both are the same becomes 0.
         bits: 8 or 16.
 
     Returns:
         (K, S, S) uint8 or uint16.
     """
-    low, high = range_hu
-    every_hu = np.arange(2**16, dtype=np.uint16).view(np.int16).astype(np.float64)
-    intensity = np.clip((every_hu - low) / (high - low), 0.0, 1.0) if high > low else np.zeros(2**16)
-    steps: npt.NDArray[np.float64] = np.rint(intensity * (2**bits - 1))
-    place = np.ascontiguousarray(volume_hu).view(np.uint16)
-    return steps.astype(np.uint8)[place] if bits == 8 else steps.astype(np.uint16)[place]
+    steps = np.zeros(volume_hu.shape, dtype=np.uint8 if bits == 8 else np.uint16)
+    for k, (low, high) in enumerate(ranges_hu.astype(np.float64)):
+        if high > low:
+            steps[k] = np.rint(np.clip((volume_hu[k] - low) / (high - low), 0.0, 1.0) * (2**bits - 1))
+    return steps
+
+
+def _about_mean(volume_hu: npt.NDArray[np.int16], axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    mean = volume_hu.mean(axis=axes, dtype=np.float64)
+    deviation = volume_hu.std(axis=axes, dtype=np.float64) + SMALLEST_DEVIATION
+    return np.stack([mean - DEVIATIONS_BELOW * deviation, mean + DEVIATIONS_ABOVE * deviation], axis=-1)

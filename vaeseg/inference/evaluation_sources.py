@@ -6,7 +6,7 @@ K slices of one subject, J x I pixels of its own resolution, S side of the model
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
@@ -202,11 +202,10 @@ def check_preprocessing(of_data: PreprocessingConfig, of_model: PreprocessingCon
     Raises:
         UsageError: naming both.
     """
-    data, model = _described(of_data), _described(of_model)
-    if data != model:
+    if _decisive(of_data) != _decisive(of_model):
         raise UsageError(
-            f"the data set was prepared with {data}, the model was trained with {model}: prepare the data as the "
-            "model's, or evaluate with --msd-dir"
+            f"the data set was prepared with {_described(of_data)}, the model was trained with {_described(of_model)}: "
+            "prepare the data as the model's, or evaluate with --msd-dir"
         )
 
 
@@ -222,12 +221,20 @@ def _slices_of_part(data: DataSet, part: Part, kind: SplitKind, fold: int) -> In
     return slices
 
 
+def _decisive(preprocessing: PreprocessingConfig) -> PreprocessingConfig:
+    """What decides the pixels of a data set: without the threshold, and without a window that is not used."""
+    default = PreprocessingConfig()
+    same = replace(preprocessing, threshold=default.threshold)
+    if preprocessing.intensity == "window":
+        return same
+    return replace(same, window_low_hu=default.window_low_hu, window_high_hu=default.window_high_hu)
+
+
 def _described(preprocessing: PreprocessingConfig) -> str:
-    """All that decides the pixels of a data set; a window only where it is used."""
-    size = preprocessing.image_size
-    if preprocessing.intensity != "window":
-        return f"{size} x {size} pixels, {preprocessing.intensity}"
-    return f"{size} x {size} pixels, window:{preprocessing.window_low_hu}:{preprocessing.window_high_hu}"
+    size, intensity = preprocessing.image_size, str(preprocessing.intensity)
+    if intensity == "window":
+        intensity += f":{preprocessing.window_low_hu:g}:{preprocessing.window_high_hu:g}"
+    return f"{size} x {size} pixels, {intensity}"
 
 
 def grid_of(geometry: VolumeGeometry) -> Grid:

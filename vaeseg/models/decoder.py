@@ -5,13 +5,19 @@ B batch, C channels, J I space, Z latent.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 
 from torch import nn
 
 from vaeseg.config import ArchitectureConfig
 from vaeseg.models.blocks import ConvBlock, ResidualBlock, TransposeBlock
-from vaeseg.models.encoder import PAPER_INNERMOST_SIZE, feature_channels, paper_widths, spatial_widths
+from vaeseg.models.encoder import (
+    LATENT_DILATIONS,
+    PAPER_INNERMOST_SIZE,
+    feature_channels,
+    paper_widths,
+    working_widths,
+)
 
 
 def build_decoder(architecture: ArchitectureConfig) -> nn.Sequential:
@@ -39,13 +45,19 @@ def _paper_decoder(architecture: ArchitectureConfig) -> nn.Sequential:
 
 
 def _spatial_decoder(architecture: ArchitectureConfig) -> nn.Sequential:
-    widths = spatial_widths(architecture)[::-1]
-    layers: list[nn.Module] = [
-        ConvBlock(architecture.latent_channels, widths[0]),
-        ResidualBlock(widths[0], widths[0]),
-    ]
+    widths = working_widths(architecture)[::-1]
+    layers: list[nn.Module] = [ConvBlock(architecture.latent_channels, widths[0])]
+    dilations = islice(cycle(LATENT_DILATIONS), architecture.decoder_latent_blocks)
+    layers += [ResidualBlock(widths[0], widths[0], dilation=dilation) for dilation in dilations]
     for inner, outer in pairwise(widths):
         layers += [TransposeBlock(inner, outer), ResidualBlock(outer, outer)]
-    full_size_width = max(1, widths[-1] // 2)
-    layers += [TransposeBlock(widths[-1], full_size_width), nn.Conv2d(full_size_width, 1, 3, padding=1)]
+    layers += _head(architecture, widths[-1])
     return nn.Sequential(*layers)
+
+
+def _head(architecture: ArchitectureConfig, width: int) -> list[nn.Module]:
+    patch = architecture.patch_size
+    if patch == 1:
+        full_size_width = max(1, width // 2)
+        return [TransposeBlock(width, full_size_width), nn.Conv2d(full_size_width, 1, 3, padding=1)]
+    return [nn.Conv2d(width, patch**2, 3, padding=1), nn.PixelShuffle(patch)]

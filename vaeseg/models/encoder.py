@@ -56,6 +56,12 @@ def spatial_widths(architecture: ArchitectureConfig) -> list[int]:
     return [architecture.base_width << stage for stage in range(halvings)]
 
 
+def working_widths(architecture: ArchitectureConfig) -> list[int]:
+    """Those of `spatial_widths` at sizes that are worked at: patches leave out the larger ones."""
+    halvings_of_patch = architecture.patch_size.bit_length() - 1
+    return spatial_widths(architecture)[max(0, halvings_of_patch - 1) :]
+
+
 def _paper_encoder(architecture: ArchitectureConfig) -> nn.Sequential:
     widths = paper_widths(architecture)
     features = feature_channels(architecture)
@@ -67,9 +73,16 @@ def _paper_encoder(architecture: ArchitectureConfig) -> nn.Sequential:
 
 
 def _spatial_encoder(architecture: ArchitectureConfig) -> nn.Sequential:
-    widths = spatial_widths(architecture)
-    layers: list[nn.Module] = [ConvBlock(1, widths[0], stride=2), ResidualBlock(widths[0], widths[0])]
+    widths = working_widths(architecture)
+    layers: list[nn.Module] = [*_stem(architecture, widths[0]), ResidualBlock(widths[0], widths[0])]
     for outer, inner in pairwise(widths):
         layers.append(ResidualBlock(outer, inner, stride=2))
     layers += [ResidualBlock(widths[-1], widths[-1], dilation=dilation) for dilation in LATENT_DILATIONS]
     return nn.Sequential(*layers)
+
+
+def _stem(architecture: ArchitectureConfig, width: int) -> list[nn.Module]:
+    patch = architecture.patch_size
+    if patch == 1:
+        return [ConvBlock(1, width, stride=2)]
+    return [nn.PixelUnshuffle(patch), ConvBlock(patch**2, width)]

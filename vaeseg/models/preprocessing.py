@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaeseg.geometry.intensity import intensity_range
+from vaeseg.geometry.intensity import intensity_ranges
 
-__all__ = ["intensity_range", "normalise"]
+__all__ = ["intensity_ranges", "normalise"]
 
 
 def normalise(slices_hu: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Figures on slices that are not trained on, from the posterior mean.
+"""Figures on slices that are not trained on, from the posterior mean, shared between workers.
 
 N slices, B batch, S side of the model grid.
 """
@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from vaeseg.config import TrainingConfig
 from vaeseg.evaluation.protocol import (
     holds_label,
     mean_iou_label,
@@ -18,78 +19,75 @@ from vaeseg.evaluation.protocol import (
     slice_ious,
     subject_mean_ious,
 )
-from vaeseg.models.losses import cross_entropy, kl_divergence
+from vaeseg.io.slices import SliceIndex
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.records import BoolArray, IntArray
-from vaeseg.training.batches import whole_batch
-from vaeseg.training.slices import SliceSet
+from vaeseg.records import FloatArray, IntArray
+from vaeseg.training.batches import Batch
+from vaeseg.training.objective import autocast, device_of, stage_losses
+from vaeseg.training.parallel import ALONE, Worker
+from vaeseg.training.sources import SliceSource
 
-EVALUATION_BATCH = 16
-"""Slices a step; small, so that activations stay in the cache of a CPU."""
+EVALUATION_BATCH = {"cpu": 16, "cuda": 256}
+"""Slices a step; small on a CPU, so that activations stay in its cache."""
+
+Table = dict[str, FloatArray]
+"""One figure a slice under each name, (N,) float64."""
 
 
 def evaluate(
-    model: VariationalAutoencoder, slices: SliceSet, indices: IntArray, threshold: float, bf16: bool
+    model: VariationalAutoencoder,
+    source: SliceSource,
+    index: SliceIndex,
+    indices: IntArray,
+    config: TrainingConfig,
+    threshold: float,
+    worker: Worker = ALONE,
 ) -> dict[str, float | None]:
-    """Figures of a stage on some slices; None where undefined.
+    """Figures of a stage on some slices, at least one; None where undefined.
 
     Returns:
-        Stage one: `reconstruction` (BCE, mean over pixels) and `kl` (nats per latent number). Stage two:
-        `iou_label_or_prediction` (the paper's figure), `iou_label`, and `iou_subject` (mean over subjects of their
-        mean over slices that hold a label or a prediction).
+        The stage's losses (`training.objective`), mean over slices. Stage two also has `iou_label_or_prediction` (the
+        paper's figure), `iou_label`, and `iou_subject` (mean over subjects of their mean over slices that hold a label
+        or a prediction). Every worker gets the same figures.
     """
+    own = indices[worker.rank :: worker.world]
+    tables = worker.gathered(_measured(model, source, own, config, threshold))
+    places = np.argsort(np.concatenate(worker.gathered(np.arange(len(indices))[worker.rank :: worker.world])))
+    table = {name: np.concatenate([part[name] for part in tables if part])[places] for name in tables[0]}
+    figures = {name: float(values.mean()) for name, values in table.items() if name not in ("iou", "label")}
     if isinstance(model, Segmenter):
-        return _segmentation_figures(predict(model, slices, indices, threshold, bf16), slices, indices)
-    return _reconstruction_figures(model, slices, indices, bf16)
+        subjects = [index.subjects[s] for s in index.subject_of_slice[indices]]
+        figures |= _overlap(table["iou"], table["label"], subjects)
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
-def predict(model: Segmenter, slices: SliceSet, indices: IntArray, threshold: float, bf16: bool) -> BoolArray:
-    """Masks (len(indices), S, S) bool of whole slices."""
-    masks = []
-    with torch.inference_mode(), autocast(model, bf16):
-        for part in _evaluation_parts(model, indices):
-            images = whole_batch(slices, part).images.to(device_of(model))
-            masks.append((model.probability(images).float() >= threshold).squeeze(1).cpu().numpy())
-    return np.concatenate(masks)
-
-
-def autocast(model: torch.nn.Module, bf16: bool) -> torch.autocast:
-    """bfloat16 where asked for, on the model's device."""
-    return torch.autocast(device_of(model).type, dtype=torch.bfloat16, enabled=bf16)
-
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the weights are."""
-    return next(model.parameters()).device
-
-
-def _segmentation_figures(masks: BoolArray, slices: SliceSet, indices: IntArray) -> dict[str, float | None]:
-    labels = slices.labels(indices)
-    ious = slice_ious(masks, labels)
-    subjects = [slices.subjects[s] for s in slices.subject_of_slice[indices]]
-    figures = {
+def _overlap(ious: FloatArray, with_label: FloatArray, subjects: list[str]) -> dict[str, float]:
+    return {
         "iou_label_or_prediction": mean_iou_label_or_prediction(ious),
-        "iou_label": mean_iou_label(ious, holds_label(labels)),
+        "iou_label": mean_iou_label(ious, with_label > 0),
         "iou_subject": mean_over_subjects(subject_mean_ious(ious, subjects)),
     }
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
-def _reconstruction_figures(
-    model: VariationalAutoencoder, slices: SliceSet, indices: IntArray, bf16: bool
-) -> dict[str, float | None]:
-    sums = np.zeros(2)
-    with torch.inference_mode(), autocast(model, bf16):
-        for part in _evaluation_parts(model, indices):
-            images = whole_batch(slices, part).images.to(device_of(model))
-            logits, posterior = model(images)
-            figures = [cross_entropy(logits, images, "mean").item(), kl_divergence(posterior).item()]
-            sums += len(part) * np.array(figures)
-    reconstruction, kl = sums / len(indices)
-    return {"reconstruction": float(reconstruction), "kl": float(kl)}
-
-
-def _evaluation_parts(model: torch.nn.Module, indices: IntArray) -> list[IntArray]:
+def _measured(
+    model: VariationalAutoencoder, source: SliceSource, indices: IntArray, config: TrainingConfig, threshold: float
+) -> Table:
     model.eval()
-    return [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
+    size = EVALUATION_BATCH[device_of(model).type]
+    parts = [indices[first : first + size] for first in range(0, len(indices), size)]
+    with torch.inference_mode():
+        tables = [_measured_batch(model, batch, config, threshold) for batch in source.steps(parts)]
+    return {name: np.concatenate([table[name] for table in tables]) for name in (tables[0] if tables else {})}
+
+
+def _measured_batch(model: VariationalAutoencoder, batch: Batch, config: TrainingConfig, threshold: float) -> Table:
+    with autocast(model, config):
+        logits, posterior = model(batch.images)
+    losses = stage_losses(model, logits, posterior, batch, config)
+    table = {name: figure.double().cpu().numpy() for name, figure in losses.items()}
+    if isinstance(model, Segmenter):
+        masks = (torch.sigmoid(logits.float()) >= threshold).squeeze(1).cpu().numpy()
+        labels = (batch.labels > 0).squeeze(1).cpu().numpy()
+        table |= {"iou": slice_ious(masks, labels), "label": holds_label(labels).astype(np.float64)}
+    return table

@@ -1,37 +1,47 @@
-"""One training loop for both stages, in one process, over slices in memory.
+"""One training loop for both stages, the same in one process and in each of several.
 
-    order = epoch_order(...)                  which slices, from seed and epoch
-    batch = training_batch(...)               cropped and augmented, from seed, epoch and step
-    losses = stage_losses(model, batch, ...)  stage one: BCE + KL; stage two: BCE + Dice + KL
-    backward, step                            the learning rate is a function of the step
-    save_state(...)                           after every epoch
+    order = epoch_order(...)              which slices, from seed and epoch
+    for step in steps_of(...)             the share of this worker, augmented, from seed, epoch and place
+        losses = stage_losses(...)        stage one: reconstruction + KL; stage two: BCE + Dice + KL
+        backward, step                    the learning rate is a function of the place
+    dev = evaluate(...)                   with the weights that would be kept
+    state.save()                          after every epoch, and every few minutes
 
-B batch, J I space, Z latent.
+B batch, J I space, Z latent, W workers.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from vaeseg.config import TrainingConfig
 from vaeseg.errors import TrainingError
-from vaeseg.models.losses import cross_entropy, kl_divergence, soft_dice_loss
+from vaeseg.io.slices import SliceIndex
+from vaeseg.io.splits import Split
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder, latent_shape
+from vaeseg.models.writing import write_model_file
 from vaeseg.records import IntArray
-from vaeseg.training.batches import Batch, epoch_order, step_noise, training_batch
-from vaeseg.training.evaluate import autocast, device_of, evaluate
-from vaeseg.training.slices import SliceSet
-from vaeseg.training.split import Split
-from vaeseg.training.state import restore_state, save_state
+from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_generator, step_noise, steps_of
+from vaeseg.training.evaluate import evaluate
+from vaeseg.training.objective import autocast, device_of, stage_losses, step_loss
+from vaeseg.training.parallel import ALONE, Worker, data_parallel
+from vaeseg.training.sources import SliceSource
+from vaeseg.training.state import Progress, TrainingState, WeightMean
+
+CHECK_STEPS = 10
+"""Steps between two looks at the losses: each look waits for the device, and for the other workers."""
+
+INTERRUPTED = "training was interrupted; the same command with --resume goes on from here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,169 +52,340 @@ class EpochReport:
     """From 1."""
     epochs: int
     losses: Mapping[str, float]
-    """Mean over the epoch's steps: `loss`, and its parts before weighting."""
+    """Mean over the epoch's slices: `loss`, and its parts before weighting (`training.objective`)."""
     dev: Mapping[str, float | None]
     """Figures on the dev part, see `training.evaluate`."""
     learning_rate: float
     """Of the epoch's last step."""
     slices_per_second: float
-    """Trained on, evaluation not counted."""
+    """Trained on by all workers, evaluation not counted."""
+    best_epoch: int
+    """The epoch whose dev figure is the best so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observer:
     """Who is told how training goes."""
 
-    on_step: Callable[[int, Mapping[str, float]], None] = lambda n_slices, losses: None
-    """Slices in the step, and its losses."""
+    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None
+    """Slices of the epoch done, and their number; mean losses of the epoch so far. About every `CHECK_STEPS` steps."""
     on_epoch: Callable[[EpochReport], None] = lambda report: None
     """After the epoch's state is on disk."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked where `on_step` is told; True ends the training with its state kept (`TrainingInterruptedError`)."""
+
+
+def told_both(
+    observer: Observer,
+    on_step: Callable[[int, int, Mapping[str, float]], None],
+    on_epoch: Callable[[EpochReport], None],
+) -> Observer:
+    """An observer that is told first, and two functions that are told after it."""
+
+    def step(done: int, total: int, losses: Mapping[str, float]) -> None:
+        observer.on_step(done, total, losses)
+        on_step(done, total, losses)
+
+    def epoch(report: EpochReport) -> None:
+        observer.on_epoch(report)
+        on_epoch(report)
+
+    return Observer(on_step=step, on_epoch=epoch, should_stop=observer.should_stop)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
+    """What a loop trains on."""
+
+    source: SliceSource
+    index: SliceIndex
+    row_groups: IntArray
+    """(N,) which slices lie together on disk."""
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Where a training's state is kept, and how often."""
+
+    directory: Path
+    """Exists; `state.safetensors` and `best.safetensors` are written there by worker 0."""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    """What must be equal for a resume, by name."""
+    resume: bool = False
+    """Go on from the state instead of starting over."""
+    seconds: float = 300.0
+    """Between two states within an epoch; there is one after every epoch anyway."""
+
+    @property
+    def state_path(self) -> Path:
+        """The state to resume from."""
+        return self.directory / "state.safetensors"
+
+    @property
+    def best_path(self) -> Path:
+        """Weights of the best epoch."""
+        return self.directory / "best.safetensors"
+
+
+class TrainingInterruptedError(TrainingError):
+    """Training was asked to stop; its state is kept."""
 
 
 def train(
     model: VariationalAutoencoder,
-    slices: SliceSet,
-    split: Split,
+    data: TrainingData,
     config: TrainingConfig,
+    keeping: Keeping,
     *,
-    state_path: Path,
-    fingerprint: Mapping[str, str],
-    resume: bool = False,
     threshold: float = 0.5,
+    worker: Worker = ALONE,
     observer: Observer | None = None,
-) -> None:
-    """Train a `VariationalAutoencoder` (stage one) or a `Segmenter` (stage two) in place.
+) -> Progress:
+    """Train a `VariationalAutoencoder` (stage one) or a `Segmenter` (stage two) in place, and leave it as it is kept.
 
-    Killed at any point and resumed, it ends with bit for bit the same weights on a CPU with as many threads.
+    Killed at any point and resumed, it ends with bit for bit the same weights on a CPU with as many threads and
+    workers.
 
     Args:
-        model: on its device already.
-        slices: all slices of the data set; with labels for a segmenter.
-        split: who is trained on, and who is measured on after each epoch.
+        model: on its device already; the same weights in every worker.
+        data: what to train and to measure on.
         config: everything that decides the weights.
-        state_path: where the state for resuming is kept.
-        fingerprint: what must be equal for a resume, by name.
-        resume: go on from the state instead of starting over.
+        keeping: where the state goes.
         threshold: probability from which a pixel is tumour, for the dev figures.
+        worker: which of how many; torch.distributed is set up where there are several.
         observer: told of steps and epochs.
 
     Raises:
         TrainingError: the loss is not finite, or there is nothing to resume.
+        TrainingInterruptedError: the observer asked to stop.
         StoreError: the state cannot be written.
     """
-    observer = observer or Observer()
-    if isinstance(model, Segmenter) and config.freeze_encoder:
-        model.freeze_encoder()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's own overloads
-    optimizer = torch.optim.AdamW(
-        [weight for weight in model.parameters() if weight.requires_grad],
-        weight_decay=config.weight_decay,
-        fused=True,
+    loop = _Loop(model, data, config, keeping, threshold, worker, observer or Observer())
+    loop.prepare()
+    while loop.goes_on():
+        loop.run_epoch()
+        if loop.goes_on() and loop.observer.should_stop():
+            raise TrainingInterruptedError(INTERRUPTED)
+    loop.take_kept_weights()
+    return loop.progress
+
+
+def learning_rate(config: TrainingConfig, epochs_done: float) -> float:
+    """Learning rate at a moment, in epochs from the start.
+
+    `step`: times `step_factor` every `step_epochs` epochs. `cosine`: up in a straight line over `warmup_share` of the
+    training, then half a cosine down to zero at the end (Loshchilov and Hutter 2017).
+    """
+    if config.schedule == "step":
+        return config.learning_rate * config.step_factor ** (int(epochs_done) // config.step_epochs)
+    done = epochs_done / config.epochs
+    if done < config.warmup_share:
+        return config.learning_rate * done / config.warmup_share
+    return (
+        config.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - config.warmup_share) / (1 - config.warmup_share)))
     )
-    epochs_done = restore_state(state_path, model, optimizer, fingerprint) if resume else 0
-    if not resume:
-        save_state(state_path, model, optimizer, 0, fingerprint)
-    for epoch in range(epochs_done, config.epochs):
-        started = time.perf_counter()
-        order = epoch_order(slices, split.train, config, epoch)
-        losses = _train_epoch(model, optimizer, slices, order, config, epoch, observer)
+
+
+class _Loop:
+    """One training, with what changes while it runs."""
+
+    def __init__(
+        self,
+        model: VariationalAutoencoder,
+        data: TrainingData,
+        config: TrainingConfig,
+        keeping: Keeping,
+        threshold: float,
+        worker: Worker,
+        observer: Observer,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.config = config
+        self.keeping = keeping
+        self.threshold = threshold
+        self.worker = worker
+        self.observer = observer
+        self.device = device_of(model)
+        self.frozen = isinstance(model, Segmenter) and config.freeze_encoder
+        self.progress = Progress()
+
+    def prepare(self) -> None:
+        if self.config.deterministic:
+            torch.use_deterministic_algorithms(True)
+        if self.frozen:
+            assert isinstance(self.model, Segmenter)
+            self.model.freeze_encoder()
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
+        self.parallel = data_parallel(self.model, self.worker)
+        self.optimizer = torch.optim.AdamW(
+            [weight for weight in self.model.parameters() if weight.requires_grad],
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+        self.mean = WeightMean(self.model, self.config.ema_decay) if self.config.ema_decay else None
+        self.state = TrainingState(
+            path=self.keeping.state_path,
+            model=self.model,
+            optimizer=self.optimizer,
+            mean=self.mean,
+            progress=self.progress,
+            fingerprint=self.keeping.fingerprint,
+        )
+        if self.keeping.resume:
+            self.state.restore()
+        else:
+            self._save()
+        self.saved_at = time.monotonic()
+
+    def goes_on(self) -> bool:
+        """Whether there is another epoch to train."""
+        patience = self.config.patience
+        tired = patience and self.progress.epoch - self.progress.best_epoch >= patience
+        return self.progress.epoch < self.config.epochs and not (tired and self.progress.best_epoch)
+
+    def run_epoch(self) -> None:
+        started, first = time.perf_counter(), self.progress.place
+        order = epoch_order(
+            self.data.index, self.data.row_groups, self.data.split.train, self.config, self.progress.epoch
+        )
+        self._train_epoch(order)
         seconds = time.perf_counter() - started
-        dev = evaluate(model, slices, split.dev, threshold, config.bf16)
-        save_state(state_path, model, optimizer, epoch + 1, fingerprint)
-        observer.on_epoch(
+        losses = {name: total / len(order) for name, total in self.progress.sums.items()}
+        dev = self._measure()
+        self._finish_epoch(dev)
+        self.observer.on_epoch(
             EpochReport(
-                epoch=epoch + 1,
-                epochs=config.epochs,
+                epoch=self.progress.epoch,
+                epochs=self.config.epochs,
                 losses=losses,
                 dev=dev,
-                learning_rate=float(optimizer.param_groups[0]["lr"]),
-                slices_per_second=len(order) / seconds,
+                learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+                slices_per_second=(len(order) - first) / seconds,
+                best_epoch=self.progress.best_epoch,
             )
         )
 
+    def take_kept_weights(self) -> None:
+        """Leave in the model what was measured best, or last."""
+        if self.config.keep != "last":
+            self.model.load_state_dict(load_file(self.keeping.best_path))
+        elif self.mean is not None:
+            self.model.load_state_dict(self.mean.weights)
+        self.model.eval()
 
-def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step, counted from 0 over the whole training.
+    def _train_epoch(self, order: IntArray) -> None:
+        self._training_mode()
+        step_size = self.config.batch_size * self.worker.world
+        steps = steps_of(len(order), self.progress.place, step_size, self.worker)
+        parts = (order[step.first : step.end][step.share(self.worker)] for step in steps)
+        sums: dict[str, Tensor] = {}
+        for number, (step, batch) in enumerate(zip(steps, self.data.source.steps(parts), strict=True), 1):
+            for name, losses in self._train_step(step, batch, len(order)).items():
+                sums[name] = sums.get(name, 0) + losses.detach().double().sum()
+            if number % CHECK_STEPS == 0 or number == len(steps):
+                self._check(sums, step.end, len(order))
+                sums = {}
 
-    `step`: times `step_factor` every `step_epochs` epochs. `cosine`: up in a straight line over `warmup_share` of all
-    steps, then half a cosine down to zero at the end (Loshchilov and Hutter 2017).
-    """
-    if config.schedule == "step":
-        return config.learning_rate * config.step_factor ** (step // steps_per_epoch // config.step_epochs)
-    total = steps_per_epoch * config.epochs
-    warmup = round(config.warmup_share * total)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    def _train_step(self, step: Step, batch: Batch, n_slices: int) -> dict[str, Tensor]:
+        middle = (step.first + step.end) / 2 / n_slices
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.progress.epoch + middle)
+        generator = step_generator(self.config, self.progress.epoch, step, self.device)
+        batch = augmented(batch, self.config, step, self.worker, generator)
+        noise = self._noise(step, batch, generator)
+        with autocast(self.model, self.config):
+            logits, posterior = self.parallel(batch.images, noise)
+        losses = stage_losses(self.model, logits, posterior, batch, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        step_loss(losses["loss"], len(step), self.worker.world, self.config).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.mean is not None:
+            self.mean.follow(self.progress.steps)
+        self.progress.steps += 1
+        return losses
 
+    def _noise(self, step: Step, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        if self.config.latent == "mean":
+            return None
+        shape = latent_shape(self.model.architecture, len(step), batch.images.shape[-1])
+        return step_noise(shape, step, self.worker, generator)
 
-def stage_losses(
-    model: VariationalAutoencoder, batch: Batch, noise: Tensor | None, config: TrainingConfig
-) -> dict[str, Tensor]:
-    """`loss` to minimise, and its parts before weighting; scalars.
-
-    Stage one: BCE of the image with itself + `kl_weight` KL. Stage two: BCE with the label + `dice_weight` soft Dice +
-    `kl_weight` KL (the last has no effect on a frozen encoder).
-    """
-    with autocast(model, config.bf16):
-        logits, posterior = model(batch.images, noise)
-    segmenting = isinstance(model, Segmenter)
-    losses = {
-        "bce": cross_entropy(logits, batch.labels if segmenting else batch.images, config.bce_reduction),
-        "kl": kl_divergence(posterior),
-    }
-    loss = losses["bce"] + config.kl_weight * losses["kl"]
-    if segmenting and config.dice_weight:
-        losses["dice"] = soft_dice_loss(logits, batch.labels)
-        loss = loss + config.dice_weight * losses["dice"]
-    return {"loss": loss, **losses}
-
-
-def _train_epoch(
-    model: VariationalAutoencoder,
-    optimizer: torch.optim.Optimizer,
-    slices: SliceSet,
-    order: IntArray,
-    config: TrainingConfig,
-    epoch: int,
-    observer: Observer,
-) -> dict[str, float]:
-    _training_mode(model, config)
-    steps = math.ceil(len(order) / config.batch_size)
-    sums: dict[str, float] = {}
-    for step in range(steps):
-        indices = order[step * config.batch_size : (step + 1) * config.batch_size]
-        optimizer.param_groups[0]["lr"] = learning_rate(config, epoch * steps + step, steps)
-        batch = _on_device(training_batch(slices, indices, config, epoch, step), device_of(model))
-        losses = stage_losses(model, batch, _noise(model, batch, config, epoch, step), config)
-        figures = {name: loss.item() for name, loss in losses.items()}
-        if not np.isfinite(figures["loss"]):
+    def _check(self, sums: Mapping[str, Tensor], place: int, n_slices: int) -> None:
+        """Take in the losses of the steps since the last look; save, tell, or stop."""
+        names = list(sums)
+        totals = self.worker.total(torch.stack([sums[name] for name in names])).tolist()
+        for name, total in zip(names, totals, strict=True):
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + total
+        self.progress.place = place
+        if not math.isfinite(self.progress.sums["loss"]):
             raise TrainingError(
-                f"the loss became {figures['loss']} in epoch {epoch + 1}, step {step + 1}; lower learning_rate "
-                f"(now {config.learning_rate:g}). The state of epoch {epoch} is kept"
+                f"the loss became {self.progress.sums['loss']} in epoch {self.progress.epoch + 1}, after "
+                f"{place} of {n_slices} slices; lower learning_rate (now {self.config.learning_rate:g}). The state "
+                f"before that is kept, and the weights of the best epoch so far ({self.progress.best_epoch or 'none'})"
             )
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        for name, figure in figures.items():
-            sums[name] = sums.get(name, 0.0) + figure
-        observer.on_step(len(indices), figures)
-    return {name: total / steps for name, total in sums.items()}
+        self.observer.on_step(place, n_slices, {name: total / place for name, total in self.progress.sums.items()})
+        stop = self.observer.should_stop()
+        if place < n_slices and (stop or time.monotonic() - self.saved_at > self.keeping.seconds):
+            self._save()
+        if stop and place < n_slices:
+            raise TrainingInterruptedError(INTERRUPTED)
+
+    def _measure(self) -> dict[str, float | None]:
+        with _weights_of(self.model, self.mean):
+            return evaluate(
+                self.model,
+                self.data.source,
+                self.data.index,
+                self.data.split.dev,
+                self.config,
+                self.threshold,
+                self.worker,
+            )
+
+    def _finish_epoch(self, dev: Mapping[str, float | None]) -> None:
+        progress = self.progress
+        progress.epoch, progress.place, progress.sums = progress.epoch + 1, 0, {}
+        score = _score(dev, self.config)
+        if score is not None and (progress.best is None or score > progress.best):
+            progress.best, progress.best_epoch = score, progress.epoch
+            if self.config.keep != "last" and self.worker.leads:
+                kept = self.mean.weights if self.mean is not None else self.model.state_dict()
+                write_model_file(self.keeping.best_path, save({n: t.cpu().contiguous() for n, t in kept.items()}))
+        self._save()
+        if progress.best is None and self.config.keep != "last" and progress.epoch == self.config.epochs:
+            raise TrainingError(
+                f"no epoch gave a dev figure to choose by; train with keep=last (now {self.config.keep})"
+            )
+
+    def _save(self) -> None:
+        if self.worker.leads:
+            self.state.save()
+        self.saved_at = time.monotonic()
+
+    def _training_mode(self) -> None:
+        self.parallel.train()
+        if self.frozen:
+            self.model.encoder.eval()
 
 
-def _training_mode(model: VariationalAutoencoder, config: TrainingConfig) -> None:
-    model.train()
-    if isinstance(model, Segmenter) and config.freeze_encoder:
-        model.encoder.eval()
+def _score(dev: Mapping[str, float | None], config: TrainingConfig) -> float | None:
+    """The figure that epochs are compared by; higher is better."""
+    if config.keep == "best_iou":
+        return dev["iou_label_or_prediction"]
+    loss = dev["loss"]
+    return None if loss is None else -loss
 
 
-def _on_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(images=batch.images.to(device), labels=batch.labels.to(device))
-
-
-def _noise(model: VariationalAutoencoder, batch: Batch, config: TrainingConfig, epoch: int, step: int) -> Tensor | None:
-    if config.latent == "mean":
-        return None
-    shape = latent_shape(model.architecture, len(batch.images), batch.images.shape[-1])
-    return step_noise(shape, config, epoch, step).to(device_of(model))
+@contextmanager
+def _weights_of(model: nn.Module, mean: WeightMean | None) -> Iterator[None]:
+    """The running mean's weights in the model, for as long as it is measured."""
+    if mean is None:
+        yield
+        return
+    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(mean.weights)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)

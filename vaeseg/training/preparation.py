@@ -15,7 +15,7 @@ import numpy as np
 
 from vaeseg.config import PreprocessingConfig, ReadingConfig
 from vaeseg.errors import ReadingError, UsageError
-from vaeseg.geometry.intensity import intensity_range, quantised
+from vaeseg.geometry.intensity import intensity_ranges, quantised
 from vaeseg.geometry.orientation import axial_geometry, axial_order
 from vaeseg.geometry.resample import label_to_model_grid, to_model_grid
 from vaeseg.io.archive import ArchiveScan
@@ -158,7 +158,7 @@ def _prepared(item: PreparationItem, recipe: Recipe, reading: ReadingConfig, wit
         series=item.name,
         tokens=(content_token(axial_hu), *item.tokens),
         slices=SliceSet(
-            images=quantised(grid_hu, intensity_range(grid_hu, preprocessing), recipe.bits), packed_labels=packed
+            images=quantised(grid_hu, intensity_ranges(grid_hu, preprocessing), recipe.bits), packed_labels=packed
         ),
         spacing_mm=geometry.spacing_mm,
     )

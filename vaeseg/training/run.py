@@ -1,25 +1,34 @@
-"""From a request to a model file: what `vaeseg-batch train` does, without the command line."""
+"""From a request to a model file: what `vaeseg-batch train` does, without the command line and without Ray."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig, ReadingConfig, TrainingConfig, as_json, digest
-from vaeseg.errors import TrainingError
-from vaeseg.io.msd import read_msd
-from vaeseg.models.checkpoint import Checkpoint, Provenance, save_checkpoint
+from vaeseg.config import ArchitectureConfig, TrainingConfig, as_json, digest
+from vaeseg.errors import StoreError, TrainingError, UsageError
+from vaeseg.io.dataset import DataSet, open_data_set
+from vaeseg.io.splits import Split
+from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
+from vaeseg.records import IntArray
 from vaeseg.training.evaluate import evaluate
-from vaeseg.training.loop import Observer, train
-from vaeseg.training.slices import SliceSet, load_slices
-from vaeseg.training.split import Split, split_slices
+from vaeseg.training.loop import Keeping, Observer, TrainingData, train
+from vaeseg.training.parallel import ALONE, Worker
+from vaeseg.training.sources import ResidentSource, SliceSource, fits
+
+FREE_SHARE = 0.5
+"""Of the memory that is free, what a data set may take up before it is streamed."""
+
+OpenSource = Callable[[DataSet, torch.device], SliceSource]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +36,27 @@ class TrainingRequest:
     """One stage to train."""
 
     stage: Literal["vae", "decoder"]
-    msd_dir: Path
+    data: str
+    """Path or URL of a prepared data set."""
     output: Path
     """Model file to write."""
     training: TrainingConfig
     architecture: ArchitectureConfig
-    preprocessing: PreprocessingConfig
-    parent: Checkpoint | None = None
-    """Stage one's model, that stage two starts from."""
+    parent: Path | None = None
+    """File of stage one's model, that stage two starts from."""
     half: bool = False
     """Store the weights in half precision."""
     resume: bool = False
+    """Go on where a training of the same request stopped."""
     device: str = "cpu"
-    reading: ReadingConfig = field(default_factory=ReadingConfig)
+    state_minutes: float = 5.0
+    """Between two states within an epoch."""
+    memory: Literal["auto", "resident", "stream"] = "auto"
+    """`resident` keeps all slices in memory, `stream` reads them window by window, `auto` decides by size."""
 
     def __post_init__(self) -> None:
+        if self.stage == "vae" and self.training.keep == "best_iou":
+            raise ValueError("stage one has no IoU to choose by: set keep=best_loss")
         if self.training.freeze_encoder and self.stage == "decoder" and self.parent is None:
             raise ValueError("a frozen encoder must come from stage one: name a --vae, or set freeze_encoder=false")
         crop = self.training.crop_size
@@ -49,9 +64,14 @@ class TrainingRequest:
             raise ValueError(f"crop_size {crop} needs a spatial latent and a multiple of its downsampling")
 
     @property
+    def directory(self) -> Path:
+        """Where the state, the history and the figures of this training lie."""
+        return self.output.with_name(f"{self.output.stem}.training")
+
+    @property
     def state_path(self) -> Path:
-        """Where the state for resuming is kept while training."""
-        return self.output.with_name(f"{self.output.stem}.training-state")
+        """The state to resume from."""
+        return Keeping(directory=self.directory).state_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,76 +81,92 @@ class TrainedModel:
     path: Path
     digest: str
     metrics: dict[str, float | None]
-    """`dev_...` and `test_...` figures of the final weights."""
+    """`dev_...` and `test_...` figures of the weights that are kept."""
     n_subjects: int
     n_slices: int
-    refused: tuple[tuple[str, str], ...]
+    epochs: int
+    """Trained, fewer than asked for where it stopped early."""
+    best_epoch: int
 
 
 def run_training(
     request: TrainingRequest,
-    observer: Observer,
-    on_item: Callable[[str, int], None] = lambda name, total: None,
+    observer: Observer | None = None,
+    worker: Worker = ALONE,
+    open_source: OpenSource | None = None,
 ) -> TrainedModel:
-    """Read the data, split, train, measure on dev and test, write the model.
+    """Open the data, train, measure on dev and test, write the model.
 
     Args:
         request: what to train.
         observer: told of steps and epochs.
-        on_item: told of each volume read, and of how many there are.
+        worker: which of how many workers this process is; only worker 0 writes files.
+        open_source: streams slices for `request.memory`; without it they are kept in memory.
 
     Raises:
-        UsageError: the data set cannot be used.
+        UsageError: the data set cannot be used for this.
         TrainingError: no data, divergence, or nothing to resume.
-        StoreError: model or state cannot be written.
+        StoreError: model or state cannot be written, or the data set is damaged.
     """
-    items = read_msd(request.msd_dir)
-    slices = load_slices(
-        items,
-        request.preprocessing,
-        request.reading,
-        with_labels=request.stage == "decoder",
-        on_item=lambda name: on_item(name, len(items)),
-    )
-    split = split_slices(slices, request.training.split, request.training.seed)
-    model = build_model(request).to(request.device)
-    train(
-        model,
-        slices,
-        split,
-        request.training,
-        state_path=request.state_path,
-        fingerprint=_fingerprint(request, slices, split),
+    data = open_data_set(request.data)
+    split = chosen_split(data, request)
+    parent = load_checkpoint(request.parent) if request.parent else None
+    device = torch.device(request.device)
+    model = build_model(request, parent).to(device)
+    source = _source(data, request, device, open_source)
+    _make_directory(request.directory)
+    keeping = Keeping(
+        directory=request.directory,
+        fingerprint=_fingerprint(request, data, split, parent),
         resume=request.resume,
-        threshold=request.preprocessing.threshold,
+        seconds=60 * request.state_minutes,
+    )
+    progress = train(
+        model,
+        TrainingData(source=source, index=data.index, row_groups=data.row_group_of_slice, split=split),
+        request.training,
+        keeping,
+        threshold=data.manifest.preprocessing.threshold,
+        worker=worker,
         observer=observer,
     )
-    metrics = _final_metrics(model, slices, split, request.preprocessing.threshold)
-    model_digest = save_checkpoint(
-        request.output,
-        model,
-        request.preprocessing,
-        Provenance(
-            data_digest=slices.digest,
-            split_digest=split.digest,
-            metrics=metrics,
-            training=as_json(request.training),
-            parent_digest=request.parent.digest if request.parent else "",
-        ),
-        half=request.half,
-    )
-    request.state_path.unlink(missing_ok=True)
+    metrics = _final_metrics(model, source, data, split, request.training, worker)
+    if worker.leads:
+        _save(model, request, data, split, parent, metrics)
+        for path in (keeping.state_path, keeping.best_path):
+            path.unlink(missing_ok=True)
     return TrainedModel(
         path=request.output,
-        digest=model_digest,
+        digest=hashlib.sha256(request.output.read_bytes()).hexdigest() if worker.leads else "",
         metrics=metrics,
-        n_subjects=len(slices.subjects),
-        n_slices=len(slices.images_hu),
-        refused=slices.refused,
+        n_subjects=len(data.index.subjects),
+        n_slices=data.manifest.n_slices,
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
     )
 
 
-def build_model(request: TrainingRequest) -> VariationalAutoencoder:
+def chosen_split(data: DataSet, request: TrainingRequest) -> Split:
+    """The split that a training asks for.
+
+    Raises:
+        UsageError: the data set has no such split, other slices than the network, or no labels for stage two.
+    """
+    size = data.manifest.preprocessing.image_size
+    if size != request.architecture.image_size:
+        raise UsageError(f"the data set has {size} pixel slices, the network takes {request.architecture.image_size}")
+    if request.stage == "decoder" and not data.index.has_labels:
+        raise UsageError("the data set has no labels: prepare it from labelled volumes for stage two")
+    splits = data.splits.get(request.training.split, ())
+    if request.training.fold >= len(splits):
+        raise UsageError(
+            f"the data set has {len(splits)} splits by {request.training.split}, none has the number "
+            f"{request.training.fold} (counted from 0); a split by subject needs three subjects"
+        )
+    return splits[request.training.fold]
+
+
+def build_model(request: TrainingRequest, parent: Checkpoint | None) -> VariationalAutoencoder:
     """The network to train: first weights from the seed, or from stage one; the caller's random state is left alone.
 
     Raises:
@@ -141,32 +177,99 @@ def build_model(request: TrainingRequest) -> VariationalAutoencoder:
         if request.stage == "vae":
             return VariationalAutoencoder(request.architecture)
         segmenter = Segmenter(request.architecture)
-    if request.parent is not None:
+    if parent is not None:
         try:
-            segmenter.start_from(request.parent.network())
+            segmenter.start_from(parent.network())
         except ValueError as error:
             raise TrainingError(f"the stage-one model does not fit: {error}") from error
     return segmenter
 
 
-def _fingerprint(request: TrainingRequest, slices: SliceSet, split: Split) -> dict[str, str]:
-    network = as_json(request.architecture) + as_json(request.preprocessing)
+def _source(data: DataSet, request: TrainingRequest, device: torch.device, stream: OpenSource | None) -> SliceSource:
+    if stream is not None and not _stays_in_memory(data, request):
+        return stream(data, device)
+    on_device = device.type == "cuda" and fits(data, torch.cuda.mem_get_info(device)[0])
+    return ResidentSource(data.read(), device, on_device)
+
+
+def stays_in_memory(request: TrainingRequest) -> bool:
+    """Whether the slices of a training are kept in memory as a whole, here and now.
+
+    Raises:
+        UsageError: there is no such data set.
+    """
+    return _stays_in_memory(open_data_set(request.data), request)
+
+
+def _stays_in_memory(data: DataSet, request: TrainingRequest) -> bool:
+    return request.memory == "resident" or (request.memory == "auto" and fits(data, _free_bytes()))
+
+
+def _free_bytes() -> int:
+    return int(FREE_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"model {directory.stem} cannot be written: {error.strerror}") from error
+
+
+def _fingerprint(request: TrainingRequest, data: DataSet, split: Split, parent: Checkpoint | None) -> dict[str, str]:
+    network = as_json(request.architecture) + as_json(data.manifest.preprocessing)
     return {
         "stage": request.stage,
         "settings": digest(request.training),
         "network": hashlib.sha256(network.encode()).hexdigest(),
-        "stage-one model": request.parent.digest if request.parent else "none",
-        "data": slices.digest,
+        "stage-one model": parent.digest if parent else "none",
+        "data": data.manifest.digest,
         "split": split.digest,
     }
 
 
 def _final_metrics(
-    model: VariationalAutoencoder, slices: SliceSet, split: Split, threshold: float
+    model: VariationalAutoencoder,
+    source: SliceSource,
+    data: DataSet,
+    split: Split,
+    config: TrainingConfig,
+    worker: Worker,
 ) -> dict[str, float | None]:
     """In float32, as inference runs."""
-    metrics: dict[str, float | None] = {}
-    for part, indices in (("dev", split.dev), ("test", split.test)):
-        figures = evaluate(model, slices, indices, threshold, bf16=False)
-        metrics |= {f"{part}_{name}": value for name, value in figures.items()}
-    return metrics
+    threshold = data.manifest.preprocessing.threshold
+    config = replace(config, precision="fp32")
+    return {
+        f"{part}_{name}": value
+        for part, indices in (("dev", split.dev), ("test", split.test))
+        if len(indices)
+        for name, value in evaluate(model, source, data.index, indices, config, threshold, worker).items()
+    }
+
+
+def _save(
+    model: VariationalAutoencoder,
+    request: TrainingRequest,
+    data: DataSet,
+    split: Split,
+    parent: Checkpoint | None,
+    metrics: dict[str, float | None],
+) -> None:
+    provenance = Provenance(
+        data_digest=data.manifest.digest,
+        split_digest=split.digest,
+        metrics=metrics,
+        training=as_json(request.training),
+        parent_digest=parent.digest if parent else "",
+        seen_tokens=_seen(data, split, parent),
+        commit=source_commit(),
+    )
+    save_checkpoint(request.output, model, data.manifest.preprocessing, provenance, request.half)
+
+
+def _seen(data: DataSet, split: Split, parent: Checkpoint | None) -> tuple[str, ...]:
+    """Tokens of every subject that had a part in these weights: trained on or chosen by, here or in stage one."""
+    slices: IntArray = data.index.subject_of_slice
+    subjects = {*slices[split.train].tolist(), *slices[split.dev].tolist()}
+    tokens = {token for subject in subjects for token in data.index.tokens[subject]}
+    return tuple(sorted(tokens | set(parent.metadata.seen_tokens if parent else ())))

@@ -1,79 +1,146 @@
-"""What a training needs to go on after a kill, as one safetensors file that is replaced whole after each epoch.
+"""What a training needs to go on after a kill, as one safetensors file that is replaced whole.
 
-Weights, optimiser moments, the epoch reached and what the training was asked to do. There is no random state to keep:
-every step's randomness follows from seed, epoch and step (`training.batches`), and the learning rate from the step.
+Weights, their running mean, optimiser moments, how far it came and what it was asked to do. There is no random state to
+keep: every step's randomness follows from seed, epoch and place (`training.batches`), and the learning rate from both.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaeseg.errors import TrainingError
-from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.models.writing import write_model_file
 
 
-def save_state(
-    path: Path,
-    model: VariationalAutoencoder,
-    optimizer: torch.optim.Optimizer,
-    epochs_done: int,
-    fingerprint: Mapping[str, str],
-) -> None:
-    """Replace the state file.
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training came."""
 
-    Raises:
-        StoreError: it cannot be written.
+    epoch: int = 0
+    """Whole epochs done."""
+    place: int = 0
+    """Slices of the epoch's order that are done since."""
+    steps: int = 0
+    """Of the whole training."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Losses summed over those slices."""
+    best: float | None = None
+    """Best dev figure of any epoch; the higher the better."""
+    best_epoch: int = 0
+    """From 1; 0 before the first evaluation."""
+
+
+class WeightMean:
+    """Exponential running mean of a network's weights and statistics (Polyak and Juditsky 1992).
+
+    Args:
+        model: whose weights are followed, from now on.
+        decay: weight of the past at each step.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    described = {"epochs_done": str(epochs_done), "fingerprint": json.dumps(dict(fingerprint), sort_keys=True)}
-    write_model_file(path, save_tensors(stored, described))
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model = model
+        self._decay = decay
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def follow(self, steps_done: int) -> None:
+        """Take in the weights of one more step; the past weighs less while there is little of it."""
+        share = 1 - min(self._decay, (1 + steps_done) / (10 + steps_done))
+        now = self._model.state_dict()
+        for name, mean in self.weights.items():
+            if mean.is_floating_point():
+                mean.lerp_(now[name], share)
+            else:
+                mean.copy_(now[name])
 
 
-def restore_state(
-    path: Path, model: VariationalAutoencoder, optimizer: torch.optim.Optimizer, fingerprint: Mapping[str, str]
-) -> int:
-    """Load a state file into model and optimiser.
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """Everything that changes while a network is trained, bound to the file that keeps it."""
 
-    Returns:
-        Number of epochs already done.
+    path: Path
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    mean: WeightMean | None
+    progress: Progress
+    fingerprint: Mapping[str, str]
+    """What must be equal for a resume, by name."""
 
-    Raises:
-        TrainingError: there is no state, it is damaged, or it belongs to another training (other data, split, settings
-            or network).
-    """
-    if not path.is_file():
-        raise TrainingError(f"there is nothing to resume: {path.name} does not exist; train without --resume")
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        found = json.loads(described["fingerprint"])
-        _check_same_training(path.name, found, fingerprint)
-        model.load_state_dict(_under("model.", tensors))
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(tensors)})
-        _lay_out_like_weights(optimizer)
-        return int(described["epochs_done"])
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"the training state {path.name} is damaged; train without --resume") from error
+    def save(self) -> None:
+        """Replace the file.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        described = {
+            "progress": json.dumps(asdict(self.progress)),
+            "fingerprint": json.dumps(dict(self.fingerprint), sort_keys=True),
+        }
+        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        write_model_file(self.path, save_tensors(stored, described))
+
+    def restore(self) -> None:
+        """Load the file into model, optimiser, mean and progress.
+
+        Raises:
+            TrainingError: there is no state, it is damaged, or it belongs to another training (other data, split,
+                settings or network).
+        """
+        if not self.path.is_file():
+            raise TrainingError(f"there is nothing to resume: no {self.path.parent.name}; train without --resume")
+        try:
+            tensors, described = _read(self.path)
+            found = json.loads(described["fingerprint"])
+            progress = Progress(**json.loads(described["progress"]))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise self._damaged() from error
+        _check_same_training(self.path.parent.name, found, self.fingerprint)
+        try:
+            self._take(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise self._damaged() from error
+        vars(self.progress).update(vars(progress))
+
+    def _damaged(self) -> TrainingError:
+        return TrainingError(f"the state in {self.path.parent.name} is damaged; train without --resume")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.mean is not None:
+            tensors |= {f"mean.{name}": tensor for name, tensor in self.mean.weights.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        return tensors
+
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(_under("model.", tensors))
+        if self.mean is not None:
+            kept = _under("mean.", tensors)
+            for name, mean in self.mean.weights.items():
+                mean.copy_(kept[name])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _moments(tensors)})
+        _lay_out_like_weights(self.optimizer)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no mapping
 
 
 def _check_same_training(name: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     for key in wanted:
         if found.get(key) != wanted[key]:
             raise TrainingError(
-                f"the training state {name} belongs to another training: its {key} is {found.get(key)}, now "
+                f"the state in {name} belongs to another training: its {key} is {found.get(key)}, now "
                 f"{wanted[key]}; give the same options, or train without --resume"
             )
 

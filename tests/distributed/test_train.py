@@ -1,0 +1,122 @@
+"""Training on a local Ray: the same model, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from training_factories import TINY, request, write_squares
+
+from vaeseg.distributed.local import start_local_ray, stop_local_ray
+from vaeseg.distributed.train import Workers, train_model
+from vaeseg.errors import TrainingError
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.training.loop import EpochReport, Observer
+from vaeseg.training.run import TrainingRequest, run_training
+
+CONFIG = replace(TINY, epochs=3, learning_rate=3e-4, augmentation="dihedral", shuffle_window=16)
+"""A learning rate so low that rounding, which grows with every step of a training, stays small."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    """One Ray for the module, with the processors that two workers and reading take."""
+    start_local_ray(n_cpus=4)
+    yield
+    stop_local_ray()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Ten subjects of ten slices: two row groups."""
+    return write_squares(tmp_path_factory.mktemp("data") / "set", slices_each=10)
+
+
+@pytest.fixture(scope="module")
+def alone(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[EpochReport]:
+    """What one worker in this process reports, with a batch of 8."""
+    return reports_of(request(data, tmp_path_factory.mktemp("alone") / "m.safetensors", training=CONFIG))
+
+
+def reports_of(ask: TrainingRequest, workers: Workers | None = None) -> list[EpochReport]:
+    reports: list[EpochReport] = []
+    train_model(ask, workers or Workers(), Observer(on_epoch=reports.append))
+    return reports
+
+
+def figures(reports: list[EpochReport]) -> list[dict[str, float | None]]:
+    return [{**report.losses, **report.dev} for report in reports]
+
+
+def test_two_workers_have_the_losses_of_one_with_twice_the_batch(
+    data: str, alone: list[EpochReport], tmp_path: Path
+) -> None:
+    """Batches of 4 in two workers against 8 in one: losses and dev figures of every epoch, and a model at the end."""
+    ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, batch_size=4))
+    together = reports_of(ask, Workers(fewest=2, most=2))
+    assert [report.epoch for report in together] == [1, 2, 3]
+    for found, expected in zip(figures(together), figures(alone), strict=True):
+        assert found == pytest.approx(expected, rel=5e-3, abs=2e-3)
+    assert load_checkpoint(ask.output).kind == "segmenter"
+
+
+def test_streamed_slices_give_the_losses_of_resident_ones(data: str, alone: list[EpochReport], tmp_path: Path) -> None:
+    """Read window by window through Ray Data, in the same order: the same figures bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    resident = reports_of(request(data, tmp_path / "r.safetensors", training=CONFIG))
+    torch.set_num_threads(threads)
+    streamed = reports_of(request(data, tmp_path / "s.safetensors", training=CONFIG, memory="stream"))
+    assert figures(streamed) == figures(resident)
+
+
+def test_a_killed_worker_is_made_good(data: str, alone: list[EpochReport], tmp_path: Path) -> None:
+    """SIGKILL for one of two workers after the first epoch: the training goes on from its state to the same figures."""
+    ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, batch_size=4))
+    reports: list[EpochReport] = []
+
+    def kill_a_worker(report: EpochReport) -> None:
+        reports.append(report)
+        if len(reports) == 1:
+            os.kill(_worker_pids()[-1], signal.SIGKILL)
+
+    train_model(ask, Workers(fewest=2, most=2), Observer(on_epoch=kill_a_worker))
+    assert sorted({report.epoch for report in reports}) == [1, 2, 3]
+    last = figures(reports[-1:])[0]
+    assert last == pytest.approx(figures(alone)[-1], rel=5e-3, abs=2e-3)
+
+
+def test_divergence_is_told_once_and_not_tried_again(data: str, tmp_path: Path) -> None:
+    """A loss that is no number ends the training with the sentence that one process would give."""
+    ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, learning_rate=1e30))
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        train_model(ask, Workers(fewest=2, most=2), Observer())
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train_model(replace(ask, output=tmp_path / "other.safetensors", resume=True), Workers(most=2), Observer())
+
+
+def test_resume_on_other_workers_goes_on(data: str, tmp_path: Path) -> None:
+    """Begun in one process and stopped, a training is taken up by two workers."""
+    ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, batch_size=4))
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(report: EpochReport) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_training(ask, Observer(on_epoch=stop))
+    assert [report.epoch for report in reports_of(replace(ask, resume=True), Workers(fewest=1, most=2))] == [2, 3]
+
+
+def _worker_pids() -> list[int]:
+    """Processes of Ray Train's workers on this machine."""
+    actors = ray.util.state.list_actors(filters=[("state", "=", "ALIVE")])
+    return [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]

@@ -1,0 +1,151 @@
+"""From a request to a model file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_factories import SMALL, TINY, request, write_squares
+
+from vaeseg.errors import TrainingError, UsageError
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.training.chronicle import chronicled
+from vaeseg.training.history import read_history
+from vaeseg.training.loop import Observer
+from vaeseg.training.run import build_model, run_training, stays_in_memory
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from training_factories import request
+from vaeseg.training.loop import Observer
+from vaeseg.training.run import run_training
+
+def kill(report):
+    if report.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run_training(request(sys.argv[1], Path(sys.argv[2])), Observer(on_epoch=kill))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_squares(tmp_path_factory.mktemp("data") / "set")
+
+
+def test_killed_process_resumes_to_the_same_model_file(data: str, tmp_path: Path) -> None:
+    """After SIGKILL a new process resumes, and the model file equals an uninterrupted one's, byte for byte."""
+    whole = run_training(request(data, tmp_path / "whole" / "m.safetensors"))
+    output = tmp_path / "killed" / "m.safetensors"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    died = subprocess.run([sys.executable, "-c", KILLED_RUN, data, output], env=environment, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert not output.exists()
+    epochs: list[int] = []
+    resumed = run_training(
+        request(data, output, resume=True), Observer(on_epoch=lambda report: epochs.append(report.epoch))
+    )
+    assert epochs == [3, 4]
+    assert resumed.digest == whole.digest
+    assert not request(data, output).state_path.exists()
+
+
+def test_run_writes_a_model_that_says_where_it_comes_from(data: str, tmp_path: Path) -> None:
+    """The file records data, split, settings, figures and whom it has seen; the caller's random state stays."""
+    output = tmp_path / "m.safetensors"
+    torch.manual_seed(4)
+    expected = torch.rand(1)
+    torch.manual_seed(4)
+    result = run_training(request(data, output, training=replace(TINY, epochs=1, keep="best_iou")))
+    assert torch.equal(torch.rand(1), expected)
+    checkpoint = load_checkpoint(output)
+    assert checkpoint.digest == result.digest
+    assert checkpoint.metadata.metrics == result.metrics
+    assert {"dev_iou_label_or_prediction", "test_iou_label"} <= set(result.metrics)
+    assert json.loads(checkpoint.metadata.training)["epochs"] == 1
+    assert (result.n_subjects, result.n_slices, result.epochs, result.best_epoch) == (10, 30, 1, 1)
+    assert all(value is None or math.isfinite(value) for value in result.metrics.values())
+    assert len(checkpoint.metadata.seen_tokens) == 9, "eight subjects to train on, one to choose by"
+    assert sorted(path.name for path in (tmp_path / "m.training").iterdir()) == []
+
+
+def test_decoder_starts_from_stage_one(data: str, tmp_path: Path) -> None:
+    """Stage two built on a stage-one file has its weights, and the model file names its digest as parent."""
+    vae = tmp_path / "vae.safetensors"
+    one_epoch = replace(TINY, epochs=1)
+    stage_one = run_training(request(data, vae, stage="vae", training=one_epoch))
+    parent = load_checkpoint(vae)
+    ask = request(data, tmp_path / "m.safetensors", training=replace(one_epoch, freeze_encoder=True), parent=vae)
+    for name, weight in build_model(ask, parent).state_dict().items():
+        assert torch.equal(weight, parent.state[name])
+    run_training(ask)
+    model = load_checkpoint(tmp_path / "m.safetensors")
+    assert model.metadata.parent_digest == stage_one.digest
+    assert set(parent.metadata.seen_tokens) <= set(model.metadata.seen_tokens)
+    assert torch.equal(model.state["mean.weight"], parent.state["mean.weight"])
+    with pytest.raises(TrainingError, match="does not fit"):
+        run_training(replace(ask, architecture=replace(SMALL, base_width=2)))
+
+
+def test_people_find_curves_and_examples_beside_the_model(data: str, tmp_path: Path) -> None:
+    """History, events and pictures; for stage one reconstructions, for stage two predictions."""
+    for stage in ("vae", "decoder"):
+        ask = request(data, tmp_path / f"{stage}.safetensors", stage=stage, training=replace(TINY, epochs=2))
+        told: list[int] = []
+        with chronicled(ask, Observer(on_epoch=lambda report, told=told: told.append(report.epoch))) as observer:
+            run_training(ask, observer)
+        assert told == [1, 2]
+        assert [record.epoch for record in read_history(ask.directory / "history.jsonl")] == [1, 2]
+        names = {path.name for path in ask.directory.iterdir()}
+        assert names == {"history.jsonl", "tensorboard", "curves.png", "examples.png"}
+
+
+def test_what_a_data_set_cannot_give_is_a_usage_error(data: str, tmp_path: Path) -> None:
+    """Another slice size, labels or folds that are not there: each names what it found."""
+    bare = write_squares(tmp_path / "bare", with_labels=False)
+    small = write_squares(tmp_path / "small", n_subjects=2)
+    output = tmp_path / "m.safetensors"
+    with pytest.raises(UsageError, match="64 pixel slices, the network takes 128"):
+        run_training(request(data, output, architecture=replace(SMALL, image_size=128)))
+    with pytest.raises(UsageError, match="no labels"):
+        run_training(request(bare, output))
+    with pytest.raises(UsageError, match="1 splits by subject, none has the number 1"):
+        run_training(request(data, output, training=replace(TINY, fold=1)))
+    with pytest.raises(UsageError, match="needs three subjects"):
+        run_training(request(small, output))
+    with pytest.raises(UsageError, match="no data set"):
+        run_training(request(str(tmp_path / "nowhere"), output))
+    assert not output.exists()
+
+
+def test_impossible_requests_are_refused(tmp_path: Path) -> None:
+    """A frozen encoder without stage one, crops that the latent cannot have, an IoU that stage one has not."""
+    with pytest.raises(ValueError, match="must come from stage one"):
+        request("d", tmp_path / "m", training=replace(TINY, freeze_encoder=True))
+    with pytest.raises(ValueError, match="crop_size 20"):
+        request("d", tmp_path / "m", training=replace(TINY, crop_size=20))
+    with pytest.raises(ValueError, match="no IoU"):
+        request("d", tmp_path / "m", stage="vae", training=replace(TINY, keep="best_iou"))
+
+
+def test_memory_decides_where_slices_are_kept(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` keeps a set that fits; the other two are orders."""
+    ask = request(data, tmp_path / "m.safetensors")
+    assert stays_in_memory(ask)
+    assert not stays_in_memory(replace(ask, memory="stream"))
+    monkeypatch.setattr("vaeseg.training.run._free_bytes", lambda: 1000)
+    assert not stays_in_memory(ask)
+    assert stays_in_memory(replace(ask, memory="resident"))

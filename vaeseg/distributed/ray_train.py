@@ -1,0 +1,193 @@
+"""Training on several workers by Ray Train.
+
+Ray Train starts the workers, starts them again when one dies, and makes them fewer or more when the cluster shrinks or
+grows; each start reads the state that worker 0 keeps in the store, which all nodes share.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import replace
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from vaeseg.distributed.lifecycle import RunInterruptedError, consume_in_thread
+from vaeseg.distributed.local import RayChatter, start_ray, stop_local_ray
+from vaeseg.distributed.streaming import StreamedSource
+from vaeseg.distributed.train import Workers
+from vaeseg.distributed.worker_metrics import ray_training_metrics
+from vaeseg.errors import TrainingError
+from vaeseg.training.loop import INTERRUPTED, EpochReport, Observer, TrainingInterruptedError
+from vaeseg.training.parallel import Worker
+from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
+
+SPARE_CPUS = 2
+"""Logical CPUs of a local Ray beside the workers': for reading slices, and for Ray Train's own controller."""
+POLL_SECONDS = 0.5
+STEP_REPORTS_KEPT = 64
+"""Reports that wait for the driver; of more, the oldest are dropped."""
+
+
+def train_on_ray(
+    request: TrainingRequest, workers: Workers, observer: Observer, check: Callable[[], None]
+) -> TrainedModel:
+    """Train on a Ray cluster, or on a Ray of this machine that ends with the training.
+
+    Args:
+        request: what to train; its output lies where all nodes see it.
+        workers: how many, and where.
+        observer: told what worker 0 reports.
+        check: raises `RunInterruptedError` to stop.
+
+    Raises:
+        TrainingInterruptedError: `check` asked to stop; the last state is kept.
+        TrainingError: divergence, nothing to resume, or workers that keep dying.
+        StoreError, UsageError: as `training.run.run_training`.
+    """
+    with redirect_stdout(RayChatter()):
+        return _train(request, workers, observer, check)
+
+
+def _train(request: TrainingRequest, workers: Workers, observer: Observer, check: Callable[[], None]) -> TrainedModel:
+    if not request.resume:
+        request.state_path.unlink(missing_ok=True)
+    elif not request.state_path.is_file():
+        raise TrainingError(f"there is nothing to resume: no {request.directory.name}; train without --resume")
+    ray_is_ours = not ray.is_initialized()
+    trained: TrainedModel | None = None
+    try:
+        for event in consume_in_thread(lambda: _events(request, workers), check):
+            match event:
+                case TrainedModel():
+                    trained = event
+                case EpochReport():
+                    observer.on_epoch(event)
+                case (done, total, losses):
+                    observer.on_step(done, total, losses)
+    except RunInterruptedError:
+        raise TrainingInterruptedError(INTERRUPTED) from None
+    if ray_is_ours:
+        stop_local_ray()
+    assert trained is not None
+    return trained
+
+
+def _events(request: TrainingRequest, workers: Workers) -> Generator[Any]:
+    """What the workers report, and at last the model; Ray is started here, outside the main thread."""
+    start_ray(workers.address, workers.most + SPARE_CPUS)
+    board = _Board.remote()  # type: ignore[attr-defined]  # Ray adds it
+    fitting = _Fitting(request, workers, board)
+    fitting.start()
+    while fitting.is_alive():
+        fitting.join(POLL_SECONDS)
+        yield from ray.get(board.taken.remote())
+    yield from ray.get(board.taken.remote())
+    outcome = fitting.outcome
+    del board, fitting
+    gc.collect()
+    if isinstance(outcome, TrainedModel):
+        yield outcome
+        return
+    raise outcome
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where worker 0 pins up what it reports, for the driver to take down."""
+
+    def __init__(self) -> None:
+        self._reports: list[Any] = []
+
+    def pin(self, report: Any) -> None:
+        steps = [kept for kept in self._reports if isinstance(kept, tuple)]
+        if len(steps) > STEP_REPORTS_KEPT:
+            self._reports.remove(steps[0])
+        self._reports.append(report)
+
+    def taken(self) -> list[Any]:
+        taken, self._reports = self._reports, []
+        return taken
+
+
+class _Fitting(threading.Thread):
+    """`TorchTrainer.fit`, which only returns when all is over."""
+
+    def __init__(self, request: TrainingRequest, workers: Workers, board: Any) -> None:
+        super().__init__(name="ray-train", daemon=True)
+        self._trainer = _trainer(request, workers, board)
+        self.outcome: TrainedModel | Exception = TrainingError("Ray Train ended without a word")
+
+    def run(self) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Ray warns of its own settings
+                returned = self._trainer.fit().return_value
+            self.outcome = returned if returned is not None else self.outcome
+        except (RayError, ray.train.TrainingFailedError) as error:
+            self.outcome = TrainingError(
+                f"the workers failed: {_last_line(error)}; --resume goes on from the last state"
+            )
+        except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
+            self.outcome = error
+
+
+def _trainer(request: TrainingRequest, workers: Workers, board: Any) -> TorchTrainer:
+    on_gpu = request.device == "cuda"
+    elastic = workers.fewest != workers.most
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config={"request": request, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=(workers.fewest, workers.most) if elastic else workers.most, use_gpu=on_gpu
+        ),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        run_config=RunConfig(
+            name=f"train-{request.stage}",
+            storage_path=str(request.directory / "ray"),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+    )
+
+
+def _train_worker(config: Mapping[str, Any]) -> TrainedModel | Exception:
+    """One worker's whole life; errors that would come again are returned, so that nobody tries again."""
+    request: TrainingRequest = config["request"]
+    context = ray.train.get_context()
+    worker = Worker(rank=context.get_world_rank(), world=context.get_world_size())
+    request = replace(request, device=str(get_device()), resume=request.state_path.is_file())
+    try:
+        return run_training(request, _observer(worker, config["board"]), worker, StreamedSource)
+    except TrainingError as error:
+        return error
+
+
+def _observer(worker: Worker, board: Any) -> Observer:
+    """Worker 0 tells the driver; all of them tell Ray Train, which waits for each."""
+    metrics = ray_training_metrics()
+
+    def on_step(done: int, total: int, losses: Mapping[str, float]) -> None:
+        if worker.leads:
+            metrics.on_step(done, total, losses)
+            board.pin.remote((done, total, dict(losses)))
+
+    def on_epoch(report: EpochReport) -> None:
+        ray.train.report({"epoch": report.epoch, **report.losses, **{f"dev_{k}": v for k, v in report.dev.items()}})
+        if worker.leads:
+            metrics.on_epoch(report)
+            board.pin.remote(report)
+
+    return Observer(on_step=on_step, on_epoch=on_epoch)
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

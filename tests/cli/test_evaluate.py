@@ -158,6 +158,20 @@ def test_a_model_is_not_evaluated_on_whom_it_was_trained_on(model: Path, msd_dir
     assert "cannot be checked" not in allowed.stderr
 
 
+def test_one_organ_is_chosen_by_value_or_by_name(model: Path, msd_dir: Path) -> None:
+    """Label 1 is the tumour, label 2 is nowhere; a label that dataset.json does not list is a mistake."""
+    listed = json.loads((msd_dir / "dataset.json").read_text())
+    listed["labels"] = {"0": "background", "1": "tumour", "2": "liver"}
+    (msd_dir / "dataset.json").write_text(json.dumps(listed))
+    counts = [
+        json.loads(run("--model", model, "--msd-dir", msd_dir, "--json", "--organ", organ).stdout)["n_label_slices"]
+        for organ in ("1", "tumour", "liver")
+    ]
+    assert counts == [8, 8, 0]
+    wrong = run("--model", model, "--msd-dir", msd_dir, "--organ", "kidney")
+    assert (wrong.exit_code, "1 (tumour), 2 (liver)" in wrong.stderr) == (2, True)
+
+
 def test_a_report_is_written_where_asked(model: Path, msd_dir: Path, tmp_path: Path) -> None:
     """Its JSON says what stdout says."""
     result = run("--model", model, "--msd-dir", msd_dir, "--json", "--report", tmp_path / "report")

@@ -101,7 +101,7 @@ def test_what_a_data_set_cannot_give_is_said(tmp_path: Path) -> None:
 def test_data_prepared_otherwise_are_refused(model: EvaluatedModel, tmp_path: Path) -> None:
     """Another size or another window, naming both; the threshold does not matter."""
     write_data_set(tmp_path / "small", [volume(name) for name in NAMES])
-    with pytest.raises(UsageError, match=r"10 x 10 pixels, window:-1000.0:400.0, .*64 x 64 pixels, window"):
+    with pytest.raises(UsageError, match=r"10 x 10 pixels, window:-1000:400, .*64 x 64 pixels, window"):
         evaluate(model, DataSource(open_data_set(str(tmp_path / "small")), "all"))
     check_preprocessing(PREPROCESSING, PreprocessingConfig(image_size=64, threshold=0.3))
     for other in (

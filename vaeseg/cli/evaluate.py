@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--by", type=click.Choice(["subject", "slice"]), help="Unit of the split.  [default: subject]")
 @click.option("--fold", type=click.IntRange(min=0), help="Which of the splits.  [default: 0]")
 @click.option("--msd-dir", type=click.Path(path_type=Path), help="Directory in MSD layout, with dataset.json.")
-@click.option("--organ", type=click.IntRange(min=1), metavar="LABEL", help="Label value; else every one above 0.")
+@click.option("--organ", metavar="LABEL", help="Label value, or its name in dataset.json; any above 0 if not given.")
 @click.option(
     "--report",
     "report_dir",
@@ -87,16 +87,18 @@ def _source(
     by: SplitKind | None,
     fold: int | None,
     msd_dir: Path | None,
-    organ: int | None,
+    organ: str | None,
 ) -> Source:
     from vaeseg.inference.evaluation_sources import DataSource, MsdSource
     from vaeseg.io.dataset import open_data_set
+    from vaeseg.io.msd import read_label_names
+    from vaeseg.training.preparation import organ_value
 
     if (data is None) == (msd_dir is None):
         raise UsageError("give either --data or --msd-dir")
     if msd_dir is not None:
         _refuse_beside("--msd-dir", split=split, by=by, fold=fold)
-        return MsdSource(msd_dir, organ)
+        return MsdSource(msd_dir, None if organ is None else organ_value(organ, read_label_names(msd_dir)))
     _refuse_beside("--data", organ=organ)
     return DataSource(open_data_set(str(data)), split or "test", by or "subject", fold or 0)
 

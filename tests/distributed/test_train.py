@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from training_factories import TINY, request, write_squares
 
@@ -117,6 +116,12 @@ def test_resume_on_other_workers_goes_on(data: str, tmp_path: Path) -> None:
 
 
 def _worker_pids() -> list[int]:
-    """Processes of Ray Train's workers on this machine."""
-    actors = ray.util.state.list_actors(filters=[("state", "=", "ALIVE")])
-    return [actor.pid for actor in actors if "RayTrainWorker" in actor.class_name]
+    """Processes of Ray Train's workers that descend from this one, and not from another Ray of the machine."""
+    return [pid for pid in _descendants(os.getpid()) if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return children + [below for child in children for below in _descendants(child)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,11 @@ def _first_need(needed: Sequence[IntArray]) -> list[int]:
     return list(dict.fromkeys(int(group) for groups in needed for group in groups))
 
 
+_opened = lru_cache(maxsize=1)(open_data_set)
+"""Opened once in each process that reads."""
+
+
 def _read_row_group(row: dict[str, Any], location: str) -> dict[str, Any]:
-    slices = open_data_set(location).read_row_group(row["group"])
+    slices = _opened(location).read_row_group(row["group"])
     read = {"group": row["group"], "images": slices.images}
     return read if slices.packed_labels is None else {**read, "labels": slices.packed_labels}

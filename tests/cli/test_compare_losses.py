@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from click.testing import CliRunner, Result
 from training_factories import write_squares
 
 from vaeseg.cli import main
+from vaeseg.distributed.train import Workers
 from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.training.loop import Observer
+from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 
 QUICK = ["--epochs", "1", "--set", "base_width=2", "--set", "latent_channels=2"]
 
@@ -69,3 +73,21 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(tmp_path: Path, arguments: l
     assert said in done.stderr
     assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_training_goes_on_with_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said is the way on; a state that is there is resumed without being asked for."""
+    data, resumed = write_squares(tmp_path / "data"), []
+
+    def interrupted(request: TrainingRequest, workers: Workers, observer: Observer) -> TrainedModel:
+        resumed.append(request.resume)
+        return run_training(request, replace(observer, should_stop=lambda: True))
+
+    monkeypatch.setattr("vaeseg.distributed.train.train_model", interrupted)
+    for _ in range(2):
+        done = compare("--data", data, "--out", tmp_path / "out", *QUICK, "--epochs", 3)
+        assert done.exit_code == 1, done.output
+        assert "the same command goes on" in done.stderr
+        assert "--resume" not in done.stderr
+    assert resumed == [False, True]
+    assert not (tmp_path / "out" / "losses.json").exists()

@@ -3,6 +3,7 @@
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
+from training_factories import TINY, request, write_squares
 
 from vaeseg.errors import StoreError
-from vaeseg.training.loop import EpochReport
+from vaeseg.training.chronicle import chronicled
+from vaeseg.training.loop import EpochReport, Observer
+from vaeseg.training.run import run_training
 from vaeseg.training.tensorboard import TensorBoard
 
 
@@ -93,6 +97,18 @@ def test_a_resumed_training_takes_back_what_it_repeats(tmp_path: Path) -> None:
     assert starts == [1, 2]
 
 
+def test_a_picture_alone_takes_nothing_back(tmp_path: Path) -> None:
+    """A process that only adds the picture of the last epoch leaves that epoch's figures."""
+    for add in (
+        lambda board: board.on_epoch(report(2)),
+        lambda board: board.add_picture("p", np.zeros((4, 4, 3), np.uint8), 2),
+    ):
+        with TensorBoard(tmp_path) as board:
+            add(board)
+    starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
+    assert starts == [2, 3]
+
+
 def test_nothing_is_written_without_an_epoch(tmp_path: Path) -> None:
     """No empty event file where nothing happened."""
     with TensorBoard(tmp_path / "tensorboard"):
@@ -105,3 +121,30 @@ def test_events_that_cannot_be_written_are_a_store_error(tmp_path: Path) -> None
     (tmp_path / "tensorboard").touch()
     with pytest.raises(StoreError, match="cannot be written"):
         TensorBoard(tmp_path / "tensorboard").on_epoch(report(1))
+
+
+def test_a_training_shows_its_examples(tmp_path: Path) -> None:
+    """Each stage adds its picture at the last epoch, beside that epoch's figures."""
+    data = write_squares(tmp_path / "data", n_subjects=4, slices_each=2)
+    for stage, name in (("vae", "reconstructions"), ("decoder", "predictions")):
+        training = replace(TINY, epochs=2, dice_weight=0.0)
+        asked = request(data, tmp_path / f"{stage}.safetensors", stage=stage, training=training)
+        with chronicled(asked, Observer()) as observer:
+            run_training(asked, observer)
+        found = [
+            (event.step, value.tag)
+            for event in events(asked.directory / "tensorboard")
+            for value in event.summary.value
+        ]
+        assert (2, name) in found
+        assert {(1, "dev/loss"), (2, "dev/loss"), (2, "training/learning_rate")} <= set(found)
+
+
+def test_a_training_whose_history_is_lost_ends_well(tmp_path: Path) -> None:
+    """Killed after its only epoch's state and before its line: the examples are drawn, the curves are not."""
+    data = write_squares(tmp_path / "data", n_subjects=4, slices_each=2)
+    asked = request(data, tmp_path / "m.safetensors", training=replace(TINY, epochs=1))
+    with chronicled(asked, Observer()):
+        run_training(asked)
+    assert (asked.directory / "examples.png").is_file()
+    assert not (asked.directory / "curves.png").exists()

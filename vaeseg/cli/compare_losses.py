@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from vaeseg.cli.options import NOTICE, json_option
-from vaeseg.cli.training_stages import device_option, epoch_lines, seed_option, set_option, settings_of
+from vaeseg.cli.training_stages import (
+    device_option,
+    epoch_lines,
+    going_on_by_itself,
+    seed_option,
+    set_option,
+    settings_of,
+)
 from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +62,8 @@ def command(
     from vaeseg.training.comparison import compare_losses, draw_comparison
 
     request = _request(data, out.absolute(), epochs, split, settings_of(settings), seed, device)
-    comparison = compare_losses(request, _trained)
+    with going_on_by_itself():
+        comparison = compare_losses(request, _trained)
     draw_comparison(comparison, out / "losses.png")
     write_atomically(out / "losses.json", json.dumps(comparison.as_json(), indent=1, allow_nan=False).encode())
     if as_json:

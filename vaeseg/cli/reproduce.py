@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from vaeseg.cli.options import NOTICE, json_option, store_option
-from vaeseg.cli.training_stages import device_option, epoch_lines, seed_option, set_option, settings_of
+from vaeseg.cli.training_stages import (
+    device_option,
+    epoch_lines,
+    going_on_by_itself,
+    seed_option,
+    set_option,
+    settings_of,
+)
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +60,8 @@ def command(ctx: click.Context, /, quick: bool, as_json: bool, **options: Any) -
 
     request = _request(quick, **options)
     listener = Listener(say=lambda text: click.echo(text, err=True), training=epoch_lines)
-    result = {"quick": quick, **reproduce(request, listener).as_json()}
+    with going_on_by_itself():
+        result = {"quick": quick, **reproduce(request, listener).as_json()}
     click.echo(json.dumps(result, allow_nan=False) if as_json else _table(result))
     for item in result["refused"]:
         click.echo(f"left out {item['name']}: {item['reason']}: {item['detail']}", err=True)

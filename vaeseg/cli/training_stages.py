@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vaeseg.errors import UsageError
+from vaeseg.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.training.loop import EpochReport, Observer
@@ -47,6 +48,21 @@ def settings_of(texts: tuple[str, ...]) -> dict[str, str]:
         return parsed_settings(texts)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+@contextmanager
+def going_on_by_itself() -> Iterator[None]:
+    """An interruption is told with the way on that these commands have: to be called again.
+
+    Raises:
+        TrainingError: a training was interrupted.
+    """
+    from vaeseg.training.loop import TrainingInterruptedError
+
+    try:
+        yield
+    except TrainingInterruptedError as error:
+        raise TrainingError("training was interrupted; the same command goes on from here") from error
 
 
 def epoch_lines(title: str) -> Observer:

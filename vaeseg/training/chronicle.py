@@ -1,6 +1,5 @@
-"""What a training leaves beside its model for people to look at: history, TensorBoard events, curves and examples.
+"""What a training leaves beside its model for people to look at, besides its history.
 
-<name>.training/history.jsonl    a line an epoch
 <name>.training/tensorboard/     events
 <name>.training/curves.png       losses and dev figures
 <name>.training/examples.png     stage one: reconstructions; stage two: predictions over labels
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,9 +17,15 @@ from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import IntArray
-from vaeseg.training.figures import draw_curves, draw_predictions, draw_reconstructions
-from vaeseg.training.history import HISTORY_FILE, History, read_history
-from vaeseg.training.loop import EpochReport, Observer
+from vaeseg.training.figures import (
+    draw_curves,
+    draw_predictions,
+    draw_reconstructions,
+    prediction_picture,
+    reconstruction_picture,
+)
+from vaeseg.training.history import HISTORY_FILE, read_history
+from vaeseg.training.loop import Observer
 from vaeseg.training.run import TrainingRequest, chosen_split
 from vaeseg.training.sources import batch_of
 from vaeseg.training.tensorboard import EVENTS_DIRECTORY, TensorBoard
@@ -32,7 +36,7 @@ N_EXAMPLES = 6
 
 @contextmanager
 def chronicled(request: TrainingRequest, observer: Observer) -> Iterator[Observer]:
-    """An observer that also writes history and events; curves and examples follow when the training has ended well.
+    """An observer that also writes events; curves and examples follow when the training has ended well.
 
     Raises:
         StoreError: something cannot be written.
@@ -46,11 +50,13 @@ def chronicled(request: TrainingRequest, observer: Observer) -> Iterator[Observe
             observer.on_epoch(report)
 
         yield replace(observer, on_epoch=on_epoch)
-    draw_curves(read_history(history.path), request.directory / "curves.png")
-    _draw_examples(request)
+        records = read_history(history.path)
+        if records:  # none where a kill came between the last epoch's state and its line
+            draw_curves(records, request.directory / "curves.png")
+        _draw_examples(request, events, records[-1].epoch if records else 1)
 
 
-def _draw_examples(request: TrainingRequest) -> None:
+def _draw_examples(request: TrainingRequest, events: TensorBoard, epoch: int) -> None:
     data = open_data_set(request.data)
     slices = data.read(_examples(data, request))
     batch = batch_of(slices, torch.device("cpu"))
@@ -59,10 +65,12 @@ def _draw_examples(request: TrainingRequest) -> None:
         outputs = torch.sigmoid(model(batch.images)[0]).squeeze(1).numpy()
     images, path = batch.images.squeeze(1).numpy(), request.directory / "examples.png"
     if isinstance(model, Segmenter):
-        masks = outputs >= data.manifest.preprocessing.threshold
-        draw_predictions(images, batch.labels.squeeze(1).numpy() > 0, masks, path)
+        labels, masks = batch.labels.squeeze(1).numpy() > 0, outputs >= data.manifest.preprocessing.threshold
+        draw_predictions(images, labels, masks, path)
+        events.add_picture("predictions", prediction_picture(images, labels, masks), epoch)
     else:
         draw_reconstructions(images, outputs, path)
+        events.add_picture("reconstructions", reconstruction_picture(images, outputs), epoch)
 
 
 def _examples(data: DataSet, request: TrainingRequest) -> IntArray:

@@ -33,7 +33,7 @@ class TensorBoard:
     """Writes losses, dev figures, learning rate and slices a second of each epoch; `on_epoch` fits an `Observer`.
 
     Args:
-        directory: of the event files; each process adds one, with its first epoch. It tells TensorBoard to forget what
+        directory: of the event files; each process adds one, with its first epoch, and tells TensorBoard to forget what
             older files say of that epoch and later ones.
     """
 
@@ -50,10 +50,10 @@ class TensorBoard:
         from tensorboardX.summary import scalar
 
         known = {name: value for name, value in scalars(report).items() if value is not None}
-        self._add([scalar(name, value) for name, value in known.items()], report.epoch)
+        self._add([scalar(name, value) for name, value in known.items()], report.epoch, report.epoch)
 
     def add_picture(self, name: str, picture: npt.NDArray[np.uint8], epoch: int) -> None:
-        """Add an image.
+        """Add an image beside an epoch's figures, which stay.
 
         Args:
             name: such as `reconstructions`.
@@ -65,7 +65,7 @@ class TensorBoard:
         """
         from tensorboardX.summary import image
 
-        self._add([image(name, picture, dataformats="HWC")], epoch)
+        self._add([image(name, picture, dataformats="HWC")], epoch, epoch + 1)
 
     def close(self) -> None:
         """Close the event file."""
@@ -81,9 +81,10 @@ class TensorBoard:
     ) -> None:
         self.close()
 
-    def _add(self, summaries: list[Any], epoch: int) -> None:
+    def _add(self, summaries: list[Any], epoch: int, forgotten_from: int) -> None:
+        """Write events; a file that is opened for them takes back what older ones say of some epoch and later ones."""
         try:
-            self._writer = self._writer or _opened(self._directory, epoch)
+            self._writer = self._writer or _opened(self._directory, forgotten_from)
             for summary in summaries:
                 self._writer.write_event(_event(epoch, summary=summary))
             self._writer.flush()
@@ -101,14 +102,13 @@ def scalars(report: EpochReport) -> Mapping[str, float | None]:
     }
 
 
-def _opened(directory: Path, first_epoch: int) -> EventsWriter:
-    """A new event file that begins by taking back what older ones say of `first_epoch` and later."""
+def _opened(directory: Path, forgotten_from: int) -> EventsWriter:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import SessionLog
 
     directory.mkdir(parents=True, exist_ok=True)
     writer = EventsWriter(str(directory / "events"), f".{os.getpid()}.{time.monotonic_ns()}")
-    writer.write_event(_event(first_epoch, session_log=SessionLog(status=SessionLog.START)))
+    writer.write_event(_event(forgotten_from, session_log=SessionLog(status=SessionLog.START)))
     return writer
 
 

@@ -12,13 +12,7 @@ from training_factories import SMALL, TINY, request, write_squares
 from vaeseg.io.dataset import open_data_set
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.training.comparison import LossComparison, compare_losses, draw_comparison
-from vaeseg.training.history import HISTORY_FILE, History
-from vaeseg.training.loop import Observer
-from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
-
-
-def trained(asked: TrainingRequest) -> TrainedModel:
-    return run_training(asked, Observer(on_epoch=History(asked.directory / HISTORY_FILE).on_epoch))
+from vaeseg.training.run import run_training
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +21,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> LossComparison:
     root = tmp_path_factory.mktemp("comparison")
     training = replace(TINY, epochs=2, dice_weight=0.0)
     asked = request(write_squares(root / "data"), root / "x.safetensors", stage="vae", training=training)
-    return compare_losses(asked, trained)
+    return compare_losses(asked, run_training)
 
 
 def test_three_models_differ_in_the_loss_alone(comparison: LossComparison) -> None:

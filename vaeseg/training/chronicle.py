@@ -25,7 +25,7 @@ from vaeseg.training.figures import (
     reconstruction_picture,
 )
 from vaeseg.training.history import HISTORY_FILE, read_history
-from vaeseg.training.loop import Observer
+from vaeseg.training.loop import Observer, told_both
 from vaeseg.training.run import TrainingRequest, chosen_split
 from vaeseg.training.sources import batch_of
 from vaeseg.training.tensorboard import EVENTS_DIRECTORY, TensorBoard
@@ -41,16 +41,9 @@ def chronicled(request: TrainingRequest, observer: Observer) -> Iterator[Observe
     Raises:
         StoreError: something cannot be written.
     """
-    history = History(request.directory / HISTORY_FILE)
     with TensorBoard(request.directory / EVENTS_DIRECTORY) as events:
-
-        def on_epoch(report: EpochReport) -> None:
-            history.on_epoch(report)
-            events.on_epoch(report)
-            observer.on_epoch(report)
-
-        yield replace(observer, on_epoch=on_epoch)
-        records = read_history(history.path)
+        yield told_both(observer, on_epoch=events.on_epoch)
+        records = read_history(request.directory / HISTORY_FILE)
         if records:  # none where a kill came between the last epoch's state and its line
             draw_curves(records, request.directory / "curves.png")
         _draw_examples(request, events, records[-1].epoch if records else 1)

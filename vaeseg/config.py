@@ -275,12 +275,26 @@ def training_preset(stage: Literal["vae", "decoder"], preset: Literal["paper", "
 
 _PAPER = TrainingConfig(precision="fp32")
 
-_IMPROVED = TrainingConfig(epochs=40, learning_rate=2e-3, schedule="cosine", augmentation="flip", intensity_jitter=0.05)
+_IMPROVED = TrainingConfig(
+    epochs=60,
+    batch_size=16,
+    learning_rate=4e-3,
+    weight_decay=0.05,
+    schedule="cosine",
+    augmentation="dihedral",
+    intensity_jitter=0.12,
+    gamma_jitter=0.3,
+    noise=0.03,
+    warp_share=0.6,
+    ema_decay=0.999,
+)
 
 
 def model_preset(preset: Literal["paper", "improved"]) -> ArchitectureConfig:
     """The network that belongs to a training preset, for slices of 256 x 256."""
-    return ArchitectureConfig() if preset == "paper" else ArchitectureConfig(kind="spatial", latent_channels=16)
+    if preset == "paper":
+        return ArchitectureConfig()
+    return ArchitectureConfig(kind="spatial", latent_channels=32, patch_size=4, decoder_latent_blocks=3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from vaeseg.training.loop import (
     TrainingData,
     TrainingInterruptedError,
     learning_rate,
+    score,
     train,
 )
 from vaeseg.training.sources import ResidentSource
@@ -180,6 +181,16 @@ def test_best_epoch_is_what_is_kept(tmp_path: Path) -> None:
     assert reports[-1].best_epoch == best
     shorter, _ = trained(tmp_path / "shorter", replace(config, epochs=best, keep="last"))
     assert same_weights(model, shorter)
+
+
+def test_without_any_overlap_the_loss_decides() -> None:
+    """As long as nothing is found the epoch with the lowest loss is the best; any overlap is better than none."""
+    config = replace(TINY, keep="best_iou")
+    figures = ((0.0, 2.0), (None, 1.5), (0.0, 1.0), (0.1, 3.0))
+    scores = [score({"iou_label_or_prediction": iou, "loss": loss}, config) for iou, loss in figures]
+    assert scores == sorted(scores, key=lambda each: each or [])
+    assert score({"iou_label_or_prediction": 0.5, "loss": None}, config) is None
+    assert score({"loss": 2.0}, TINY) == [-2.0]
 
 
 def test_patience_stops_early(tmp_path: Path) -> None:

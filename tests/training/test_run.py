@@ -79,7 +79,7 @@ def test_run_writes_a_model_that_says_where_it_comes_from(data: str, tmp_path: P
     assert (result.n_subjects, result.n_slices, result.epochs, result.best_epoch) == (10, 30, 1, 1)
     assert all(value is None or math.isfinite(value) for value in result.metrics.values())
     assert len(checkpoint.metadata.seen_tokens) == 9, "eight subjects to train on, one to choose by"
-    assert sorted(path.name for path in (tmp_path / "m.training").iterdir()) == []
+    assert [path.name for path in (tmp_path / "m.training").iterdir()] == ["history.jsonl"]
 
 
 def test_decoder_starts_from_stage_one(data: str, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def _request(
         )
         request = TrainingRequest(
             stage=stage,
-            data=data,
+            data=prepared.location,
             output=model_path(store.absolute() / "models", name),
             training=replace(training, epochs=epochs or training.epochs, split=split, fold=fold, seed=seed),
             architecture=architecture,

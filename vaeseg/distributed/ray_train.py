@@ -7,11 +7,13 @@ grows; each start reads the state that worker 0 keeps in the store, which all no
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,7 +27,7 @@ from vaeseg.distributed.local import RayChatter, start_ray, stop_local_ray
 from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
-from vaeseg.errors import TrainingError
+from vaeseg.errors import TrainingError, VaesegError
 from vaeseg.training.loop import INTERRUPTED, EpochReport, Observer, TrainingInterruptedError
 from vaeseg.training.parallel import Worker
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
@@ -77,6 +79,7 @@ def _train(request: TrainingRequest, workers: Workers, observer: Observer, check
         raise TrainingInterruptedError(INTERRUPTED) from None
     if ray_is_ours:
         stop_local_ray()
+    shutil.rmtree(_ray_storage(request), ignore_errors=True)
     assert trained is not None
     return trained
 
@@ -98,6 +101,11 @@ def _events(request: TrainingRequest, workers: Workers) -> Generator[Any]:
         yield outcome
         return
     raise outcome
+
+
+def _ray_storage(request: TrainingRequest) -> Path:
+    """Ray Train's own notes, of no use after the training; what a resume needs is in our state."""
+    return request.directory / "ray"
 
 
 @ray.remote(num_cpus=0)
@@ -152,7 +160,7 @@ def _trainer(request: TrainingRequest, workers: Workers, board: Any) -> TorchTra
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         run_config=RunConfig(
             name=f"train-{request.stage}",
-            storage_path=str(request.directory / "ray"),
+            storage_path=str(_ray_storage(request)),
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
@@ -166,7 +174,7 @@ def _train_worker(config: Mapping[str, Any]) -> TrainedModel | Exception:
     request = replace(request, device=str(get_device()), resume=request.state_path.is_file())
     try:
         return run_training(request, _observer(worker, config["board"]), worker, StreamedSource)
-    except TrainingError as error:
+    except VaesegError as error:
         return error
 
 

@@ -77,10 +77,10 @@ class Observer:
 
 def told_both(
     observer: Observer,
-    on_step: Callable[[int, int, Mapping[str, float]], None],
-    on_epoch: Callable[[EpochReport], None],
+    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> Observer:
-    """An observer that is told first, and two functions that are told after it."""
+    """An observer that is told first, and functions that are told after it."""
 
     def step(done: int, total: int, losses: Mapping[str, float]) -> None:
         observer.on_step(done, total, losses)
@@ -346,9 +346,9 @@ class _Loop:
     def _finish_epoch(self, dev: Mapping[str, float | None]) -> None:
         progress = self.progress
         progress.epoch, progress.place, progress.sums = progress.epoch + 1, 0, {}
-        score = _score(dev, self.config)
-        if score is not None and (progress.best is None or score > progress.best):
-            progress.best, progress.best_epoch = score, progress.epoch
+        figures = score(dev, self.config)
+        if figures is not None and (progress.best is None or figures > progress.best):
+            progress.best, progress.best_epoch = figures, progress.epoch
             if self.config.keep != "last" and self.worker.leads:
                 kept = self.mean.weights if self.mean is not None else self.model.state_dict()
                 write_model_file(self.keeping.best_path, save({n: t.cpu().contiguous() for n, t in kept.items()}))
@@ -369,12 +369,13 @@ class _Loop:
             self.model.encoder.eval()
 
 
-def _score(dev: Mapping[str, float | None], config: TrainingConfig) -> float | None:
-    """The figure that epochs are compared by; higher is better."""
-    if config.keep == "best_iou":
-        return dev["iou_label_or_prediction"]
+def score(dev: Mapping[str, float | None], config: TrainingConfig) -> list[float] | None:
+    """What epochs are compared by, higher is better: IoU, if asked for, then the loss; None where that is no number."""
     loss = dev["loss"]
-    return None if loss is None else -loss
+    if loss is None:
+        return None
+    iou = dev.get("iou_label_or_prediction")
+    return [0.0 if iou is None else iou, -loss] if config.keep == "best_iou" else [-loss]
 
 
 @contextmanager

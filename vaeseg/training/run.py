@@ -21,7 +21,8 @@ from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.records import IntArray
 from vaeseg.training.evaluate import evaluate
-from vaeseg.training.loop import Keeping, Observer, TrainingData, train
+from vaeseg.training.history import HISTORY_FILE, History
+from vaeseg.training.loop import Keeping, Observer, TrainingData, told_both, train
 from vaeseg.training.parallel import ALONE, Worker
 from vaeseg.training.sources import ResidentSource, SliceSource, fits
 
@@ -95,7 +96,7 @@ def run_training(
     worker: Worker = ALONE,
     open_source: OpenSource | None = None,
 ) -> TrainedModel:
-    """Open the data, train, measure on dev and test, write the model.
+    """Open the data, train, measure on dev and test, write the model and the history beside it.
 
     Args:
         request: what to train.
@@ -121,6 +122,9 @@ def run_training(
         resume=request.resume,
         seconds=60 * request.state_minutes,
     )
+    observer = observer or Observer()
+    if worker.leads:
+        observer = told_both(observer, on_epoch=History(request.directory / HISTORY_FILE).on_epoch)
     progress = train(
         model,
         TrainingData(source=source, index=data.index, row_groups=data.row_group_of_slice, split=split),

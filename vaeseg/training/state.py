@@ -33,8 +33,8 @@ class Progress:
     """Of the whole training."""
     sums: dict[str, float] = field(default_factory=dict)
     """Losses summed over those slices."""
-    best: float | None = None
-    """Best dev figure of any epoch; the higher the better."""
+    best: list[float] | None = None
+    """Best dev figures of any epoch, the first first; the higher the better."""
     best_epoch: int = 0
     """From 1; 0 before the first evaluation."""
 

@@ -158,7 +158,6 @@ def _request(
     half: bool,
     resume: bool,
 ) -> TrainingRequest:
-    from vaeseg.inference.predictor import choose_device
     from vaeseg.io.dataset import open_data_set
     from vaeseg.models.checkpoint import load_checkpoint, model_path, resolve_model
     from vaeseg.training.run import TrainingRequest, chosen_split
@@ -179,7 +178,7 @@ def _request(
             parent=parent,
             half=half,
             resume=resume,
-            device=str(choose_device(device)),
+            device=device,
             memory=memory,
             state_minutes=state_minutes,
         )

@@ -22,8 +22,9 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from vaeseg.distributed.batch import last_line
 from vaeseg.distributed.lifecycle import RunInterruptedError, consume_in_thread
-from vaeseg.distributed.local import RayChatter, start_ray, stop_local_ray
+from vaeseg.distributed.local import RayChatter, gpus_available, start_ray, stop_local_ray
 from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
@@ -64,6 +65,7 @@ def _train(request: TrainingRequest, workers: Workers, observer: Observer, check
         request.state_path.unlink(missing_ok=True)
     elif not request.state_path.is_file():
         raise TrainingError(f"there is nothing to resume: no {request.directory.name}; train without --resume")
+    shutil.rmtree(_ray_storage(request), ignore_errors=True)  # Ray Train would take up what a killed one left there
     ray_is_ours = not ray.is_initialized()
     trained: TrainedModel | None = None
     try:
@@ -142,14 +144,14 @@ class _Fitting(threading.Thread):
             self.outcome = returned if returned is not None else self.outcome
         except (RayError, ray.train.TrainingFailedError) as error:
             self.outcome = TrainingError(
-                f"the workers failed: {_last_line(error)}; --resume goes on from the last state"
+                f"the workers failed: {last_line(error)}; --resume goes on from the last state"
             )
         except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
             self.outcome = error
 
 
 def _trainer(request: TrainingRequest, workers: Workers, board: Any) -> TorchTrainer:
-    on_gpu = request.device == "cuda"
+    on_gpu = request.device == "cuda" or (request.device == "auto" and gpus_available())
     elastic = workers.fewest != workers.most
     return TorchTrainer(
         _train_worker,
@@ -194,8 +196,3 @@ def _observer(worker: Worker, board: Any) -> Observer:
             board.pin.remote(report)
 
     return Observer(on_step=on_step, on_epoch=on_epoch)
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vaeseg.distributed.lifecycle import interruptible
+from vaeseg.inference.predictor import choose_device
 from vaeseg.training.loop import Observer
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training, stays_in_memory
 
@@ -44,7 +45,8 @@ def train_model(request: TrainingRequest, workers: Workers, observer: Observer) 
     """
     with interruptible() as interruption:
         if workers.alone and stays_in_memory(request):
-            return run_training(request, replace(observer, should_stop=lambda: interruption.signalled))
+            here = replace(request, device=str(choose_device(request.device)))
+            return run_training(here, replace(observer, should_stop=lambda: interruption.signalled))
         from vaeseg.distributed.ray_train import train_on_ray
 
         return train_on_ray(request, workers, observer, interruption.check)

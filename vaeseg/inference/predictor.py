@@ -141,8 +141,8 @@ class Predictor:
             return found
 
 
-def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The torch device of an option.
+def choose_device(device: str) -> torch.device:
+    """The torch device of an option: `auto`, `cpu`, `cuda`.
 
     Raises:
         UsageError: `cuda` on a machine without it.

@@ -50,6 +50,7 @@ class TrainingRequest:
     resume: bool = False
     """Go on where a training of the same request stopped."""
     device: str = "cpu"
+    """Of torch; `auto` is for `distributed.train` to decide, on the machine that trains."""
     state_minutes: float = 5.0
     """Between two states within an epoch."""
     memory: Literal["auto", "resident", "stream"] = "auto"

@@ -8,6 +8,7 @@
     ├── StoreError                  1   the store cannot be written, is full, or is not a store
     │   └── DatabaseVersionError    1   the database is newer than this code
     ├── TrainingError               1   training diverged or cannot resume
+    ├── ClusterError                1   Ray cannot be started or reached
     └── ReadingError                -   one series or file; becomes a verdict, never ends a run
 
 Exit code 3 belongs to no error: it says that a command finished, but that some series failed or were refused.
@@ -56,6 +57,10 @@ class DatabaseVersionError(StoreError):
 
 class TrainingError(VaesegError):
     """Training diverged, has no data, or cannot go on from where it stopped."""
+
+
+class ClusterError(VaesegError):
+    """Ray cannot be started on this machine, or the cluster cannot be reached."""
 
 
 class ReadingError(VaesegError):

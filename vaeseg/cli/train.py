@@ -274,7 +274,9 @@ def _progress(request: TrainingRequest) -> Iterator[Observer]:
         def on_epoch(report: EpochReport) -> None:
             nonlocal done_epochs
             done_epochs = report.epoch
-            bar.update(task, completed=report.epoch, rate=f"{report.slices_per_second:.0f} slices/s")
+            iou = report.dev.get("iou_label_or_prediction")
+            shown = f"dev IoU {iou:.3f}, " if iou is not None else ""
+            bar.update(task, completed=report.epoch, rate=f"{shown}{report.slices_per_second:.0f} slices/s")
             console.print(_epoch_line(report), highlight=False, soft_wrap=True)
 
         yield Observer(on_step=on_step, on_epoch=on_epoch)

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from io import TextIOBase
 
 import ray
+from ray.exceptions import RayError
+
+from vaeseg.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,15 @@ def start_ray(address: str | None, n_cpus: int) -> None:
     Args:
         address: of a cluster, as `ray.init` takes it; None for a local one.
         n_cpus: logical CPUs of a local one.
+
+    Raises:
+        ClusterError: it cannot be reached, or not be started.
     """
     if address is None:
         start_local_ray(n_cpus)
     elif not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _failure_in_a_line(f"the Ray cluster {address} cannot be reached"):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def start_local_ray(n_cpus: int | None = None) -> None:
@@ -46,12 +53,16 @@ def start_local_ray(n_cpus: int | None = None) -> None:
 
     Args:
         n_cpus: logical CPUs; by default one for each core, and one for the actor that drives the model.
+
+    Raises:
+        ClusterError: it cannot be started.
     """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with _native_stderr_held_back(), warnings.catch_warnings():
+    could_not = "Ray cannot be started on this machine"
+    with _failure_in_a_line(could_not), _native_stderr_held_back(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own settings
         ray.init(
             address="local",
@@ -90,6 +101,17 @@ class RayChatter(TextIOBase):
         if text.strip():
             logger.debug("ray: %s", text.strip())
         return len(text)
+
+
+@contextmanager
+def _failure_in_a_line(what: str) -> Iterator[None]:
+    """Ray's failures to start come as many types, with whole logs in them."""
+    try:
+        yield
+    except (RayError, RuntimeError, OSError, ValueError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        hint = "is the machine overloaded, or its temporary directory full?"
+        raise ClusterError(f"{what}: {said[:200]}; {hint}") from error
 
 
 @contextmanager

@@ -1,0 +1,34 @@
+"""Ray that cannot be started, or reached, is one line."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from vaeseg.distributed.local import start_ray
+from vaeseg.errors import ClusterError
+
+
+def test_ray_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that does not come up in time says so, with the first line of what Ray says."""
+
+    def never(**options: object) -> None:
+        raise TimeoutError("node timed out\nand the log of all daemons")
+
+    monkeypatch.setattr(ray, "init", never)
+    with pytest.raises(ClusterError) as caught:
+        start_ray(None, 2)
+    assert "cannot be started" in str(caught.value)
+    assert "node timed out" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is what the user typed."""
+
+    def refused(**options: object) -> None:
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(ClusterError, match=r"cluster nowhere:6379 cannot be reached: connection refused"):
+        start_ray("nowhere:6379", 2)

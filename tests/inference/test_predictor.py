@@ -155,3 +155,12 @@ def test_cuda_is_taken_where_it_is_and_refused_where_it_is_not(monkeypatch: pyte
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == choose_device("cuda").type == "cuda"
+
+
+def test_each_slice_has_its_own_range(checkpoint: Checkpoint, volume: np.ndarray) -> None:
+    """With the intensity of `slice`, a slice is what it would be alone, in every pass and among chosen ones."""
+    predictor = Predictor(with_preprocessing(checkpoint, intensity="slice"), "cpu")
+    uneven = (volume // np.arange(1, 12)[:, None, None]).astype(np.int16)
+    alone = np.concatenate([predictor.probabilities(uneven[k : k + 1]) for k in range(11)])
+    np.testing.assert_array_equal(predictor.probabilities(uneven), alone)
+    np.testing.assert_array_equal(predictor.probabilities(uneven, np.array([9, 2])), alone[[9, 2]])

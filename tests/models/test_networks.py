@@ -194,3 +194,48 @@ def test_feature_channels_match_the_encoder() -> None:
     for architecture in (SMALL, ArchitectureConfig(image_size=64, base_width=2)):
         features = build_encoder(architecture)(torch.zeros(2, 1, 64, 64))
         assert features.shape[1] == feature_channels(architecture)
+
+
+@pytest.mark.parametrize(("patch_size", "downsampling"), [(2, 4), (4, 4), (4, 8), (8, 8)])
+def test_folded_pixels_come_back_where_they_were(patch_size: int, downsampling: int) -> None:
+    """Image in, image of the same size out, latent as small as asked for; no layer works at a larger size."""
+    architecture = ArchitectureConfig(
+        kind="spatial", image_size=64, base_width=4, latent_channels=3, downsampling=downsampling, patch_size=patch_size
+    )
+    model = VariationalAutoencoder(architecture).eval()
+    logits, posterior = model(torch.rand(2, 1, 64, 64))
+    assert logits.shape == (2, 1, 64, 64)
+    assert posterior.mean.shape == latent_shape(architecture, 2, 64) == (2, 3, 64 // downsampling, 64 // downsampling)
+    sides = [side for _, side in shapes_through(build_encoder(architecture), torch.zeros(2, 1, 64, 64))]
+    assert max(sides) == 64 // patch_size
+
+
+def test_a_pixel_is_answered_for_where_it_lies() -> None:
+    """The logits that one corner of the latent moves lie in that corner of the image: nothing is transposed."""
+    architecture = ArchitectureConfig(kind="spatial", image_size=96, base_width=4, latent_channels=3, patch_size=4)
+    decoder = build_decoder(architecture).eval()
+    latent = torch.zeros(1, 3, 12, 12)
+    moved = latent.clone()
+    moved[:, :, 0, 11] = 10.0
+    rows, columns = torch.nonzero((decoder(moved) - decoder(latent))[0, 0].abs() > 1e-6).float().mean(0).tolist()
+    assert rows < 32
+    assert columns > 64
+
+
+def test_decoders_are_as_deep_as_asked_for() -> None:
+    """Each block more at latent size adds a residual block, dilated in turn as the encoder's are."""
+    dilations = []
+    for n in (1, 5):
+        architecture = ArchitectureConfig(
+            kind="spatial", image_size=64, base_width=4, latent_channels=3, decoder_latent_blocks=n
+        )
+        blocks = [layer for layer in build_decoder(architecture)[1 : n + 1] if isinstance(layer, ResidualBlock)]
+        dilations.append([block.body[1].dilation[0] for block in blocks])  # type: ignore[union-attr, index]
+    assert dilations == [[1], [1, 2, 4, 1, 2]]
+
+
+@pytest.mark.parametrize("changes", [{"patch_size": 3}, {"patch_size": 16}, {"decoder_latent_blocks": 0}])
+def test_impossible_members_of_the_family_are_refused(changes: dict[str, int]) -> None:
+    """Patches are powers of two and no larger than a latent pixel; a decoder has a block."""
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        ArchitectureConfig(kind="spatial", image_size=64, downsampling=8, **changes)  # type: ignore[arg-type]

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from training_factories import TINY, slice_index, slice_set
 
-from vaeseg.training.augment import crop_corners, cropped, jittered, moved
+from vaeseg.training.augment import crop_corners, cropped, gamma_changed, jittered, moved, noisy, warp_grids, warped
 from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_generator, step_noise, steps_of
 from vaeseg.training.parallel import ALONE, Worker
 from vaeseg.training.sources import batch_of
@@ -115,7 +116,9 @@ def test_every_tumour_pixel_can_be_chosen() -> None:
 
 def test_a_step_is_the_same_whenever_and_wherever_it_is_made() -> None:
     """Two workers together see what one sees; another seed, epoch or place changes it."""
-    config = replace(TINY, crop_size=32, augmentation="dihedral", intensity_jitter=0.1)
+    config = replace(
+        TINY, crop_size=32, augmentation="dihedral", intensity_jitter=0.1, gamma_jitter=0.3, noise=0.05, warp_share=0.5
+    )
     batch, step = batch_of(slice_set().take(np.arange(8)), CPU), Step(first=16, end=24)
 
     def made(worker: Worker, config=config, epoch: int = 2, step: Step = step) -> tuple[Batch, torch.Tensor]:
@@ -166,3 +169,43 @@ def test_jitter_stays_within_its_bound() -> None:
     bright = jittered(torch.ones(50, 1, 2, 2), uniform, 0.1)
     assert bright.max() == 1
     assert bright.min() < 1
+
+
+def test_warps_move_image_and_label_together() -> None:
+    """Turned, scaled and shifted, what is bright is still what is labelled, but for pixels on the edge."""
+    batch = batch_of(slice_set().take(np.flatnonzero(slice_index().tumour_pixels)), CPU)
+    step = Step(first=0, end=len(batch.images))
+    config = replace(TINY, warp_share=1.0)
+    changed = augmented(batch, config, step, ALONE, step_generator(TINY, 0, step, CPU))
+    assert set(changed.labels.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(changed.labels, batch.labels)
+    assert ((changed.images > 0.45) != (changed.labels > 0)).float().mean() < 0.01
+
+
+def test_a_warp_does_what_its_numbers_say() -> None:
+    """The middle of each range changes nothing; the largest scale doubles a square's area; shifts and turns too."""
+    square = torch.zeros(1, 1, 64, 64)
+    square[..., 24:40, 24:40] = 1
+
+    def sampled(*drawn: float, share: float = 1.0) -> torch.Tensor:
+        return warped(square, warp_grids(torch.tensor([drawn]), 64, share, 2**0.5, 0.25))
+
+    torch.testing.assert_close(sampled(0.0, 0.5, 0.5, 0.5, 0.5), square)
+    torch.testing.assert_close(sampled(0.6, 1.0, 0.1, 0.9, 0.3, share=0.5), square)
+    assert sampled(0.0, 1.0, 0.5, 0.5, 0.5).sum() == pytest.approx(2 * 256, rel=0.05)
+    torch.testing.assert_close(sampled(0.0, 0.5, 0.75, 0.5, 0.5), square.rot90(1, (-2, -1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(sampled(0.0, 0.5, 0.5, 1.0, 0.5)[..., 24:40, 8:24], torch.ones(1, 1, 16, 16))
+
+
+def test_gamma_and_noise_stay_within_their_bounds() -> None:
+    """A half to the power of exp(-0.3) to exp(0.3); noise up to the deviation given; nothing leaves [0, 1]."""
+    halves, uniform = torch.full((200, 1, 8, 8), 0.5), torch.linspace(0, 1, 200)
+    powers = gamma_changed(halves, uniform, 0.3)
+    assert powers.min() == pytest.approx(0.5 ** np.exp(0.3), rel=1e-4)
+    assert powers.max() == pytest.approx(0.5 ** np.exp(-0.3), rel=1e-4)
+    normal = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    noise = noisy(halves, uniform, normal, 0.1) - 0.5
+    assert noise[-1].std() == pytest.approx(0.1, rel=0.3)
+    assert torch.equal(noise[0], torch.zeros(1, 8, 8))
+    loud = noisy(halves, uniform, 100 * normal, 0.1)
+    assert (loud.min(), loud.max()) == (0, 1)

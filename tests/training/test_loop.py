@@ -232,6 +232,14 @@ def test_measured_weights_are_the_running_mean(tmp_path: Path, monkeypatch: pyte
     assert same_weights(first, model)
 
 
+def test_measuring_the_mean_leaves_the_training_alone(tmp_path: Path) -> None:
+    """Losses are those of a training that keeps no mean: after each epoch it goes on from its own weights."""
+    _, with_mean = trained(tmp_path / "mean", replace(TINY, ema_decay=0.999))
+    _, without = trained(tmp_path / "plain", TINY)
+    assert [report.losses for report in with_mean] == [report.losses for report in without]
+    assert [report.dev for report in with_mean] != [report.dev for report in without]
+
+
 def test_resume_refuses_another_training(tmp_path: Path) -> None:
     """A state made with other data is not gone on from, and the message says what differs."""
     trained(tmp_path, replace(TINY, epochs=1))

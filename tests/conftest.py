@@ -17,6 +17,22 @@ POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
 """URL of a PostgreSQL database that tests may empty; without it they run on SQLite alone."""
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch, here and in child processes: a second only waits for the first in tiny networks.
+
+    Of the module, so that what its own fixtures train has one thread too.
+    """
+    import torch  # most tests do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from dataset_factories import write_data_set
 
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig
-from vaeseg.io.dataset_manifest import Manifest, Recipe
-from vaeseg.io.dataset_writer import DataSetWriter, publish
-from vaeseg.io.location import locate
-from vaeseg.io.row_groups import RowFormat
 from vaeseg.io.slices import PreparedVolume, SliceIndex, SliceSet
 from vaeseg.io.splits import Split
 from vaeseg.records import BoolArray
@@ -65,24 +62,19 @@ def split() -> Split:
 
 def write_squares(root: Path, n_subjects: int = 10, slices_each: int = 3, with_labels: bool = True) -> str:
     """The squares as a prepared data set, a volume a subject; returns its location."""
-    recipe = Recipe(preprocessing=PREPROCESSING)
-    row_format = RowFormat(image_size=64, bits=8, with_labels=with_labels)
-    location = locate(str(root))
-    writer = DataSetWriter(location, row_format)
     slices = slice_set(n_subjects, slices_each, with_labels=with_labels)
-    for n in range(n_subjects):
-        own = slices.take(np.arange(n * slices_each, (n + 1) * slices_each))
-        writer.add(
-            PreparedVolume(subject=f"s{n}", series=f"s{n}", tokens=(f"t{n}",), slices=own, spacing_mm=(3.0, 1.0, 1.0))
+    volumes = [
+        PreparedVolume(
+            subject=f"s{n}",
+            series=f"s{n}",
+            tokens=(f"t{n}",),
+            slices=slices.take(np.arange(n * slices_each, (n + 1) * slices_each)),
+            spacing_mm=(3.0, 1.0, 1.0),
         )
-    shards, index_sha256, subjects = writer.finish()
-    manifest = Manifest(
-        recipe=recipe, with_labels=with_labels, shards=shards, index_sha256=index_sha256, subjects=subjects,
-        n_items=n_subjects,
-    )  # fmt: skip
-
-    publish(location, manifest)
-    return location.url
+        for n in range(n_subjects)
+    ]
+    write_data_set(root, volumes, with_labels=with_labels, preprocessing=PREPROCESSING)
+    return str(root)
 
 
 def request(data: str, output: Path, **changes: object) -> TrainingRequest:

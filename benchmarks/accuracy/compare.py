@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from recipes import RECIPES, Recipe, UNet, n_parameters
 
-from vaeseg.cli.train import configs
+from vaeseg.cli.training_stages import configs
 from vaeseg.config import ArchitectureConfig, TrainingConfig
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.models.segmenter import Segmenter

@@ -1,12 +1,10 @@
 """`vaeseg-batch compare-losses` as a user calls it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from training_factories import write_squares
 
@@ -19,12 +17,7 @@ from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 QUICK = ["--epochs", "1", "--set", "base_width=2", "--set", "latent_channels=2"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def compare(*arguments: object) -> Result:

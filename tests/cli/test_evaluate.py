@@ -30,12 +30,7 @@ PREPROCESSING = PreprocessingConfig(image_size=64)
 NOWHERE = Provenance(data_digest="", split_digest="")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,7 @@ PREPROCESSING = PreprocessingConfig(image_size=64)
 N_PARAMETERS = sum(weight.numel() for weight in Segmenter(ARCHITECTURE).parameters())
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,9 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from training_factories import write_squares
 
@@ -23,14 +21,7 @@ from vaeseg.models.checkpoint import load_checkpoint
 QUICK = ["--set", "base_width=2", "--set", "latent_channels=2", "--set", "batch_size=4", "--set", "precision=fp32"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """These networks are tiny: run on one thread, here and in child processes."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

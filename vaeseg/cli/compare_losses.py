@@ -11,6 +11,7 @@ import click
 
 from vaeseg.cli.options import NOTICE, json_option
 from vaeseg.cli.training_stages import (
+    configs,
     device_option,
     epoch_lines,
     going_on_by_itself,
@@ -82,8 +83,6 @@ def _request(
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
 ) -> TrainingRequest:
-    from vaeseg.cli.train import configs
-    from vaeseg.inference.predictor import choose_device
     from vaeseg.io.dataset import open_data_set
     from vaeseg.training.run import TrainingRequest
 
@@ -96,7 +95,7 @@ def _request(
             output=out / "vae.safetensors",
             training=replace(training, epochs=epochs or training.epochs, split=split, seed=seed),
             architecture=architecture,
-            device=str(choose_device(device)),
+            device=device,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -10,6 +10,7 @@ import click
 
 from vaeseg.cli.options import NOTICE, json_option, store_option
 from vaeseg.cli.training_stages import (
+    configs,
     device_option,
     epoch_lines,
     going_on_by_itself,
@@ -80,7 +81,6 @@ def _request(
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
 ) -> ReproductionRequest:
-    from vaeseg.cli.train import configs
     from vaeseg.distributed.reproduce import QUICK_EPOCHS, QUICK_IMAGE_SIZE, ReproductionRequest
     from vaeseg.inference.predictor import choose_device
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from vaeseg.cli.options import json_option, store_option
-from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, training_preset, with_settings
+from vaeseg.cli.training_stages import Preset, Stage, configs, device_option, seed_option, set_option, settings_of
 from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.distributed.train import Workers
     from vaeseg.training.loop import EpochReport, Observer
     from vaeseg.training.run import TrainedModel, TrainingRequest
-
-Stage = Literal["vae", "decoder"]
-Preset = Literal["paper", "improved"]
 
 LOSS_LABELS = {"reconstruction": "rec", "total": "total", "kl": "kl", "bce": "bce", "dice": "dice", "mse": "mse"}
 """Losses that the bar shows, as far as a stage has them."""
@@ -54,15 +51,9 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
                 help="Unit of the data set's split; by slice leaks neighbours, as the paper's table does.",
             ),
             click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Which split."),
-            click.option(
-                "--set",
-                "settings",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Change a field of the training or the network; repeatable.",
-            ),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-            click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            set_option,
+            seed_option,
+            device_option,
             click.option(
                 "--workers",
                 default="1",
@@ -167,7 +158,7 @@ def _request(
     prepared = open_data_set(data)
     try:
         training, architecture = configs(
-            stage, preset, parsed_settings(settings), prepared.manifest.preprocessing.image_size, given
+            stage, preset, settings_of(settings), prepared.manifest.preprocessing.image_size, given
         )
         request = TrainingRequest(
             stage=stage,
@@ -190,43 +181,6 @@ def _request(
             "vaeseg-batch: the paper scales each volume by its own range: prepare with --intensity minmax", err=True
         )
     return request
-
-
-def parsed_settings(settings: tuple[str, ...]) -> dict[str, str]:
-    """`--set` options as a mapping.
-
-    Raises:
-        ValueError: one is not KEY=VALUE.
-    """
-    pairs = [setting.partition("=") for setting in settings]
-    wrong = [key for key, equals, _ in pairs if not equals]
-    if wrong:
-        raise ValueError(f"--set {wrong[0]} is not KEY=VALUE")
-    return {key: value for key, _, value in pairs}
-
-
-def configs(
-    stage: Stage, preset: Preset, settings: Mapping[str, str], image_size: int, given: ArchitectureConfig | None
-) -> tuple[TrainingConfig, ArchitectureConfig]:
-    """The preset for slices of that size, then the stage-one model's own network, then what --set says.
-
-    Raises:
-        ValueError: a setting that does not exist, has no such value, or would change the stage-one model's network.
-    """
-    training = training_preset(stage, preset)
-    architecture = given or replace(model_preset(preset), image_size=image_size)
-    known = {field.name for config in (training, architecture) for field in fields(config)}
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"--set {key}: there is no such setting; known are {', '.join(sorted(known))}")
-    changed = with_settings(architecture, _for(architecture, settings))
-    if given is not None and changed != given:
-        raise ValueError("--set cannot change the network of the stage-one model given by --vae")
-    return with_settings(training, _for(training, settings)), changed
-
-
-def _for(config: Any, settings: Mapping[str, str]) -> dict[str, str]:
-    return {field.name: settings[field.name] for field in fields(config) if field.name in settings}
 
 
 @contextmanager

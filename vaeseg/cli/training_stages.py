@@ -1,19 +1,22 @@
-"""What commands that run several trainings share: their settings, and how they tell of their progress."""
+"""What commands that train share: options, the configurations that these lead to, and a line for each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, training_preset, with_settings
 from vaeseg.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.training.loop import EpochReport, Observer
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Stage = Literal["vae", "decoder"]
+Preset = Literal["paper", "improved"]
 
 SHOWN_DEV_FIGURES = {"loss": "loss", "iou_label_or_prediction": "IoU"}
 """Figures of the dev part in an epoch's line, as far as a stage has them."""
@@ -42,12 +45,35 @@ def settings_of(texts: tuple[str, ...]) -> dict[str, str]:
     Raises:
         UsageError: one is not KEY=VALUE.
     """
-    from vaeseg.cli.train import parsed_settings
+    pairs = [text.partition("=") for text in texts]
+    wrong = [key for key, equals, _ in pairs if not equals]
+    if wrong:
+        raise UsageError(f"--set {wrong[0]} is not KEY=VALUE")
+    return {key: value for key, _, value in pairs}
 
-    try:
-        return parsed_settings(texts)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+
+def configs(
+    stage: Stage, preset: Preset, settings: Mapping[str, str], image_size: int, given: ArchitectureConfig | None
+) -> tuple[TrainingConfig, ArchitectureConfig]:
+    """The preset for slices of that size, then the stage-one model's own network, then what --set says.
+
+    Raises:
+        ValueError: a setting that does not exist, has no such value, or would change the stage-one model's network.
+    """
+    training = training_preset(stage, preset)
+    architecture = given or replace(model_preset(preset), image_size=image_size)
+    known = {field.name for config in (training, architecture) for field in fields(config)}
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"--set {key}: there is no such setting; known are {', '.join(sorted(known))}")
+    changed = with_settings(architecture, _for(architecture, settings))
+    if given is not None and changed != given:
+        raise ValueError("--set cannot change the network of the stage-one model given by --vae")
+    return with_settings(training, _for(training, settings)), changed
+
+
+def _for(config: Any, settings: Mapping[str, str]) -> dict[str, str]:
+    return {field.name: settings[field.name] for field in fields(config) if field.name in settings}
 
 
 @contextmanager

@@ -5,10 +5,11 @@
     vaeseg-batch prepare --msd-dir DIR --image-size 96 --intensity window:0:255 --out OUT/window_0_255
     python benchmarks/accuracy/compare.py --out OUT --minutes 10 --seeds 0,1,2 [--only "improved,U-Net"] [--test]
 
-Each training gets as many epochs as fit into its minutes by the speed of its first steps, and at least one. What has
-been measured is not trained again, so that the command can be interrupted: OUT/results.jsonl has a line a training.
-Run it on a machine that does nothing else, one process a core (`OMP_NUM_THREADS=1`). Figures are means over slices that
-hold a label, on dev; --test adds the test part, to be looked at once, at the end.
+Each training gets as many epochs as fit into its minutes by the speed of its first steps, and at least one. Minutes are
+of processor time, so that what else the machine does costs little; run one process a core, with `OMP_NUM_THREADS=1`.
+What has been measured is not trained again, so that the command can be interrupted: OUT/results.jsonl has a line a
+training. Figures are means over slices that hold a label, on dev; --test adds the test part, to be looked at once, at
+the end.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main() -> None:
 
 def measure(recipe: Recipe, seed: int, minutes: float, data: DataSet, with_test: bool, scratch: Path) -> dict[str, Any]:
     """Train one recipe with one seed."""
-    started = time.monotonic()
+    started = time.process_time()
     vae, share = None, 1.0
     if recipe.vae is not None:
         settings, network = configs("vae", "improved", recipe.vae, _size(data), None)
@@ -73,7 +74,7 @@ def measure(recipe: Recipe, seed: int, minutes: float, data: DataSet, with_test:
     figures = {part: evaluate(model, source, data.index, which, training, 0.5) for part, which in parts.items()}
     return {
         **{part: found["iou_label"] for part, found in figures.items()},
-        "minutes": round((time.monotonic() - started) / 60, 2),
+        "minutes": round((time.process_time() - started) / 60, 2),
         "slices": training.epochs * len(split.train),
         "parameters": n_parameters(model),
         "latent_numbers": 0 if recipe.anchor else _latent_numbers(architecture),
@@ -144,7 +145,7 @@ def _seconds_a_slice(model: VariationalAutoencoder, config: TrainingConfig, data
     moments: list[tuple[int, float]] = []
 
     def look(done: int, total: int, losses: Mapping[str, float]) -> None:
-        moments.append((done, time.perf_counter()))
+        moments.append((done, time.process_time()))
 
     try:
         stop = Observer(on_step=look, should_stop=lambda: moments[-1][0] >= TIMED_SLICES)

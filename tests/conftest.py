@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from ledger_factories import Clock
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.io.store import Store, create_store
 
 POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
-"""URL of a PostgreSQL database that tests may empty, instead of one started for them."""
+"""URL of a PostgreSQL database that tests may empty, instead of one started for them; databases are made beside it."""
 
 
 RAY_DIRECTORIES = ("cli", "distributed", "integration")
@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a PostgreSQL database that tests may empty; the server ends with the tests."""
     if POSTGRES:
-        yield POSTGRES
+        yield _own_database(POSTGRES, os.environ.get("PYTEST_XDIST_WORKER", ""))
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of platformdirs, where there is no run-time directory
@@ -69,6 +69,19 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # no test cuts the power
     yield server.get_uri()
     server.cleanup()
+
+
+def _own_database(url: str, worker: str) -> str:
+    """A database beside the one given for each process of pytest-xdist: they would empty each other's."""
+    if not worker:
+        return url
+    name = f"vaeseg_test_{worker}"
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS {name}"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import event
 
-from vaeseg.db.archives import FileRow, SeriesRow, ensure_archive, record_scan
+from vaeseg.db.archives import ensure_archive
+from vaeseg.db.index import JudgedSeries, SeriesRow, record_files, record_groups
 from vaeseg.db.runs import ModelRow, register_model, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.work import WorkItem, mask_folder
@@ -18,6 +19,7 @@ from vaeseg.io.parquet import encode_mask
 from vaeseg.records import (
     FailedSeries,
     FileCount,
+    IndexedFile,
     LesionRecord,
     Overlap,
     SegmentedSeries,
@@ -72,26 +74,37 @@ def series_row(uid: str, **changes: Any) -> SeriesRow:
     return SeriesRow(**values | changes)
 
 
-def files_of(row: SeriesRow) -> list[FileRow]:
+def files_of(row: SeriesRow) -> list[IndexedFile]:
     """Its files."""
     return [
-        FileRow(
+        IndexedFile(
             path=f"DOE^JANE/{row.series_key}/{n}.dcm",
             size=1000 + n,
             mtime_ns=1_700_000_000_000_000_000 + n,
             sop_instance_uid=f"{row.series_instance_uid}.{n}",
-            series_key=row.series_key,
+            group_key=group_of(row),
+            header="[]",
         )
         for n in range(row.n_files)
     ]
+
+
+def group_of(row: SeriesRow) -> str:
+    """What its files are judged with."""
+    return f"{row.study_instance_uid}/{row.series_instance_uid}"
 
 
 def scan(database: Database, rows: Sequence[SeriesRow], junk: int = 0) -> int:
     """Record a scan of these series and some files that are in none; the archive's id."""
     archive_id = ensure_archive(database, ROOT)
     files = [file for row in rows for file in files_of(row)]
-    files += [FileRow(path=f"junk/{n}.txt", size=n, mtime_ns=n, reason="not_an_image") for n in range(junk)]
-    record_scan(database, archive_id, rows, files)
+    files += [IndexedFile(path=f"junk/{n}.txt", size=n, mtime_ns=n, reason="not_an_image") for n in range(junk)]
+    record_files(database, archive_id, 1, files)
+    judged: dict[str, list[JudgedSeries]] = {}
+    for row in rows:
+        paths = tuple(file.path for file in files_of(row))
+        judged.setdefault(group_of(row), []).append(JudgedSeries(row=row, paths=paths))
+    record_groups(database, archive_id, judged)
     return archive_id
 
 

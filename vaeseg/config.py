@@ -354,6 +354,12 @@ class RunConfig:
     """At most this many series in this run."""
     retry: bool = False
     """Do again what failed or crashed before."""
+    retry_of: str | None = None
+    """Run id; only series that this run ended with one of `retry_outcomes` are done again."""
+    retry_outcomes: tuple[str, ...] = ("failed", "crashed")
+    """Outcomes."""
+    stable_seconds: float = 0.0
+    """Files that changed within this time may still be arriving, and wait with their studies."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
     batch_size: int = 32
@@ -374,4 +380,7 @@ class RunConfig:
         segmentation["selection"] = SelectionConfig(**segmentation["selection"])
         segmentation["reading"] = ReadingConfig(**segmentation["reading"])
         segmentation["output_types"] = tuple(segmentation["output_types"])
-        return cls(**{**values, "segmentation": SegmentationConfig(**segmentation)})
+        changed: dict[str, Any] = {"segmentation": SegmentationConfig(**segmentation)}
+        if "retry_outcomes" in values:
+            changed["retry_outcomes"] = tuple(values["retry_outcomes"])
+        return cls(**{**values, **changed})

@@ -7,6 +7,7 @@
     ├── CheckpointError             1   a model file that is damaged, foreign or incompatible
     ├── StoreError                  1   the store cannot be written, is full, or is not a store
     │   └── DatabaseVersionError    1   the database is newer than this code
+    ├── ArchiveBusyError            1   another run has the archive
     ├── TrainingError               1   training diverged or cannot resume
     ├── ClusterError                1   Ray cannot be started or reached
     └── ReadingError                -   one series or file; becomes a verdict, never ends a run
@@ -53,6 +54,10 @@ class StoreError(VaesegError):
 
 class DatabaseVersionError(StoreError):
     """The database was migrated by a newer vaeseg than this one."""
+
+
+class ArchiveBusyError(VaesegError):
+    """Another run has the archive and is alive."""
 
 
 class TrainingError(VaesegError):

@@ -243,17 +243,44 @@ SeriesOutcome = SegmentedSeries | SkippedSeries | FailedSeries
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexedFile:
+    """One file of an archive as the index has it."""
+
+    path: str
+    """Relative to the archive's root."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    sop_instance_uid: str | None = None
+    group_key: str | None = None
+    """What it is judged with; None for a file that belongs nowhere, which has a reason."""
+    header: str | None = None
+    """JSON of what `judge_group` needs; None without a group."""
+    reason: str | None = None
+    detail: str | None = None
+    is_damaged: bool = False
+    """Whether it may have been a slice of any series beside it."""
+
+    @property
+    def directory(self) -> str:
+        """Relative to the root; empty for the root itself."""
+        return self.path.rpartition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileCount:
-    """found = in_series + refused, always."""
+    """found = in_series + refused + waiting, always."""
 
     found: int
     in_series: int
     refused: int
     refused_by_reason: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    """Too young to be looked at."""
 
     def __post_init__(self) -> None:
-        if self.found != self.in_series + self.refused:
-            raise ValueError(f"{self.found} files found, {self.in_series} in series and {self.refused} refused")
+        if self.found != self.in_series + self.refused + self.waiting:
+            raise ValueError(f"{self} does not add up")
 
 
 @dataclass(frozen=True, kw_only=True)

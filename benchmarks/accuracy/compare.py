@@ -122,7 +122,7 @@ def _network(
     recipe: Recipe, architecture: ArchitectureConfig, vae: VariationalAutoencoder | None, seed: int
 ) -> Segmenter:
     torch.manual_seed(seed)
-    model = UNet() if recipe.anchor else Segmenter(architecture)
+    model = UNet(recipe.anchor) if recipe.anchor else Segmenter(architecture)
     if vae is not None:
         model.start_from(vae)
     return model

@@ -4,12 +4,24 @@ import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from ledger_factories import ROOT, scan, series_row
 from sqlalchemy import CheckConstraint, Connection, insert, inspect, text
 
 from vaeseg.db import migrate as migrate_module
+from vaeseg.db.index import readable_series
 from vaeseg.db.migrate import current_revision, migrate, migrations_directory
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import LATEST_FINDINGS, ArchiveTable, Base, FindingTable
+
+HEAD = "0002"
+
+DATA_0001 = (
+    f"INSERT INTO archives (id, name, root) VALUES (1, 'a', '{ROOT}')",
+    "INSERT INTO series (id, archive_id, series_key, series_instance_uid, study_instance_uid, verdict, warnings,"
+    " n_instances, n_files, fingerprint, first_seen_at, last_seen_at) VALUES (1, 1, '1.2.3', '1.2.3', '1.2',"
+    " 'readable', '[]', 1, 1, 'f', '2026-11-22 01:30:00', '2026-11-22 01:30:00')",
+    "INSERT INTO instances (id, archive_id, path, size, mtime_ns, series_id) VALUES (1, 1, 'x', 1, 1, 1)",
+)
 
 
 def test_the_migrations_make_what_the_models_say(database: Database) -> None:
@@ -43,7 +55,24 @@ def test_downgrade_leaves_nothing_behind_and_upgrade_works_again(database: Datab
         assert inspect(connection).get_view_names() == []
     with database.write() as connection:
         migrate(connection)
-        assert current_revision(connection) == "0001"
+        assert current_revision(connection) == HEAD
+
+
+def test_every_revision_is_upgraded_with_data_in_it(database: Database) -> None:
+    """0001: a series with a finding keeps it, and is missing until the next scan finds its files; rows of files go."""
+    with database.write() as connection:
+        alembic.command.downgrade(migrate_module._config(connection), "0001")
+        for statement in DATA_0001:
+            connection.execute(text(statement))
+    with database.write() as connection:
+        migrate(connection)
+        series = connection.execute(text("SELECT series_key, group_key, missing_since, judged_at FROM series")).one()
+        assert connection.scalar(text("SELECT count(*) FROM instances")) == 0
+        assert connection.execute(text("SELECT name, label_root, removed_at FROM archives")).one() == ("a", None, None)
+    assert (series.series_key, series.group_key) == ("1.2.3", "")
+    assert series.missing_since == series.judged_at
+    archive_id = scan(database, [series_row("1.2.3")])
+    assert [name.series_key for name in readable_series(database, archive_id)] == ["1.2.3"]
 
 
 def test_an_interrupted_migration_leaves_an_empty_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,4 +112,4 @@ def test_scripts_are_found_and_hold_the_released_revisions(database: Database) -
     """Beside the package in a checkout; released revisions never change their number."""
     assert (migrations_directory() / "versions" / "0001_initial.py").is_file()
     with database.read() as connection:
-        assert _released(connection) == "0001"
+        assert _released(connection) == HEAD

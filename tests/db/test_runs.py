@@ -1,17 +1,31 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from ledger_factories import DIGEST, ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import select
 
-from vaeseg.db.runs import close_lost_runs, finish_run, heartbeat, is_live, run_task, start_run
+from vaeseg.db import runs
+from vaeseg.db.archives import ensure_archive
+from vaeseg.db.runs import (
+    cancel_run,
+    close_lost_runs,
+    finish_run,
+    heartbeat,
+    is_live,
+    reopen_run,
+    run_task,
+    start_run,
+    take_archive,
+)
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import recent_runs, run_summary
 from vaeseg.db.tables import EventTable, ModelTable
 from vaeseg.db.work import plan_work
-from vaeseg.errors import RunNotFoundError
+from vaeseg.errors import ArchiveBusyError, RunNotFoundError, UsageError
 from vaeseg.records import FileCount
 
 
@@ -113,3 +127,82 @@ def test_a_run_can_be_executed_from_its_row(database: Database, archive_id: int)
     task = run_task(database, begin_run(database, archive_id))
     assert (task.archive_id, task.root, task.model_digest) == (archive_id, ROOT, DIGEST)
     assert task.config == {"with_labels": False}
+
+
+def test_a_run_that_is_asked_to_stop_hears_of_it_with_its_heartbeat(database: Database, archive_id: int) -> None:
+    """Whoever asks learns that there is a driver to hear it."""
+    run_id = begin_run(database, archive_id)
+    assert not heartbeat(database, run_id)
+    assert cancel_run(database, run_id)
+    assert heartbeat(database, run_id)
+    assert run_summary(database, run_id).status == "running"
+
+
+def test_a_run_without_a_driver_is_closed_and_an_ended_one_is_not_cancelled(
+    database: Database, archive_id: int, clock: Clock
+) -> None:
+    """Nobody would hear; and what has ended stays as it ended."""
+    run_id = begin_run(database, archive_id)
+    clock.advance(3600)
+    assert not cancel_run(database, run_id)
+    assert run_summary(database, run_id).status == "interrupted"
+    with pytest.raises(UsageError, match="ended already: interrupted"):
+        cancel_run(database, run_id)
+    with pytest.raises(RunNotFoundError):
+        cancel_run(database, "no-such-run")
+
+
+def test_a_run_that_did_not_finish_can_be_opened_again(database: Database, archive_id: int, clock: Clock) -> None:
+    """Interrupted or lost; not one that runs, and not one that is done."""
+    run_id = begin_run(database, archive_id)
+    with pytest.raises(UsageError, match="is running"):
+        reopen_run(database, run_id)
+    cancel_run(database, run_id)
+    clock.advance(3600)
+    reopen_run(database, run_id)
+    assert is_live(database, run_id)
+    assert not heartbeat(database, run_id)
+    finish_run(database, run_id, "failed")
+    reopen_run(database, run_id)
+    finish_run(database, run_id, "finished")
+    with pytest.raises(UsageError, match="has finished"):
+        reopen_run(database, run_id)
+    with pytest.raises(RunNotFoundError):
+        reopen_run(database, "no-such-run")
+
+
+def test_a_run_whose_process_is_gone_is_lost_at_once(
+    database: Database, archive_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same machine nobody need wait for a minute of silence; elsewhere nothing is known."""
+    child = subprocess.run(
+        [sys.executable, "-c", "from vaeseg.process import this_process; print(this_process())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    dead = child.stdout.strip()
+    monkeypatch.setattr(runs, "this_process", lambda: f"elsewhere {dead}")
+    elsewhere = begin_run(database, archive_id)
+    monkeypatch.setattr(runs, "this_process", lambda: dead)
+    gone = begin_run(database, archive_id)
+    monkeypatch.undo()
+    alive = begin_run(database, archive_id)
+    assert [is_live(database, run_id) for run_id in (gone, elsewhere, alive)] == [False, True, True]
+    assert run_summary(database, gone).status == "lost"
+    assert close_lost_runs(database) == (gone,)
+
+
+def test_an_archive_is_worked_on_by_one_run_at_a_time(database: Database, archive_id: int, clock: Clock) -> None:
+    """The second is told whom to wait for; one that ended or died is no hindrance, and another archive is free."""
+    first, second = begin_run(database, archive_id), begin_run(database, archive_id)
+    take_archive(database, archive_id, first)
+    take_archive(database, archive_id, first)
+    with pytest.raises(ArchiveBusyError, match=first):
+        take_archive(database, archive_id, second)
+    take_archive(database, ensure_archive(database, "/other"), second)
+    finish_run(database, first, "failed")
+    take_archive(database, archive_id, second)
+    clock.advance(3600)
+    third = begin_run(database, archive_id)
+    take_archive(database, archive_id, third)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 import ray
 
@@ -32,3 +35,20 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ray, "init", refused)
     with pytest.raises(ClusterError, match=r"cluster nowhere:6379 cannot be reached: connection refused"):
         start_ray("nowhere:6379", 2)
+
+
+def test_what_python_says_while_ray_starts_is_shown_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own greeting is held back; a process that is told to stop meanwhile can say so."""
+    seen = []
+
+    def greet(**options: object) -> None:
+        os.write(2, b"greeting\n")
+        sys.stderr.write("interrupted\n")
+        seen.append(capfd.readouterr().err)
+
+    monkeypatch.setattr(ray, "init", greet)
+    start_ray(None, 2)
+    assert seen == ["interrupted\n"]
+    assert capfd.readouterr().err == ""

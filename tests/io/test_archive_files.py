@@ -15,6 +15,7 @@ from reading import CONFIG, assert_volume, judge, read_one, reasons
 from vaeseg.errors import ReadingError
 from vaeseg.io import archive
 from vaeseg.io.archive import scan_archive
+from vaeseg.io.listing import FoundFile
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.volume import read_volume
 
@@ -118,7 +119,7 @@ def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.M
             raise PermissionError(13, "Permission denied", str(path))
         return really_scan(path)
 
-    monkeypatch.setattr(archive.os, "scandir", scan_unless_closed)
+    monkeypatch.setattr("vaeseg.io.listing.os.scandir", scan_unless_closed)
     assert reasons(tmp_path) == {"readable": 6, "unreadable_file": 1}
     with pytest.raises(PermissionError):
         scan_archive(tmp_path / "closed", CONFIG)
@@ -129,7 +130,7 @@ def test_a_file_that_vanishes_while_scanning(tmp_path: Path, monkeypatch: pytest
     series = write_series(tmp_path)
     really_look = archive._check_regular
 
-    def look_too_late(path: Path, file: archive.FoundFile) -> None:
+    def look_too_late(path: Path, file: FoundFile) -> None:
         if path == series.paths[5]:
             path.unlink()
         really_look(path, file)

@@ -9,7 +9,7 @@ import pytest
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
-from vaeseg.io.labels import find_labels, read_label_on_grid
+from vaeseg.io.labels import find_labels, label_names, read_label_on_grid
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.nifti import write_nifti
 from vaeseg.records import Reason, SeriesRef, VolumeGeometry, Warn
@@ -41,7 +41,7 @@ def test_a_dicom_series_is_matched_by_its_uid(tmp_path: Path) -> None:
     """`<uid>.nii.gz` belongs to the series; another file belongs to none and is counted."""
     for name in ("1.2.3.nii.gz", "1.2.9.nii.gz", "notes.txt"):
         (tmp_path / name).touch()
-    found, unmatched = find_labels(tmp_path, [manifest("dicom", "1.2.3", "a/b.dcm")])
+    found, unmatched = find_labels(tmp_path, {"1.2.3": label_names("1.2.3", "1.2.3", None)})
     assert found == {"1.2.3": tmp_path / "1.2.3.nii.gz"}
     assert unmatched == 1
 
@@ -50,7 +50,7 @@ def test_a_dicom_series_is_matched_by_its_uid(tmp_path: Path) -> None:
 def test_a_nifti_series_is_matched_by_its_name(tmp_path: Path, image: str) -> None:
     """Suffixes and nnU-Net's channel number do not matter."""
     (tmp_path / "case_7.nii.gz").touch()
-    found, unmatched = find_labels(tmp_path, [manifest("nifti", "1.5", image)])
+    found, unmatched = find_labels(tmp_path, {"1.5": label_names("1.5", "1.5", image)})
     assert (found, unmatched) == ({"1.5": tmp_path / "case_7.nii.gz"}, 0)
 
 

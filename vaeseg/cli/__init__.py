@@ -14,16 +14,23 @@ from vaeseg import __version__
 from vaeseg.errors import VaesegError
 
 COMMANDS = {
+    "archive": "Register directories to scan.",
+    "cancel": "Stop a run.",
     "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
     "findings": "Query findings in SQL.",
+    "gc": "Remove files that nothing refers to.",
     "inspect": "Read DICOM and NIfTI and report a verdict for each series.",
     "model": "List, show, import and export models; write their cards.",
     "phantom": "Write a synthetic thorax CT archive.",
     "prepare": "Prepare a data set of slices for training.",
     "reproduce": "Reproduce the paper's table 3 from raw data.",
+    "resume": "Go on with a run that did not finish.",
+    "retry": "Do again what a run could not do.",
+    "scan": "Segment what is new in an archive.",
     "status": "Show runs and what became of their series.",
     "submit": "Segment the series of a study directory.",
+    "verify": "Prove that SQL, Parquet and masks agree.",
     "train": "Train a model.",
 }
 """Every command with its one-line help, so that listing them loads none."""

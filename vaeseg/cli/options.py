@@ -18,6 +18,32 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 DEFAULT_STORE = Path("vaeseg-store")
 
+DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType[float]):
+    """A number with a unit (``90s``, ``30m``, ``2h``, ``1d``) or 0; seconds."""
+
+    name = "duration"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """For --help."""
+        return "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """To seconds."""
+        text = str(value)
+        try:
+            number = float(text[:-1] if text[-1:] in DURATION_UNITS else text)
+        except ValueError:
+            number = -1.0
+        if (text[-1:] not in DURATION_UNITS and number != 0) or not 0 <= number < float("inf"):
+            self.fail(f"{text} is not a time such as 90s, 30m, 2h or 1d")
+        return number * DURATION_UNITS.get(text[-1:], 0.0)
+
+
+DURATION = Duration()
+
 NOTICE = "research software, not for clinical use"
 """Goes with every table of results, on stderr."""
 

@@ -1,153 +1,151 @@
-"""The index of an archive: which series and files the last scan saw."""
+"""Archives: root directories that are scanned."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, update
 
+from vaeseg.db.runs import add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, InstanceTable, SeriesTable
-from vaeseg.db.upsert import in_batches, upsert
+from vaeseg.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeriesRow:
-    """A series found by a scan; sizes and spacings are None where it was refused before they were known."""
+class Archive:
+    """A registered archive."""
 
-    series_key: str
-    """Unique within the archive: the series UID, with ``-2`` and so on where one UID holds several volumes."""
-    series_instance_uid: str
-    study_instance_uid: str
-    subject_key: str | None = None
-    modality: str | None = None
-    reason: str | None = None
-    """A `records.Reason` when it was refused; None means readable."""
-    detail: str | None = None
-    warnings: tuple[str, ...] = ()
-    n_instances: int
+    id: int
+    name: str
+    root: str
+    """Absolute path."""
+    label_root: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexCounts:
+    """What the index of an archive holds; series whose files are gone are not counted."""
+
     n_files: int
-    n_slices: int | None = None
-    rows: int | None = None
-    columns: int | None = None
-    spacing_mm: tuple[float, float, float] | None = None
-    """(k, j, i)."""
-    voxel_volume_mm3: float | None = None
-    fingerprint: str
-    """64 hex digits over the instances; another one means that there is something new to segment."""
+    n_files_missing: int
+    """Were found once, and are gone."""
+    n_readable: int
+    """Series."""
+    refused_by_reason: dict[str, int]
+    """Series."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileRow:
-    """A file found by a scan: in a series, or refused."""
+def add_archive(database: Database, name: str, root: str, label_root: str | None = None) -> Archive:
+    """Register an archive; a root that is known already, from a submission or before it was removed, keeps its index.
 
-    path: str
-    """Relative to the archive's root."""
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    sop_instance_uid: str | None = None
-    series_key: str | None = None
-    reason: str | None = None
+    Args:
+        database: where.
+        name: what people call it.
+        root: absolute path.
+        label_root: absolute path of a directory of labels.
 
-    def __post_init__(self) -> None:
-        if (self.series_key is None) == (self.reason is None):
-            raise ValueError(f"a file is in a series or has a reason, not {self.series_key!r} and {self.reason!r}")
+    Raises:
+        UsageError: the name or the root belongs to another archive.
+    """
+    with database.write() as connection:
+        if _id(connection, (ArchiveTable.name == name) & (ArchiveTable.root != root)) is not None:
+            raise UsageError(f"there is an archive {name} with another root: choose another name")
+        known = connection.execute(select(ArchiveTable.__table__).where(ArchiveTable.root == root)).one_or_none()
+        if known is not None and known.removed_at is None and known.name not in (name, _derived_name(root)):
+            raise UsageError(f"archive {known.name} has this root already")
+        archive_id = known.id if known is not None else _inserted(connection, root, name)
+        values = {"name": name, "label_root": label_root, "removed_at": None}
+        connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive_id).values(values))
+        add_event(connection, database, "archive_added", None, {"archive_id": archive_id})
+    return Archive(id=archive_id, name=name, root=root, label_root=label_root)
 
 
-def ensure_archive(database: Database, root: str, name: str | None = None) -> int:
-    """The archive with this root, made if it is new.
+def remove_archive(database: Database, name: str) -> None:
+    """Scan an archive no longer; its index and findings stay, its name is free again.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    archive = archive_named(database, name)
+    values = {"name": f"{name}-removed-{archive.id}", "removed_at": database.now()}
+    with database.write() as connection:
+        connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive.id).values(values))
+        add_event(connection, database, "archive_removed", None, {"archive_id": archive.id})
+
+
+def ensure_archive(database: Database, root: str) -> int:
+    """Id of the archive with this root; a new one gets a name that is derived from the root and tells nothing of it.
 
     Args:
         database: where.
         root: absolute path.
-        name: of a new archive; by default one derived from the root that tells nothing of it.
-
-    Returns:
-        The archive's id.
     """
-    chosen = name or f"archive-{hashlib.sha256(root.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     with database.write() as connection:
-        found = connection.scalar(select(ArchiveTable.id).where(ArchiveTable.root == root))
-        if found is not None:
-            return found
-        return _inserted_archive(connection, root, chosen)
+        found = _id(connection, ArchiveTable.root == root)
+        return _inserted(connection, root, _derived_name(root)) if found is None else found
 
 
 def find_archive(database: Database, root: str) -> int | None:
     """Id of the archive with this root; None for one that was never scanned."""
     with database.read() as connection:
-        return connection.scalar(select(ArchiveTable.id).where(ArchiveTable.root == root))
+        return _id(connection, ArchiveTable.root == root)
 
 
-def record_scan(database: Database, archive_id: int, series: Sequence[SeriesRow], files: Iterable[FileRow]) -> None:
-    """Make the index say what a scan found, in one transaction.
-
-    Series are updated or added; those that are gone stay, with an older `last_seen_at`, because findings refer to
-    them. The rows of files are replaced.
-
-    Args:
-        database: where.
-        archive_id: from `ensure_archive`.
-        series: every series found.
-        files: every file found, each in one of `series` or with a reason; consumed once, in batches.
+def archive_named(database: Database, name: str) -> Archive:
+    """One archive that was not removed.
 
     Raises:
-        ValueError: a file names a series that is not in `series`.
+        UsageError: there is none of that name.
     """
-    with database.write() as connection:
-        _upsert_series(connection, archive_id, series, database)
-        ids = _ids_by_key(connection, archive_id)
-        connection.execute(delete(InstanceTable).where(InstanceTable.archive_id == archive_id))
-        known = {row.series_key for row in series}
-        for batch in in_batches(files):
-            connection.execute(insert(InstanceTable), [_instance(archive_id, row, ids, known) for row in batch])
+    found = [archive for archive in list_archives(database) if archive.name == name]
+    if not found:
+        raise UsageError(f"there is no archive {name}: 'vaeseg-batch archive list' shows those there are")
+    return found[0]
 
 
-def _inserted_archive(connection: Connection, root: str, name: str) -> int:
+def list_archives(database: Database) -> list[Archive]:
+    """Every archive that was not removed, by name."""
+    present = select(ArchiveTable.__table__).where(ArchiveTable.removed_at.is_(None)).order_by(ArchiveTable.name)
+    with database.read() as connection:
+        return [_archive(row) for row in connection.execute(present)]
+
+
+def index_counts(database: Database, archive_id: int) -> IndexCounts:
+    """What the index of an archive holds."""
+    of_archive = InstanceTable.archive_id == archive_id
+    by_reason = (
+        select(SeriesTable.reason, func.count())
+        .where(SeriesTable.archive_id == archive_id, SeriesTable.missing_since.is_(None))
+        .group_by(SeriesTable.reason)
+        .order_by(SeriesTable.reason)
+    )
+    with database.read() as connection:
+        known = connection.scalar(select(func.count()).select_from(InstanceTable).where(of_archive)) or 0
+        gone = connection.scalar(select(func.count(InstanceTable.missing_since)).where(of_archive)) or 0
+        counts = connection.execute(by_reason).all()
+    return IndexCounts(
+        n_files=known - gone,
+        n_files_missing=gone,
+        n_readable=sum(count for reason, count in counts if reason is None),
+        refused_by_reason={str(reason): count for reason, count in counts if reason is not None},
+    )
+
+
+def _id(connection: Connection, which: Any) -> int | None:
+    return connection.scalar(select(ArchiveTable.id).where(which))
+
+
+def _inserted(connection: Connection, root: str, name: str) -> int:
     inserted = connection.execute(insert(ArchiveTable).values(root=root, name=name).returning(ArchiveTable.id))
     return inserted.scalar_one()
 
 
-def _upsert_series(connection: Connection, archive_id: int, series: Sequence[SeriesRow], database: Database) -> None:
-    now = database.now()
-    for batch in in_batches(series):
-        rows = [_series(archive_id, row) | {"first_seen_at": now, "last_seen_at": now} for row in batch]
-        upsert(connection, SeriesTable, rows, key=("archive_id", "series_key"), keep=("first_seen_at",))
+def _derived_name(root: str) -> str:
+    return f"archive-{hashlib.sha256(root.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def _ids_by_key(connection: Connection, archive_id: int) -> dict[str, int]:
-    found = connection.execute(
-        select(SeriesTable.series_key, SeriesTable.id).where(SeriesTable.archive_id == archive_id)
-    )
-    return {row.series_key: row.id for row in found}
-
-
-def _series(archive_id: int, row: SeriesRow) -> dict[str, Any]:
-    values = asdict(row)
-    spacing = values.pop("spacing_mm") or (None, None, None)
-    return values | {
-        "archive_id": archive_id,
-        "verdict": "readable" if row.reason is None else "refused",
-        "warnings": list(row.warnings),
-        "spacing_k_mm": spacing[0],
-        "spacing_j_mm": spacing[1],
-        "spacing_i_mm": spacing[2],
-    }
-
-
-def _instance(archive_id: int, row: FileRow, ids: Mapping[str, int], known: set[str]) -> dict[str, Any]:
-    if row.series_key is not None and row.series_key not in known:
-        raise ValueError(f"a file belongs to series {row.series_key}, which the scan does not list")
-    return {
-        "archive_id": archive_id,
-        "path": row.path,
-        "size": row.size,
-        "mtime_ns": row.mtime_ns,
-        "sop_instance_uid": row.sop_instance_uid,
-        "series_id": None if row.series_key is None else ids[row.series_key],
-        "reason": row.reason,
-    }
+def _archive(row: Row[Any]) -> Archive:
+    return Archive(id=row.id, name=row.name, root=row.root, label_root=row.label_root)

@@ -11,7 +11,16 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 
 from vaeseg.db.runs import run_not_found
 from vaeseg.db.session import Database
-from vaeseg.db.tables import LATEST_FINDINGS, OUTCOMES, FindingTable, LesionTable, PartTable, RunTable, WorkItemTable
+from vaeseg.db.tables import (
+    LATEST_FINDINGS,
+    OUTCOMES,
+    FindingTable,
+    LesionTable,
+    PartTable,
+    RunTable,
+    SeriesTable,
+    WorkItemTable,
+)
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import DONE, RunKey, WorkItem
 from vaeseg.errors import StoreError
@@ -139,6 +148,22 @@ def query_findings(
             _check_run(connection, run_id)
         rows = connection.execute(_query(run_id, order_by, min_volume_ml, limit)).all()
     return [_finding(row) for row in rows]
+
+
+def series_with_outcome(database: Database, run_id: str, outcomes: Sequence[str]) -> set[str]:
+    """Keys of the series that a run ended with one of some outcomes.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.read() as connection:
+        _check_run(connection, run_id)
+        statement = (
+            select(SeriesTable.series_key)
+            .join(FindingTable, FindingTable.series_id == SeriesTable.id)
+            .where(FindingTable.run_id == run_id, FindingTable.outcome.in_(outcomes))
+        )
+        return set(connection.scalars(statement))
 
 
 def _done(connection: Connection, items: Sequence[WorkItem]) -> set[int]:

@@ -45,3 +45,15 @@ def mark_published(database: Database, parts: Sequence[PartFile]) -> None:
                 .where(PartTable.run_id == part.run_id, PartTable.dataset == part.dataset, PartTable.name == part.name)
                 .values(published=True)
             )
+
+
+def recorded_parts(database: Database, run_id: str | None = None) -> list[tuple[PartFile, bool]]:
+    """Every file of a run, or of all, with whether its move to its place was confirmed; oldest first."""
+    statement = select(
+        PartTable.run_id, PartTable.dataset, PartTable.name, PartTable.n_rows, PartTable.sha256, PartTable.published
+    ).order_by(PartTable.id)
+    if run_id is not None:
+        statement = statement.where(PartTable.run_id == run_id)
+    with database.read() as connection:
+        rows = connection.execute(statement).all()
+    return [(PartFile(**{k: v for k, v in row._mapping.items() if k != "published"}), row.published) for row in rows]

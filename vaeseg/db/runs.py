@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select, update
@@ -14,7 +14,8 @@ from sqlalchemy import Connection, insert, select, update
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, EventTable, ModelTable, RunTable
 from vaeseg.db.upsert import insert_missing
-from vaeseg.errors import RunNotFoundError
+from vaeseg.errors import ArchiveBusyError, RunNotFoundError, UsageError
+from vaeseg.process import is_surely_dead, this_process
 from vaeseg.records import FileCount
 
 LOST_AFTER = timedelta(seconds=60)
@@ -42,7 +43,7 @@ class RunTask:
     archive_id: int
     root: str
     """Of the archive."""
-    model_digest: str
+    model_digest: str | None
     config: dict[str, Any]
     """`config.RunConfig` as JSON."""
 
@@ -97,6 +98,7 @@ def start_run(
         "status": "running",
         "started_at": now,
         "heartbeat_at": now,
+        "driver": this_process(),
         "counts": {},
     }
     with database.write() as connection:
@@ -105,14 +107,60 @@ def start_run(
     return run_id
 
 
-def heartbeat(database: Database, run_id: str) -> None:
-    """Say that a run lives.
+def heartbeat(database: Database, run_id: str) -> bool:
+    """Say that a run lives; returns whether somebody asked it to stop.
 
     Raises:
         RunNotFoundError: no such run.
     """
+    asked = select(RunTable.cancel_requested_at).where(RunTable.id == run_id)
     with database.write() as connection:
-        _update(connection, run_id, {"heartbeat_at": database.now()})
+        _update(connection, run_id, {"heartbeat_at": database.now(), "driver": this_process()})
+        return connection.scalar(asked) is not None
+
+
+def cancel_run(database: Database, run_id: str) -> bool:
+    """Ask a run to stop; one whose driver died is closed at once. Returns whether a driver was asked.
+
+    Raises:
+        RunNotFoundError: no such run.
+        UsageError: it has ended.
+    """
+    with database.write() as connection:
+        status = _status(connection, run_id)
+        if status != "running":
+            raise UsageError(f"run {run_id} has ended already: {status}")
+        _update(connection, run_id, {"cancel_requested_at": database.now()})
+        add_event(connection, database, "run_cancel_requested", run_id)
+    if is_live(database, run_id):
+        return True
+    finish_run(database, run_id, "interrupted")
+    return False
+
+
+def reopen_run(database: Database, run_id: str) -> None:
+    """Make a run that did not finish run again.
+
+    Raises:
+        RunNotFoundError: no such run.
+        UsageError: it is running, or has finished.
+    """
+    if is_live(database, run_id):
+        raise UsageError(f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it")
+    now = database.now()
+    values = {
+        "status": "running",
+        "heartbeat_at": now,
+        "driver": this_process(),
+        "finished_at": None,
+        "cancel_requested_at": None,
+    }
+    with database.write() as connection:
+        status = _status(connection, run_id)
+        if status in ("finished", "nothing_to_do"):
+            raise UsageError(f"run {run_id} has finished: there is nothing to go on with")
+        _update(connection, run_id, values)
+        add_event(connection, database, "run_resumed", run_id)
 
 
 def finish_run(
@@ -141,12 +189,29 @@ def finish_run(
         add_event(connection, database, f"run_{status}", run_id)
 
 
+def take_archive(database: Database, archive_id: int, run_id: str) -> None:
+    """Make a run the only one that indexes and segments an archive, until it ends or dies.
+
+    Raises:
+        ArchiveBusyError: another run has it and is alive.
+    """
+    row_of = select(ArchiveTable.held_by, ArchiveTable.name).where(ArchiveTable.id == archive_id).with_for_update()
+    with database.write() as connection:
+        held_by, name = connection.execute(row_of).one()
+        if held_by not in (None, run_id) and _lives(connection, database, held_by):
+            raise ArchiveBusyError(
+                f"archive {name} is in use by run {held_by}: wait for its end, or stop it with 'vaeseg-batch cancel "
+                f"{held_by}'"
+            )
+        connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive_id).values(held_by=run_id))
+
+
 def close_lost_runs(database: Database) -> tuple[str, ...]:
     """Mark runs whose driver died as interrupted, so that their work can be planned again; their ids."""
-    silent_since = database.now() - LOST_AFTER
-    lost = (RunTable.status == "running") & (RunTable.heartbeat_at < silent_since)
+    running = select(RunTable.id, RunTable.heartbeat_at, RunTable.driver).where(RunTable.status == "running")
     with database.write() as connection:
-        run_ids = tuple(connection.scalars(select(RunTable.id).where(lost).order_by(RunTable.id)))
+        rows = connection.execute(running.order_by(RunTable.id)).all()
+        run_ids = tuple(row.id for row in rows if is_lost(row.heartbeat_at, row.driver, database.now()))
         for run_id in run_ids:
             _update(connection, run_id, {"status": "interrupted"})
             add_event(connection, database, "run_lost", run_id)
@@ -154,25 +219,27 @@ def close_lost_runs(database: Database) -> tuple[str, ...]:
 
 
 def is_live(database: Database, run_id: str) -> bool:
-    """Whether a run is running and was heard of lately; False for one that does not exist."""
+    """Whether a run is running and its driver is not known to be dead; False for one that does not exist."""
     with database.read() as connection:
-        beat = connection.scalar(
-            select(RunTable.heartbeat_at).where(RunTable.id == run_id, RunTable.status == "running")
-        )
-    return beat is not None and database.now() - beat <= LOST_AFTER
+        return _lives(connection, database, run_id)
+
+
+def is_lost(heartbeat_at: datetime, driver: str | None, now: datetime) -> bool:
+    """Whether the driver of a run that claims to run is dead: silent for too long, or seen to be gone."""
+    return now - heartbeat_at > LOST_AFTER or is_surely_dead(driver or "")
 
 
 def run_task(database: Database, run_id: str) -> RunTask:
     """What to execute.
 
     Raises:
-        RunNotFoundError: no such run, or one without an archive and a model.
+        RunNotFoundError: no such run, or one without an archive.
     """
     with database.read() as connection:
         row = connection.execute(
             select(RunTable.archive_id, ArchiveTable.root, RunTable.model_digest, RunTable.config)
             .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id)
-            .where(RunTable.id == run_id, RunTable.model_digest.is_not(None))
+            .where(RunTable.id == run_id)
         ).one_or_none()
     if row is None:
         raise run_not_found(run_id)
@@ -194,8 +261,23 @@ def _file_values(files: FileCount | None) -> dict[str, Any]:
         "files_found": files.found,
         "files_in_series": files.in_series,
         "files_refused": files.refused,
+        "files_waiting": files.waiting,
         "files_refused_by_reason": dict(files.refused_by_reason),
     }
+
+
+def _lives(connection: Connection, database: Database, run_id: str) -> bool:
+    row = connection.execute(
+        select(RunTable.heartbeat_at, RunTable.driver).where(RunTable.id == run_id, RunTable.status == "running")
+    ).one_or_none()
+    return row is not None and not is_lost(row.heartbeat_at, row.driver, database.now())
+
+
+def _status(connection: Connection, run_id: str) -> str:
+    status = connection.scalar(select(RunTable.status).where(RunTable.id == run_id))
+    if status is None:
+        raise run_not_found(run_id)
+    return str(status)
 
 
 def _update(connection: Connection, run_id: str, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from vaeseg.db.runs import LOST_AFTER, run_not_found
+from vaeseg.db.runs import is_lost, run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import OUTCOMES, ArchiveTable, FindingTable, ModelTable, RunTable, WorkItemTable
 from vaeseg.records import FileCount
@@ -26,7 +26,7 @@ class RunSummary:
     model: str | None
     """Name."""
     status: str
-    """As stored, but ``lost`` for one that claims to run and has been silent for longer than `LOST_AFTER`."""
+    """As stored, but ``lost`` for one that claims to run and whose driver is dead (`runs.is_lost`)."""
     started_at: datetime
     finished_at: datetime | None
     heartbeat_at: datetime
@@ -104,7 +104,7 @@ def _count_by(connection: Connection, run_column: Any, column: Any, run_ids: lis
 
 
 def _shown_status(row: Any, now: datetime) -> str:
-    lost = row.status == "running" and now - row.heartbeat_at > LOST_AFTER
+    lost = row.status == "running" and is_lost(row.heartbeat_at, row.driver, now)
     return "lost" if lost else str(row.status)
 
 
@@ -115,5 +115,6 @@ def _files(row: Any) -> FileCount | None:
         found=row.files_found,
         in_series=row.files_in_series,
         refused=row.files_refused,
+        waiting=row.files_waiting or 0,
         refused_by_reason=row.files_refused_by_reason or {},
     )

@@ -1,6 +1,6 @@
 """The tables, as `docs/data-model.md` explains them column by column; `migrations/` creates them.
 
-archives ─┬─ series ─┬─ instances
+archives ─┬─ series ─┬─ instances, changed_groups
           │          └─ work_items ─┬─ findings ── lesions
           └─ runs ───┴──────────────┘
 models, parts, events stand beside; view latest_findings = findings that nothing supersedes
@@ -55,6 +55,9 @@ class ArchiveTable(Base):
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     root: Mapped[str] = mapped_column(PathText, unique=True)
+    label_root: Mapped[str | None] = mapped_column(PathText)
+    held_by: Mapped[str | None]
+    removed_at: Mapped[datetime | None]
 
 
 class SeriesTable(Base):
@@ -66,6 +69,8 @@ class SeriesTable(Base):
         _one_of("verdict", VERDICTS, "verdict"),
         CheckConstraint("(verdict = 'refused') = (reason IS NOT NULL)", name="refused_has_reason"),
         Index(None, "series_instance_uid"),
+        Index(None, "archive_id", "group_key"),
+        Index(None, "archive_id", "fingerprint"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
@@ -89,27 +94,51 @@ class SeriesTable(Base):
     spacing_i_mm: Mapped[float | None]
     voxel_volume_mm3: Mapped[float | None]
     fingerprint: Mapped[str]
+    group_key: Mapped[str]
     first_seen_at: Mapped[datetime]
-    last_seen_at: Mapped[datetime]
+    judged_at: Mapped[datetime]
+    missing_since: Mapped[datetime | None]
 
 
 class InstanceTable(Base):
-    """A file found: in a series, or refused with a reason. The only table besides `archives` that holds paths."""
+    """A file found: in a series, refused with a reason, or read and about to be judged with its group.
+
+    The only table besides `archives` that holds paths.
+    """
 
     __tablename__ = "instances"
     __table_args__ = (
         UniqueConstraint("archive_id", "path"),
-        CheckConstraint("(series_id IS NULL) = (reason IS NOT NULL)", name="in_series_or_refused"),
+        CheckConstraint("(group_key IS NULL) = (reason IS NOT NULL)", name="in_group_or_refused"),
+        CheckConstraint("series_id IS NULL OR reason IS NULL", name="in_series_or_refused"),
+        Index(None, "archive_id", "directory"),
+        Index(None, "archive_id", "group_key"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     archive_id: Mapped[int] = mapped_column(ForeignKey("archives.id"))
     path: Mapped[str] = mapped_column(PathText)
+    directory: Mapped[str] = mapped_column(PathText)
     size: Mapped[int] = mapped_column(BigKey)
     mtime_ns: Mapped[int] = mapped_column(BigKey)
     sop_instance_uid: Mapped[str | None]
+    group_key: Mapped[str | None]
+    header: Mapped[str | None]
+    is_damaged: Mapped[bool]
+    reader_version: Mapped[int]
     series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id"), index=True)
     reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    missing_since: Mapped[datetime | None]
+
+
+class ChangedGroupTable(Base):
+    """A group of files that changed and is to be judged again."""
+
+    __tablename__ = "changed_groups"
+
+    archive_id: Mapped[int] = mapped_column(ForeignKey("archives.id"), primary_key=True)
+    group_key: Mapped[str] = mapped_column(primary_key=True)
 
 
 class ModelTable(Base):
@@ -141,10 +170,13 @@ class RunTable(Base):
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime]
+    driver: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
     counts: Mapped[dict[str, Any]]
     files_found: Mapped[int | None]
     files_in_series: Mapped[int | None]
     files_refused: Mapped[int | None]
+    files_waiting: Mapped[int | None]
     files_refused_by_reason: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 

@@ -87,7 +87,7 @@ def plan_work(
     Args:
         database: where.
         run_id: a run with an archive and a model.
-        series_keys: readable series of its archive, as recorded by `record_scan`, in order of work.
+        series_keys: readable series of its archive, of `index.readable_series`, in order of work.
         retry: do again what failed or crashed.
         limit: plan at most this many; the rest stays for another run.
 

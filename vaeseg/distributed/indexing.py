@@ -1,48 +1,321 @@
-"""From a scan of files to the rows of the index."""
+"""Bringing the index of an archive up to date: list it, read what is new or changed, judge the series that it touches.
+
+Listing and reading are tasks; only the driver knows the database. A scan that is killed loses nothing: what was read is
+recorded, and groups that were not judged are judged by the next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from vaeseg.config import RunConfig
-from vaeseg.db.archives import FileRow, SeriesRow
+from vaeseg.config import ReadingConfig
+from vaeseg.db.index import (
+    FoundSeries,
+    JudgedSeries,
+    KnownFile,
+    SeriesRow,
+    changed_groups,
+    damaged_directories,
+    forget_emptied_groups,
+    known_directories,
+    known_files,
+    record_files,
+    record_groups,
+    series_with_files,
+)
+from vaeseg.db.session import Database
+from vaeseg.distributed.spread import here, on_ray
 from vaeseg.errors import StoreError
-from vaeseg.io.archive import ArchiveScan, scan_archive
-from vaeseg.io.dicom import SubjectKeyer
+from vaeseg.io.archive import read_file
+from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom
+from vaeseg.io.file_index import READER_VERSION, indexed, judge_group, study_of
+from vaeseg.io.listing import FoundFile, Listing, list_directory, walk
+from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.series import SeriesVerdict
+from vaeseg.records import IndexedFile, SeriesRef, Warn
+
+TREES = 128
+"""Directories that make it worth while to list them elsewhere."""
+FILES_COMPARED = 5_000
+"""Listed files that are compared with the index at once."""
+FILES_READ = 20_000
+"""Headers that are read between two transactions, at most."""
+FILES_READ_HERE = 1_000
+"""Fewer are read by the driver itself: starting Ray takes longer."""
+FILES_A_TASK = 100
+FILES_JUDGED = 20_000
+"""Headers in memory while series are judged, unless a single group has more."""
 
 
-def scan_for(root: Path, store_root: Path, config: RunConfig, keyer: SubjectKeyer | None) -> ArchiveScan:
-    """What a run would find: the archive, without a store or labels that lie inside it.
+@dataclass(frozen=True, kw_only=True)
+class IndexJob:
+    """What to index, and how."""
+
+    archive_id: int
+    root: Path
+    reading: ReadingConfig
+    exclude: tuple[Path, ...]
+    """Directories not to enter."""
+    secret: bytes = field(repr=False)
+    """Of the subject keys."""
+    stable_seconds: float
+    """Files that changed within this time wait."""
+
+
+@dataclass(kw_only=True)
+class IndexReport:
+    """What a scan found."""
+
+    n_listed: int = 0
+    """Files."""
+    n_read: int = 0
+    """Headers of new or changed files."""
+    n_found_again: int = 0
+    n_vanished: int = 0
+    n_waiting: int = 0
+    """Files too young to be looked at, that the index does not have."""
+    n_judged: int = 0
+    """Groups of files."""
+    waiting_studies: set[str] = field(default_factory=set)
+    """Studies with young files: nothing of them is to be segmented yet."""
+
+    def counts(self) -> dict[str, int]:
+        """The numbers, as they are kept with a run."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, int)}
+
+
+@dataclass(kw_only=True)
+class _Changes:
+    """What comparing a listing with the index has found."""
+
+    to_read: list[FoundFile] = field(default_factory=list)
+    young: list[FoundFile] = field(default_factory=list)
+    found_again: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    n_waiting: int = 0
+
+
+def update_index(database: Database, job: IndexJob, check: Callable[[], None]) -> IndexReport:
+    """Make the index say what lies in the archive now.
+
+    Args:
+        database: of the ledger.
+        job: what to index.
+        check: called often; what it raises ends the scan, which the next goes on with.
 
     Raises:
-        StoreError: the directory cannot be listed.
+        StoreError: the root cannot be listed, or holds nothing where there was something before.
+        PipelineError: Ray failed.
     """
-    exclude = [store_root] if config.label_dir is None else [store_root, Path(config.label_dir)]
+    report = IndexReport()
+    _find_changes(database, job, report, check)
+    forget_emptied_groups(database, job.archive_id)
+    while groups := changed_groups(database, job.archive_id, FILES_JUDGED):
+        check()
+        _judge(database, job, groups)
+        report.n_judged += len(groups)
+    return report
+
+
+def manifests_of(database: Database, job: IndexJob, series_keys: Sequence[str]) -> dict[str, SeriesManifest]:
+    """What workers need to read some series, by key; for some hundreds at a time.
+
+    A series is left out whose files changed so that they are no longer judged as the index has it.
+    """
+    series = series_with_files(database, job.archive_id, series_keys)
+    found = {one.series_key: _manifest(job, one) for one in series}
+    return {key: manifest for key, manifest in found.items() if manifest is not None}
+
+
+def _find_changes(database: Database, job: IndexJob, report: IndexReport, check: Callable[[], None]) -> None:
+    listed: set[str] = set()
+    closed: list[str] = []
+    pending = _Changes()
+    for batch in _batches(_listings(job, check)):
+        report.n_listed += sum(len(listing.files) for listing in batch)
+        listed.update(listing.directory for listing in batch)
+        closed += [listing.directory for listing in batch if not listing.is_readable]
+        _compare(database, job, batch, pending)
+        if len(pending.to_read) >= FILES_READ:
+            _record(database, job, pending, report, check)
+            pending = _Changes()
+    _vanish(database, job, report, listed, closed, pending)
+    _record(database, job, pending, report, check)
+
+
+def _listings(job: IndexJob, check: Callable[[], None]) -> Iterator[Listing]:
+    """Every directory: the upper levels here, and the trees below them by tasks once there are many."""
+    frontier = deque([""])
     try:
-        return scan_archive(root, config.segmentation.reading, keyer, exclude)
+        while frontier and len(frontier) < TREES:
+            check()
+            listing = list_directory(job.root, frontier.popleft(), job.exclude)
+            frontier.extend(listing.directories)
+            yield listing
     except OSError as error:
         raise StoreError(f"cannot list the study directory: {error.strerror}") from error
+    if frontier:
+        for text in on_ray(partial(list_tree, job.root, job.exclude), list(frontier), check):
+            yield _listing_from_json(text)
 
 
-def index_rows(scan: ArchiveScan) -> tuple[list[SeriesRow], Iterator[FileRow]]:
-    """Every series with a UID, readable or refused, and every file found: in one of them, or with its reason."""
-    series = [_series_row(verdict) for verdict in scan.verdicts if verdict.ref is not None]
-    found = {file.path: file for file in scan.files}
-    files = (
-        FileRow(
-            path=_storable(file.path),
-            size=file.size,
-            mtime_ns=found[file.path].mtime_ns,
-            sop_instance_uid=file.sop_instance_uid or None,
-            series_key=verdict.series_key if verdict.ref else None,
-            reason=None if verdict.ref else verdict.reason,
+def list_tree(root: Path, exclude: tuple[Path, ...], start: str) -> Iterator[str]:
+    """Every directory from one on down, as JSON; a task."""
+    for listing in walk(root, start, exclude):
+        yield json.dumps(asdict(listing))
+
+
+def _listing_from_json(text: str) -> Listing:
+    values = json.loads(text)
+    values["files"] = tuple(FoundFile(**file) for file in values["files"])
+    return Listing(**values)
+
+
+def _batches(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
+    batch: list[Listing] = []
+    n_files = 0
+    for listing in listings:
+        batch.append(listing)
+        n_files += max(1, len(listing.files))
+        if n_files >= FILES_COMPARED:
+            yield batch
+            batch, n_files = [], 0
+    if batch:
+        yield batch
+
+
+def _compare(database: Database, job: IndexJob, listings: Sequence[Listing], changes: _Changes) -> None:
+    known = known_files(database, job.archive_id, [listing.directory for listing in listings])
+    now = time.time()
+    for listing in listings:
+        before = known.get(listing.directory, {})
+        for file in listing.files:
+            _compare_file(file, before.pop(file.path, None), _is_young(file, now, job.stable_seconds), changes)
+        if listing.is_readable:
+            changes.vanished += [path for path, file in before.items() if not file.is_missing]
+
+
+def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, changes: _Changes) -> None:
+    if is_young:
+        changes.young.append(file)
+        changes.n_waiting += before is None or before.is_missing
+    elif before is None or (before.size, before.mtime_ns, before.reader_version) != (
+        file.size,
+        file.mtime_ns,
+        READER_VERSION,
+    ):
+        changes.to_read.append(file)
+    elif before.is_missing:
+        changes.found_again.append(file.path)
+
+
+def _is_young(file: FoundFile, now: float, stable_seconds: float) -> bool:
+    """Whether a file changed lately; one from the far future tells of a wrong clock and not of an arrival."""
+    age = now - file.mtime_ns / 1e9
+    return -stable_seconds < age < stable_seconds
+
+
+def _vanish(
+    database: Database, job: IndexJob, report: IndexReport, listed: set[str], closed: Sequence[str], changes: _Changes
+) -> None:
+    """Files of directories that are gone; what lies below one that cannot be listed is not known to be gone."""
+    before = known_directories(database, job.archive_id)
+    if before and report.n_listed == 0:
+        raise StoreError(
+            "the archive is empty, and its index is not: is the file system mounted? If everything was really deleted, "
+            "remove the archive with 'vaeseg-batch archive remove'"
         )
-        for verdict in scan.verdicts
-        for file in verdict.files
+    gone = [
+        directory
+        for directory in before
+        if directory not in listed and not any(f"{directory}/".startswith(f"{path}/") for path in closed)
+    ]
+    for files in known_files(database, job.archive_id, gone).values():
+        changes.vanished += [path for path, file in files.items() if not file.is_missing]
+
+
+def _record(
+    database: Database, job: IndexJob, changes: _Changes, report: IndexReport, check: Callable[[], None]
+) -> None:
+    """Read what is to be read, and tell the index."""
+    report.waiting_studies |= {study for study in _read(_study_json, job, changes.young, check) if study}
+    read = [IndexedFile(**json.loads(text)) for text in _read(_indexed_json, job, changes.to_read, check)]
+    record_files(database, job.archive_id, READER_VERSION, read, changes.found_again, changes.vanished)
+    report.n_read += len(read)
+    report.n_found_again += len(changes.found_again)
+    report.n_vanished += len(changes.vanished)
+    report.n_waiting += changes.n_waiting
+
+
+def _read(
+    kept: Callable[[IndexedFile], str], job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None]
+) -> Iterator[str]:
+    items = [
+        json.dumps([asdict(file) for file in files[start : start + FILES_A_TASK]])
+        for start in range(0, len(files), FILES_A_TASK)
+    ]
+    spread = here if len(files) <= FILES_READ_HERE else on_ray
+    return spread(partial(read_files, job, kept), items, check)
+
+
+def read_files(job: IndexJob, kept: Callable[[IndexedFile], str], item: str) -> list[str]:
+    """Read the headers of some files; a task.
+
+    Args:
+        job: root, bounds and secret.
+        kept: what of each file goes back.
+        item: JSON list of files.
+    """
+    keyer = SubjectKeyer(job.secret)
+    with quiet_pydicom():
+        return [kept(indexed(read_file(job.root, FoundFile(**file), job.reading, keyer))) for file in json.loads(item)]
+
+
+def _indexed_json(file: IndexedFile) -> str:
+    return json.dumps(asdict(file))
+
+
+def _study_json(file: IndexedFile) -> str:
+    return study_of(file) or ""
+
+
+def _judge(database: Database, job: IndexJob, groups: dict[str, list[IndexedFile]]) -> None:
+    directories = {file.directory for files in groups.values() for file in files}
+    damaged = damaged_directories(database, job.archive_id, directories)
+    judged = {
+        group: [
+            JudgedSeries(row=_series_row(verdict), paths=tuple(file.path for file in verdict.files))
+            for verdict in _verdicts(job, files, damaged)
+        ]
+        for group, files in groups.items()
+    }
+    record_groups(database, job.archive_id, judged)
+
+
+def _verdicts(job: IndexJob, files: Sequence[IndexedFile], damaged: set[str]) -> list[SeriesVerdict]:
+    is_beside_damage = any(file.directory in damaged for file in files)
+    return judge_group(job.root, files, job.reading, is_beside_damage)
+
+
+def _manifest(job: IndexJob, series: FoundSeries) -> SeriesManifest | None:
+    """The manifest of a series under the names that the index gave it."""
+    verdicts = judge_group(job.root, series.group_files, job.reading, is_beside_damage=False)
+    own = [verdict for verdict in verdicts if {file.path for file in verdict.files} == series.paths]
+    if not own or own[0].manifest is None:
+        return None
+    ref = SeriesRef(
+        series_instance_uid=series.series_instance_uid,
+        study_instance_uid=series.study_instance_uid,
+        subject_key=series.subject_key,
     )
-    return series, files
+    warnings = tuple(Warn(name) for name in series.warnings)
+    return replace(own[0].manifest, series_key=series.series_key, ref=ref, warnings=warnings)
 
 
 def _series_row(verdict: SeriesVerdict) -> SeriesRow:
@@ -50,7 +323,7 @@ def _series_row(verdict: SeriesVerdict) -> SeriesRow:
     geometry = verdict.manifest.geometry if verdict.manifest else None
     shape = geometry.shape if geometry else (None, None, None)
     return SeriesRow(
-        series_key=verdict.series_key,
+        series_key=verdict.ref.series_instance_uid,
         series_instance_uid=verdict.ref.series_instance_uid,
         study_instance_uid=verdict.ref.study_instance_uid,
         subject_key=verdict.ref.subject_key,
@@ -67,8 +340,3 @@ def _series_row(verdict: SeriesVerdict) -> SeriesRow:
         voxel_volume_mm3=geometry.voxel_volume_mm3 if geometry else None,
         fingerprint=verdict.fingerprint,
     )
-
-
-def _storable(path: str) -> str:
-    """File names need not be UTF-8, text columns must be."""
-    return path.encode("utf-8", "backslashreplace").decode()

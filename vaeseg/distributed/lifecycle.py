@@ -35,14 +35,23 @@ class RunInterruptedError(VaesegError):
 
 
 @contextmanager
-def heartbeats(database: Database, run_id: str) -> Iterator[None]:
-    """Say every few seconds that the run lives, from a thread of this process: workers never write."""
+def heartbeats(database: Database, run_id: str, on_cancel: Callable[[], None]) -> Iterator[None]:
+    """Say every few seconds that the run lives, from a thread of this process: workers never write.
+
+    Args:
+        database: where its row is.
+        run_id: whose.
+        on_cancel: called, perhaps more than once, when somebody asked the run to stop.
+    """
     stopped = threading.Event()
 
     def beat() -> None:
-        while not stopped.wait(HEARTBEAT_SECONDS):
+        wait = 0.0  # the first at once: this process may not be the one that wrote the run down
+        while not stopped.wait(wait):
+            wait = HEARTBEAT_SECONDS
             try:
-                heartbeat(database, run_id)
+                if heartbeat(database, run_id):
+                    on_cancel()
             except StoreError as error:
                 logger.debug("no heartbeat: %s", error)
 
@@ -56,39 +65,46 @@ def heartbeats(database: Database, run_id: str) -> Iterator[None]:
 
 
 class Interruption:
-    """Set by a signal, looked at where it is safe to stop.
+    """Set by a signal or by `vaeseg-batch cancel`, looked at where it is safe to stop.
 
     An exception out of a signal handler would strike inside Ray or SQLAlchemy, locks held, and hang what comes after.
     """
 
-    def __init__(self) -> None:
-        self._signal: signal.Signals | None = None
-
-    def set(self, number: int) -> None:
-        """Remember the signal."""
-        self._signal = signal.Signals(number)
+    def __init__(self, how_to_go_on: str) -> None:
+        self._how_to_go_on = how_to_go_on
+        self._reason: str | None = None
 
     @property
     def signalled(self) -> bool:
-        """Whether a signal came."""
-        return self._signal is not None
+        """Whether it was set."""
+        return self._reason is not None
+
+    def set(self, number: int) -> None:
+        """Remember a signal."""
+        self._reason = f"interrupted by {signal.Signals(number).name}"
+
+    def cancel(self) -> None:
+        """Remember that somebody asked the run to stop."""
+        self._reason = self._reason or "cancelled"
 
     def check(self) -> None:
-        """Stop here if a signal came.
+        """Stop here if it was set.
 
         Raises:
-            RunInterruptedError: it did.
+            RunInterruptedError: it was.
         """
-        if self._signal is not None:
-            raise RunInterruptedError(
-                f"interrupted by {self._signal.name}; finished series are kept, submit again to go on with the rest"
-            )
+        if self._reason is not None:
+            raise RunInterruptedError(f"{self._reason}; {self._how_to_go_on}")
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Note Ctrl-C and SIGTERM instead of dying of them; a second one has the effect it has without us."""
-    interruption = Interruption()
+def interruptible(how_to_go_on: str = "run it again to go on") -> Iterator[Interruption]:
+    """Note Ctrl-C and SIGTERM instead of dying of them; a second one has the effect it has without us.
+
+    Args:
+        how_to_go_on: told to whoever stopped it.
+    """
+    interruption = Interruption(how_to_go_on)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return

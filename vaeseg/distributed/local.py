@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from io import TextIOBase
 
 import ray
@@ -116,10 +116,13 @@ def _failure_in_a_line(what: str) -> Iterator[None]:
 
 @contextmanager
 def _native_stderr_held_back() -> Iterator[None]:
-    """Ray's C++ greets on file descriptor 2, where no logger reaches; shown only if starting fails."""
+    """Ray's C++ greets on file descriptor 2, where no logger reaches; shown only if starting fails.
+
+    What Python says meanwhile is shown at once: the process may be told to stop while Ray starts.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with tempfile.TemporaryFile() as held, os.fdopen(kept, "w", buffering=1) as shown, redirect_stderr(shown):
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -129,4 +132,3 @@ def _native_stderr_held_back() -> Iterator[None]:
             raise
         finally:
             os.dup2(kept, 2)
-            os.close(kept)

@@ -33,8 +33,9 @@ from vaeseg.io.dataset import open_data_set
 from vaeseg.io.dataset_manifest import CRASHED, MANIFEST_NAME, Manifest, Recipe, RefusedItem
 from vaeseg.io.dataset_writer import OWN_NAMES, DataSetWriter, clear, publish
 from vaeseg.io.dicom import SubjectKeyer
-from vaeseg.io.labels import find_labels
+from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.location import Location, locate
+from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.msd import read_msd
 from vaeseg.io.row_groups import RowFormat
 from vaeseg.io.secret import subject_secret
@@ -233,7 +234,8 @@ def _found(
     labels: dict[str, Path] = {}
     sources: dict[str, Any] = {"files": asdict(scan.file_count)}
     if source.label_dir is not None:
-        labels, sources["unmatched_labels"] = find_labels(source.label_dir.resolve(), manifests)
+        names = {manifest.series_key: _label_names(manifest) for manifest in manifests}
+        labels, sources["unmatched_labels"] = find_labels(source.label_dir.resolve(), names)
         if not labels and manifests:
             raise UsageError(
                 f"no label in {source.label_dir} has the name of one of {len(manifests)} series: name each "
@@ -241,6 +243,11 @@ def _found(
             )
     items, refused = archive_items(scan, labels)
     return items, refused, sources
+
+
+def _label_names(manifest: SeriesManifest) -> tuple[str, ...]:
+    volume_path = manifest.files[0].path if manifest.kind == "nifti" else None
+    return label_names(manifest.series_key, manifest.ref.series_instance_uid, volume_path)
 
 
 def _scan(source: ArchiveSource, reading: ReadingConfig, location: Location) -> ArchiveScan:

@@ -28,6 +28,8 @@ class RunReport:
     outcomes: dict[str, int] = field(default_factory=dict)
     """Every series found, by what became of it: the values add up to `n_series`."""
     files: FileCount
+    index: dict[str, int] = field(default_factory=dict)
+    """What bringing the index up to date took, by `indexing.IndexReport`."""
     unmatched_labels: int = 0
     n_slices: int = 0
     """Segmented in this run."""

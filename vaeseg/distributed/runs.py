@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vaeseg.config import RunConfig
-from vaeseg.db.archives import record_scan
-from vaeseg.db.runs import EndStatus, finish_run, run_task
+from vaeseg.db.findings import series_with_outcome
+from vaeseg.db.index import count_files, readable_series, studies_of_refused_series
+from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
 from vaeseg.db.session import Database
+from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
 from vaeseg.distributed.batch import segment_rows
 from vaeseg.distributed.committer import Committer
-from vaeseg.distributed.indexing import index_rows, scan_for
+from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.distributed.lifecycle import (
     Interruption,
     RunInterruptedError,
@@ -32,17 +35,18 @@ from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_r
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.errors import CheckpointError, StoreError, VaesegError
-from vaeseg.io.archive import ArchiveScan
-from vaeseg.io.dicom import SubjectKeyer
-from vaeseg.io.labels import find_labels
+from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
 from vaeseg.models.checkpoint import load_checkpoint
-from vaeseg.records import SeriesOutcome
+from vaeseg.records import FailedSeries, Reason, SeriesOutcome, SeriesRef
 from vaeseg.telemetry import FILES_REFUSED
 
 logger = logging.getLogger(__name__)
+
+SERIES_AT_ONCE = 500
+"""Series in one pipeline: their manifests are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class _Run:
     database: Database
     store: Store
     config: RunConfig
+    job: IndexJob
     interruption: Interruption
     on_progress: ProgressCallback
 
@@ -73,62 +78,101 @@ def execute_run(
         VaesegError: the store or the database failed; finished series are kept.
     """
     started = time.monotonic()
-    task = run_task(database, run_id)
-    config = RunConfig.from_json(task.config)
-    try:
-        with interruptible() as interruption, heartbeats(database, run_id):
-            scan = _scan(Path(task.root), store, config)
-            record_scan(database, task.archive_id, *index_rows(scan))
-            run = _Run(
-                run_id=run_id,
-                database=database,
-                store=store,
-                config=config,
-                interruption=interruption,
-                on_progress=on_progress,
-            )
-            report = _process(run, scan)
-    except VaesegError as error:
-        _finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
-        raise
+    with _executed(database, store, run_id) as (job, config, interruption):
+        run = _Run(
+            run_id=run_id,
+            database=database,
+            store=store,
+            config=config,
+            job=job,
+            interruption=interruption,
+            on_progress=on_progress,
+        )
+        report = _process(run, update_index(database, job, interruption.check))
     report.seconds = time.monotonic() - started
-    counts = {"outcomes": report.outcomes, "n_slices": report.n_slices, "seconds": round(report.seconds, 3)}
-    finish_run(database, run_id, report.status, counts, scan.file_count)
+    counts = {
+        "outcomes": report.outcomes,
+        "n_slices": report.n_slices,
+        "seconds": round(report.seconds, 3),
+        "index": report.index,
+    }
+    finish_run(database, run_id, report.status, counts, report.files)
     return report
 
 
-def _scan(root: Path, store: Store, config: RunConfig) -> ArchiveScan:
-    scan = scan_for(root, store.root, config, SubjectKeyer(subject_secret(store.root)))
-    FILES_REFUSED.inc(scan.file_count.refused)
-    return scan
+def execute_index(database: Database, store: Store, run_id: str) -> dict[str, int]:
+    """Bring the index of a run's archive up to date and do nothing else; returns `IndexReport.counts`.
+
+    Raises:
+        VaesegError: as `execute_run`.
+    """
+    with _executed(database, store, run_id) as (job, _, interruption):
+        report = update_index(database, job, interruption.check)
+    files = count_files(database, job.archive_id, report.n_waiting, report.waiting_studies)
+    finish_run(database, run_id, "finished", {"index": report.counts()}, files)
+    return report.counts()
 
 
-def _process(run: _Run, scan: ArchiveScan) -> RunReport:
+@contextmanager
+def _executed(database: Database, store: Store, run_id: str) -> Iterator[tuple[IndexJob, RunConfig, Interruption]]:
+    """A run that beats its heart; if it cannot end well, its row says how it ended."""
+    task = run_task(database, run_id)
+    config = RunConfig.from_json(task.config)
+    how_to_go_on = f"finished series are kept, 'vaeseg-batch resume {run_id}' goes on with the rest"
+    try:
+        take_archive(database, task.archive_id, run_id)
+        with interruptible(how_to_go_on) as interruption, heartbeats(database, run_id, interruption.cancel):
+            yield index_job(task.archive_id, Path(task.root), store, config), config, interruption
+    except VaesegError as error:
+        _finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
+        raise
+
+
+def index_job(archive_id: int, root: Path, store: Store, config: RunConfig) -> IndexJob:
+    """What a run indexes: the archive, without a store or labels that lie inside it."""
+    exclude = [store.root] if config.label_dir is None else [store.root, Path(config.label_dir)]
+    return IndexJob(
+        archive_id=archive_id,
+        root=root,
+        reading=config.segmentation.reading,
+        exclude=tuple(path.resolve() for path in exclude),
+        secret=subject_secret(store.root),
+        stable_seconds=config.stable_seconds,
+    )
+
+
+def _process(run: _Run, index: IndexReport) -> RunReport:
     """Plan what is left to do, skip by rule, segment the rest."""
-    manifests = {v.series_key: v.manifest for v in scan.verdicts if v.manifest is not None}
     run.interruption.check()
-    work = plan_work(run.database, run.run_id, list(manifests), retry=run.config.retry, limit=run.config.limit)
-    report = RunReport(run_id=run.run_id, files=scan.file_count, outcomes=_planned_outcomes(scan, manifests, work))
+    files = count_files(run.database, run.job.archive_id, index.n_waiting, index.waiting_studies)
+    FILES_REFUSED.inc(files.refused)
+    series = readable_series(run.database, run.job.archive_id)
+    to_plan = [name.series_key for name in series if name.study_instance_uid not in index.waiting_studies]
+    refused = studies_of_refused_series(run.database, run.job.archive_id)
+    n_refused = sum(study not in index.waiting_studies for study in refused)
+    n_waiting = len(series) + len(refused) - len(to_plan) - n_refused
+    if run.config.retry_of is not None:
+        wanted = series_with_outcome(run.database, run.config.retry_of, run.config.retry_outcomes)
+        to_plan = [key for key in to_plan if key in wanted]
+    work = plan_work(run.database, run.run_id, to_plan, retry=run.config.retry, limit=run.config.limit)
+    outcomes = _planned_outcomes(len(to_plan), work) | {"refused": n_refused, "waiting": n_waiting}
+    report = RunReport(run_id=run.run_id, files=files, outcomes=outcomes, index=index.counts())
     labels: dict[str, Path] = {}
     if run.config.label_dir is not None:
-        labels, report.unmatched_labels = find_labels(Path(run.config.label_dir), manifests.values())
+        names = {
+            name.series_key: label_names(name.series_key, name.series_instance_uid, name.volume_path) for name in series
+        }
+        labels, report.unmatched_labels = find_labels(Path(run.config.label_dir), names)
     if not work.pending:
         report.status = "nothing_to_do"
         return report
     committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), run.on_progress)
-    to_segment = []
-    for item in work.pending:
-        if skipped := skip_by_rule(manifests[item.series_key], run.config.segmentation.selection):
-            committer.add(item, skipped)
-        else:
-            to_segment.append((item, manifests[item.series_key]))
-    committer.flush()
-    if to_segment:
-        _segment(run, committer, str(scan.root), to_segment, labels)
+    for items in in_batches(work.pending, SERIES_AT_ONCE):
+        _segment(run, committer, _to_segment(run, committer, items), labels)
     return report
 
 
-def _planned_outcomes(scan: ArchiveScan, manifests: dict[str, SeriesManifest], work: PlannedWork) -> dict[str, int]:
+def _planned_outcomes(n_to_plan: int, work: PlannedWork) -> dict[str, int]:
     accounted = len(work.pending) + len(work.already_done) + len(work.left_out)
     return {
         "segmented": 0,
@@ -137,26 +181,51 @@ def _planned_outcomes(scan: ArchiveScan, manifests: dict[str, SeriesManifest], w
         "crashed": 0,
         "already_done": len(work.already_done),
         "left_out": len(work.left_out),
-        "not_planned": len(manifests) - accounted,
-        "refused": sum(verdict.ref is not None and not verdict.readable for verdict in scan.verdicts),
+        "not_planned": n_to_plan - accounted,
     }
+
+
+def _to_segment(run: _Run, committer: Committer, items: Sequence[WorkItem]) -> list[tuple[WorkItem, SeriesManifest]]:
+    """Those of some series that no rule leaves out; the others are committed."""
+    manifests = manifests_of(run.database, run.job, [item.series_key for item in items])
+    to_segment = []
+    for item in items:
+        manifest = manifests.get(item.series_key)
+        if manifest is None:
+            committer.add(item, _changed_since(item))
+        elif skipped := skip_by_rule(manifest, run.config.segmentation.selection):
+            committer.add(item, skipped)
+        else:
+            to_segment.append((item, manifest))
+    committer.flush()
+    return to_segment
+
+
+def _changed_since(item: WorkItem) -> FailedSeries:
+    ref = SeriesRef(
+        series_instance_uid=item.series_instance_uid,
+        study_instance_uid=item.study_instance_uid,
+        subject_key=item.subject_key,
+    )
+    return FailedSeries(ref=ref, reason=Reason.CHANGED_WHILE_READING, detail="its files changed since they were listed")
 
 
 def _segment(
     run: _Run,
     committer: Committer,
-    root: str,
     work: Sequence[tuple[WorkItem, SeriesManifest]],
     labels: Mapping[str, Path],
 ) -> None:
     """Run series through the pipeline, committing as they come; those that never come have crashed."""
+    if not work:
+        return
     key = run_key(run.database, run.run_id)
     items = {item.work_item_id: item for item, _ in work}
     rows = [
         planned_row(
             item.work_item_id,
             manifest,
-            root,
+            str(run.job.root),
             str(labels.get(item.series_key, "")),
             f"masks/{item.study_instance_uid}/{item.series_key}/{mask_folder(key.model, item.generation)}",
         )

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import ray
 
 from vaeseg.config import RunConfig, as_json, digest
 from vaeseg.db.archives import ensure_archive, find_archive
-from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, start_run
+from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, reopen_run, run_task, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
-from vaeseg.distributed.indexing import scan_for
 from vaeseg.distributed.local import RayChatter, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
-from vaeseg.distributed.runs import execute_run
+from vaeseg.distributed.runs import execute_index, execute_run
 from vaeseg.distributed.selection import skip_by_rule
-from vaeseg.errors import UsageError
+from vaeseg.errors import StoreError, UsageError
+from vaeseg.io.archive import scan_archive
 from vaeseg.io.store import Store, create_store
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
 from vaeseg.records import FileCount
@@ -61,15 +61,87 @@ def submit(submission: Submission, on_progress: ProgressCallback = no_progress) 
     _check_segmenter(checkpoint, submission.model)
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
-    ray_is_ours = not ray.is_initialized()
-    with closing(database), redirect_stdout(RayChatter()):
+    with closing(database):
         close_lost_runs(database)
+        return _executed(store, database, write_down(submission, checkpoint, database), on_progress)
+
+
+def resume(store: Store, database: Database, run_id: str, on_progress: ProgressCallback = no_progress) -> RunReport:
+    """Go on with a run that did not finish, under its id and with its configuration.
+
+    Raises:
+        UsageError: it is running, has finished, or segmented nothing.
+        VaesegError: as `submit`.
+    """
+    close_lost_runs(database)
+    if run_task(database, run_id).model_digest is None:
+        raise UsageError(f"run {run_id} only brought an index up to date: scan again")
+    reopen_run(database, run_id)
+    return _executed(store, database, run_id, on_progress)
+
+
+def retry(
+    store: Store,
+    database: Database,
+    run_id: str,
+    outcomes: tuple[str, ...] = ("failed", "crashed"),
+    on_progress: ProgressCallback = no_progress,
+) -> RunReport:
+    """Do again, in a new run of the same configuration, what a run ended with some outcomes.
+
+    Raises:
+        VaesegError: as `submit`.
+    """
+    task = run_task(database, run_id)
+    if task.model_digest is None:
+        raise UsageError(f"run {run_id} segmented nothing")
+    config = replace(RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes)
+    close_lost_runs(database)
+    new_id = start_run(
+        database,
+        kind="segment",
+        archive_id=task.archive_id,
+        model_digest=task.model_digest,
+        config_json=as_json(config),
+        config_digest=digest(config.segmentation),
+    )
+    return _executed(store, database, new_id, on_progress)
+
+
+def _executed(store: Store, database: Database, run_id: str, on_progress: ProgressCallback) -> RunReport:
+    """Execute a run that is written down, on a Ray of its own unless this process has one."""
+    ray_is_ours = not ray.is_initialized()
+    with redirect_stdout(RayChatter()):
         recover_parts(store, database)
-        run_id = write_down(submission, checkpoint, database)
         report = execute_run(database, store, run_id, on_progress)
         if ray_is_ours:
             stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
     return report
+
+
+def index_only(submission: Submission) -> dict[str, int]:
+    """Bring the index of an archive up to date, as a run of its own; returns `IndexReport.counts`.
+
+    Raises:
+        VaesegError: the store, the database or the archive cannot be used, or the run was interrupted.
+    """
+    store = create_store(submission.store_root)
+    database = open_database(submission.database_url or sqlite_url(store.database_path))
+    ray_is_ours = not ray.is_initialized()
+    with closing(database), redirect_stdout(RayChatter()):
+        close_lost_runs(database)
+        run_id = start_run(
+            database,
+            kind="index",
+            archive_id=ensure_archive(database, str(submission.study_dir)),
+            model_digest=None,
+            config_json=as_json(submission.config),
+            config_digest=digest(submission.config.segmentation),
+        )
+        counts = execute_index(database, store, run_id)
+        if ray_is_ours and ray.is_initialized():
+            stop_local_ray()
+    return counts
 
 
 def preview(submission: Submission) -> Preview:
@@ -81,7 +153,11 @@ def preview(submission: Submission) -> Preview:
     checkpoint = load_checkpoint(Path(submission.config.model_path))
     _check_segmenter(checkpoint, submission.model)
     config = submission.config
-    scan = scan_for(submission.study_dir, submission.store_root, config, keyer=None)
+    exclude = [submission.store_root] if config.label_dir is None else [submission.store_root, Path(config.label_dir)]
+    try:
+        scan = scan_archive(submission.study_dir, config.segmentation.reading, exclude=exclude)
+    except OSError as error:
+        raise StoreError(f"cannot list the study directory: {error.strerror}") from error
     manifests = {v.series_key: v.manifest for v in scan.verdicts if v.manifest is not None}
     prints = {v.series_key: v.fingerprint for v in scan.verdicts if v.manifest is not None}
     to_skip = {k: prints[k] for k, m in manifests.items() if skip_by_rule(m, config.segmentation.selection)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +12,8 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
 from vaeseg.io.gzipped import read_start
-from vaeseg.io.headers import InstanceHeader
+from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
+from vaeseg.io.listing import FoundFile, found_file, walk
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.nifti_header import HEADER_BYTES, is_nifti, read_nifti_header
 from vaeseg.io.part10 import is_dicom
@@ -34,17 +33,32 @@ DAMAGE = frozenset(
         Reason.MISSING_GEOMETRY,
     }
 )
-"""Reasons of files that may have been a slice of any series: a file cut within its series UID names another series."""
+"""Reasons of files that may have been a slice of any series."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundFile:
-    """One directory entry that is not a directory."""
+class FileRecord:
+    """What a file says of itself: a DICOM instance, a NIfTI volume, or why it is neither."""
 
-    path: str
-    """Relative to the root."""
-    size: int
-    mtime_ns: int
+    file: FoundFile
+    header: InstanceHeader | None = None
+    """Of a DICOM instance, which is judged with the others of its series."""
+    volume: SeriesVerdict | None = None
+    """Of a NIfTI file, which is a series by itself."""
+    reason: Reason | None = None
+    """Why it belongs nowhere."""
+    detail: str = ""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it may have been a slice of any series: a file cut within its series UID names another series."""
+        if self.header is not None:
+            refusals = (refusal(self.header) for refusal in (refusal_of_object, refusal_of_geometry, refusal_of_pixels))
+            first = next((refusal for refusal in refusals if refusal), None)
+            return first is not None and first[0] in DAMAGE
+        if self.reason == Reason.NOT_AN_IMAGE:
+            return self.file.path.lower().endswith(DICOM_SUFFIXES)
+        return self.reason in DAMAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,76 +102,47 @@ def scan_archive(
     """
     path = path.resolve(strict=True)
     root = path if path.is_dir() else path.parent
-    found = list(_walk(root, [e.resolve() for e in exclude])) if path.is_dir() else [_found(root, path)]
-    headers: list[InstanceHeader] = []
-    verdicts: list[SeriesVerdict] = []
-    refused: dict[tuple[str, str], list[FoundFile]] = defaultdict(list)
+    if path.is_dir():
+        found = [file for listing in walk(root, exclude=[e.resolve() for e in exclude]) for file in listing.files]
+    else:
+        found = list(found_file(root, path))
     with quiet_pydicom():
-        for file in found:
-            try:
-                _classify(root, file, config, keyer, headers, verdicts)
-            except ReadingError as error:
-                refused[error.reason, error.detail].append(file)
-        verdicts += assemble_series(root, headers, config)
-    verdicts += [_refused_files(reason, detail, files) for (reason, detail), files in sorted(refused.items())]
-    verdicts = with_unique_keys(_warned_of_damage(verdicts))
+        records = [read_file(root, file, config, keyer) for file in found]
+        verdicts = assemble_series(root, [record.header for record in records if record.header], config)
+    verdicts += [record.volume for record in records if record.volume]
+    verdicts += _refused_files(record for record in records if record.reason)
+    verdicts = with_unique_keys(_warned_of_damage(verdicts, records))
     return ArchiveScan(root=root, files=tuple(found), verdicts=tuple(verdicts))
 
 
-def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[FoundFile]:
-    """Every entry below root that is not a directory, in sorted order; links are listed and not followed."""
-    pending = [root]
-    while pending:
-        directory = pending.pop()
-        try:
-            with os.scandir(directory) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError:
-            if directory == root:
-                raise
-            yield _found(root, directory)
-            continue
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                if path not in exclude:
-                    pending.append(path)
-                continue
-            with suppress(FileNotFoundError):  # gone since it was listed
-                yield _found(root, path)
+def read_file(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
+    """Read the header of one file; call it within `quiet_pydicom`.
 
-
-def _found(root: Path, path: Path) -> FoundFile:
-    status = path.lstat()
-    return FoundFile(path=str(path.relative_to(root)), size=status.st_size, mtime_ns=status.st_mtime_ns)
-
-
-def _classify(
-    root: Path,
-    file: FoundFile,
-    config: ReadingConfig,
-    keyer: SubjectKeyer | None,
-    headers: list[InstanceHeader],
-    verdicts: list[SeriesVerdict],
-) -> None:
-    """Put a file where it belongs.
-
-    Raises:
-        ReadingError: it belongs nowhere.
+    Args:
+        root: absolute.
+        file: from `listing`.
+        config: bounds.
+        keyer: makes the subject key; None leaves it out.
     """
+    try:
+        return _recognised(root, file, config, keyer)
+    except ReadingError as error:
+        return FileRecord(file=file, reason=Reason(error.reason), detail=error.detail)
+
+
+def _recognised(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
     try:
         _check_regular(root / file.path, file)
         start = read_start(root / file.path, HEADER_BYTES)
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error
     if is_dicom(start):
-        headers.append(_dicom_header(root, file, config, keyer))
-    elif is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES):
-        verdicts.append(_judge_nifti(root, file, config, keyer))
-    elif start.startswith(DICOM_STARTS):
-        headers.append(_dicom_header(root, file, config, keyer))
-    else:
-        raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
+        return FileRecord(file=file, header=_dicom_header(root, file, config, keyer))
+    if is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES):
+        return FileRecord(file=file, volume=_judge_nifti(root, file, config, keyer))
+    if start.startswith(DICOM_STARTS):
+        return FileRecord(file=file, header=_dicom_header(root, file, config, keyer))
+    raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
 
 
 def _check_regular(path: Path, file: FoundFile) -> None:
@@ -179,41 +164,42 @@ def _dicom_header(root: Path, file: FoundFile, config: ReadingConfig, keyer: Sub
     return read_header(root, file.path, keyer, config)
 
 
-def _warned_of_damage(verdicts: Sequence[SeriesVerdict]) -> list[SeriesVerdict]:
+def _warned_of_damage(verdicts: Sequence[SeriesVerdict], records: Sequence[FileRecord]) -> list[SeriesVerdict]:
     """Warn of volumes beside damaged files: a slice lost at either end of a stack leaves no gap."""
-    damaged = {Path(file.path).parent for verdict in verdicts for file in verdict.files if _is_damage(verdict, file)}
+    damaged = {Path(record.file.path).parent for record in records if record.is_damaged}
     return [
-        _with_warning(verdict, Warn.INSTANCES_LEFT_OUT)
+        warned_of_damage(verdict)
         if verdict.modality and damaged.intersection(Path(file.path).parent for file in verdict.files)
         else verdict
         for verdict in verdicts
     ]
 
 
-def _is_damage(verdict: SeriesVerdict, file: SliceFile) -> bool:
-    if verdict.ref is None and verdict.reason == Reason.NOT_AN_IMAGE:
-        return file.path.lower().endswith(DICOM_SUFFIXES)
-    return verdict.reason in DAMAGE
-
-
-def _with_warning(verdict: SeriesVerdict, warning: Warn) -> SeriesVerdict:
+def warned_of_damage(verdict: SeriesVerdict) -> SeriesVerdict:
+    """The verdict of a DICOM series, with a damaged file in a directory of its own."""
     if verdict.manifest is None:
         return verdict
-    warnings = tuple(sorted({*verdict.warnings, warning}))
+    warnings = tuple(sorted({*verdict.warnings, Warn.INSTANCES_LEFT_OUT}))
     return replace(verdict, warnings=warnings, manifest=replace(verdict.manifest, warnings=warnings))
 
 
-def _refused_files(reason: str, detail: str, files: Sequence[FoundFile]) -> SeriesVerdict:
+def _refused_files(records: Iterable[FileRecord]) -> list[SeriesVerdict]:
     """Files that belong to no series, gathered by what is wrong with them."""
-    return SeriesVerdict(
-        series_key="",
-        ref=None,
-        modality=None,
-        files=tuple(SliceFile(path=file.path, size=file.size) for file in files),
-        fingerprint="",
-        reason=str(reason),
-        detail=detail,
-    )
+    refused: dict[tuple[str, str], list[FoundFile]] = defaultdict(list)
+    for record in records:
+        refused[str(record.reason), record.detail].append(record.file)
+    return [
+        SeriesVerdict(
+            series_key="",
+            ref=None,
+            modality=None,
+            files=tuple(SliceFile(path=file.path, size=file.size) for file in files),
+            fingerprint="",
+            reason=reason,
+            detail=detail,
+        )
+        for (reason, detail), files in sorted(refused.items())
+    ]
 
 
 def _judge_nifti(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> SeriesVerdict:

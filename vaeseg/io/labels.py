@@ -6,7 +6,7 @@ has the name of its image, as in MSD's ``imagesTr`` and ``labelsTr``. nnU-Net's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import same_grid
 from vaeseg.geometry.resample import label_in_grid, share_inside
-from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import read_label
 from vaeseg.records import BoolArray, Reason, VolumeGeometry, Warn
 
@@ -33,12 +32,12 @@ class LabelOnGrid:
     warnings: tuple[Warn, ...]
 
 
-def find_labels(label_dir: Path, manifests: Iterable[SeriesManifest]) -> tuple[dict[str, Path], int]:
+def find_labels(label_dir: Path, names: Mapping[str, Sequence[str]]) -> tuple[dict[str, Path], int]:
     """Match label files to series by name.
 
     Args:
         label_dir: searched without its subdirectories.
-        manifests: the readable series.
+        names: series key to what its label may be called (`label_names`).
 
     Returns:
         Series key to label path; and how many label files belong to no series.
@@ -49,8 +48,22 @@ def find_labels(label_dir: Path, manifests: Iterable[SeriesManifest]) -> tuple[d
     by_name = {
         _stem(path.name): path for path in sorted(label_dir.iterdir()) if path.name.endswith((".nii", ".nii.gz"))
     }
-    found = {m.series_key: by_name[name] for m in manifests for name in _label_names(m) if name in by_name}
+    found = {key: by_name[name] for key, own in names.items() for name in own if name in by_name}
     return found, len(set(by_name.values()) - set(found.values()))
+
+
+def label_names(series_key: str, series_instance_uid: str, volume_path: str | None) -> tuple[str, ...]:
+    """What the label of a series may be called, without suffix, in rising order of preference.
+
+    Args:
+        series_key: unique in its archive.
+        series_instance_uid: the same, or without a number behind it.
+        volume_path: of a NIfTI series; None for DICOM.
+    """
+    if volume_path is None:
+        return (series_instance_uid, series_key)
+    stem = _stem(Path(volume_path).name)
+    return (stem.removesuffix("_0000"), stem)
 
 
 def read_label_on_grid(
@@ -75,14 +88,6 @@ def read_label_on_grid(
         detail = f"{share:.0%} of the label lies inside the series, expected at least {MIN_SHARE_INSIDE:.0%}"
         raise ReadingError(Reason.LABEL_GEOMETRY_MISMATCH, detail)
     return LabelOnGrid(mask=label_in_grid(label, label_geometry, geometry), warnings=(Warn.LABEL_RESAMPLED,))
-
-
-def _label_names(manifest: SeriesManifest) -> tuple[str, ...]:
-    """In rising order of preference."""
-    if manifest.kind == "dicom":
-        return (manifest.ref.series_instance_uid, manifest.series_key)
-    stem = _stem(Path(manifest.files[0].path).name)
-    return (stem.removesuffix("_0000"), stem)
 
 
 def _stem(name: str) -> str:

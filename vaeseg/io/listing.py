@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -30,7 +30,7 @@ class Listing:
     directories: tuple[str, ...]
     """Relative to the root, by name; those excluded are left out."""
     is_readable: bool = True
-    """False where it cannot be listed: then its one file is the directory itself."""
+    """False where it cannot be listed: then its one file is the directory itself, as ``directory/.``."""
 
 
 def walk(root: Path, start: str = "", exclude: Sequence[Path] = ()) -> Iterator[Listing]:
@@ -64,7 +64,8 @@ def list_directory(root: Path, directory: str, exclude: Sequence[Path] = ()) -> 
     except OSError:
         if not directory:
             raise
-        return Listing(directory=directory, files=tuple(found_file(root, here)), directories=(), is_readable=False)
+        itself = tuple(replace(file, path=f"{directory}/.") for file in found_file(root, here))
+        return Listing(directory=directory, files=itself, directories=(), is_readable=False)
     files: list[FoundFile] = []
     directories: list[str] = []
     for entry in entries:

@@ -189,6 +189,19 @@ def write_dataset_file(path: Path, dataset: str, rows: Sequence[Mapping[str, Any
     pq.write_table(table, path, compression="zstd")
 
 
+def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Some columns of one file, a tuple a row.
+
+    Raises:
+        OSError: it cannot be read, or is no Parquet file.
+    """
+    try:
+        table = pq.read_table(path, columns=list(columns), partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise OSError(f"not a Parquet file: {path.name}") from error
+    return list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+
+
 def read_dataset(parquet_root: Path, dataset: str) -> pa.Table:
     """All published rows of a data set, in order of run and part; an empty table where there are none.
 

@@ -66,6 +66,13 @@ def staged_files(store: Store) -> Iterator[PartFile]:
         yield PartFile(run_id=run_id, dataset=dataset, name=name)
 
 
+def published_files(store: Store) -> Iterator[PartFile]:
+    """Every file that lies where readers look, in a fixed order."""
+    for path in sorted(store.parquet.glob("*/run_id=*/*")):
+        dataset, run, name = path.parts[-3:]
+        yield PartFile(run_id=run.removeprefix("run_id="), dataset=dataset, name=name)
+
+
 def remove_staged(store: Store, part: PartFile) -> None:
     """Delete a staged file, and its directories once they are empty.
 

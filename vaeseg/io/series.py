@@ -86,7 +86,7 @@ def assemble_series(root: Path, headers: Iterable[InstanceHeader], config: Readi
     """
     groups: dict[tuple[str, str], list[InstanceHeader]] = defaultdict(list)
     for header in headers:
-        groups[_group_key(header)].append(header)
+        groups[group_key(header)].append(header)
     verdicts: list[SeriesVerdict] = []
     for key in sorted(groups):
         verdicts += _judge_group(root, sorted(groups[key], key=lambda header: header.path), config)
@@ -107,7 +107,8 @@ def with_unique_keys(verdicts: Sequence[SeriesVerdict]) -> list[SeriesVerdict]:
     return unique
 
 
-def _group_key(header: InstanceHeader) -> tuple[str, str]:
+def group_key(header: InstanceHeader) -> tuple[str, str]:
+    """Study, and series or what stands for it: instances of one group are judged together."""
     return header.study_instance_uid, header.series_instance_uid or header.series_group
 
 

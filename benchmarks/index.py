@@ -1,0 +1,103 @@
+"""How long it takes to index an archive of small DICOM files, the first time and when nothing changed.
+
+    python benchmarks/index.py --files 100000 --out DIR [--db postgresql://...]
+
+DIR gets the archive (kept for the next time) and a store. Each series is a directory of 100 slices of 4 x 4 pixels.
+Prints a line for each scan: seconds, files a second, headers read, and the largest memory that the driver had so far.
+For comparison, the last line is a loop of `pydicom.dcmread(stop_before_pixels=True)` over 2,000 of the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from vaeseg.config import RunConfig
+from vaeseg.distributed.local import stop_local_ray
+from vaeseg.distributed.submit import Submission, index_only
+
+SLICES = 100
+PLAIN_FILES = 2000
+SERIES_PLACE, SLICE_PLACE, POSITION_PLACE = "1.2.3.4.5.100000000", "1.2.3.4.6.100000000", "0000.000"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--db", help="instead of SQLite in the store; it should be empty")
+    arguments = parser.parse_args()
+    archive = arguments.out / f"archive-{arguments.files}"
+    if not archive.exists():
+        write_archive(archive, arguments.files // SLICES)
+    store = arguments.out / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    submission = Submission(
+        study_dir=archive.resolve(),
+        store_root=store,
+        database_url=arguments.db,
+        model="none",
+        config=RunConfig(model_path=""),
+    )
+    for name in ("first", "second"):
+        started = time.perf_counter()
+        counts = index_only(submission)
+        _print(name, time.perf_counter() - started, counts["n_listed"], counts["n_read"])
+    stop_local_ray()
+    started = time.perf_counter()
+    for path in itertools.islice(archive.rglob("*.dcm"), PLAIN_FILES):
+        pydicom.dcmread(path, stop_before_pixels=True)
+    _print("pydicom", time.perf_counter() - started, PLAIN_FILES, PLAIN_FILES)
+
+
+def write_archive(archive: Path, n_series: int) -> None:
+    """A directory a series; identifiers and positions are written into the bytes of one file."""
+    template = _template()
+    for series in range(n_series):
+        directory = archive / f"{series // 100:04d}" / f"{series:06d}"
+        directory.mkdir(parents=True)
+        for number in range(SLICES):
+            content = template
+            for place, value in (
+                (SERIES_PLACE, f"1.2.3.4.5.1{series:08d}"),
+                (SLICE_PLACE, f"1.2.3.4.6.1{series * SLICES + number:08d}"),
+                (POSITION_PLACE, f"{number * 2.5:08.3f}"),
+            ):
+                content = content.replace(place.encode(), value.encode())
+            (directory / f"{number:03d}.dcm").write_bytes(content)
+
+
+def _template() -> bytes:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, SLICE_PLACE
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = CTImageStorage, SLICE_PLACE, "CT"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{SERIES_PLACE}.1", SERIES_PLACE
+    dataset.PatientID, dataset.Rows, dataset.Columns = "bench", 4, 4
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = ["0", "0", POSITION_PLACE], [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing, dataset.RescaleSlope, dataset.RescaleIntercept = [0.7, 0.7], 1, -1024
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelData = b"\0" * 32
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _print(name: str, seconds: float, n_files: int, n_read: int) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"{name:8} {seconds:8.1f} s {n_files / seconds:8.0f} files/s {n_read:8d} headers {peak:8.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

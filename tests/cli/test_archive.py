@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from factories import write_series
+
+from vaeseg.cli import main
+from vaeseg.cli.options import DURATION
+
+
+def vaeseg(directory: Path, *arguments: str) -> Result:
+    environment = {"VAESEG_DB": "", "VAESEG_STORE": str(directory / "store")}
+    return CliRunner(env=environment).invoke(main, list(arguments))
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """An archive of one series, registered as `ward`."""
+    write_series(tmp_path / "ward" / "a")
+    result = vaeseg(tmp_path, "archive", "add", "ward", "--root", str(tmp_path / "ward"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "vaeseg-batch scan ward" in result.stdout
+    return tmp_path
+
+
+def test_an_archive_is_added_listed_shown_and_removed(ward: Path) -> None:
+    """JSON for programs, lines for people."""
+    root = str(ward / "ward")
+    assert vaeseg(ward, "archive", "list").stdout == f"ward  {root}\n"
+    listed = json.loads(vaeseg(ward, "archive", "list", "--json").stdout)
+    assert listed == [{"name": "ward", "root": root, "label_root": None}]
+    assert json.loads(vaeseg(ward, "archive", "show", "ward", "--json").stdout)["n_files"] == 0
+    assert vaeseg(ward, "archive", "remove", "ward").exit_code == 0
+    assert vaeseg(ward, "archive", "list").stdout == ""
+    gone = vaeseg(ward, "archive", "show", "ward")
+    assert (gone.exit_code, "no archive ward" in gone.stderr) == (2, True)
+
+
+def test_another_root_under_a_name_is_a_usage_error(ward: Path) -> None:
+    """The name stays what it was."""
+    result = vaeseg(ward, "archive", "add", "ward", "--root", str(ward))
+    assert (result.exit_code, "another root" in result.stderr) == (2, True)
+
+
+def test_a_scan_of_an_archive_that_nobody_added(ward: Path) -> None:
+    """One line that says how to see those there are."""
+    result = vaeseg(ward, "scan", "nope")
+    assert (result.exit_code, "archive list" in result.stderr) == (2, True)
+
+
+def test_the_index_alone_is_brought_up_to_date(ward: Path) -> None:
+    """Young files wait by default; then headers are read once, and never again."""
+    young = json.loads(vaeseg(ward, "scan", "ward", "--index-only", "--json").stdout)
+    assert (young["n_listed"], young["n_read"], young["n_waiting"]) == (6, 0, 6)
+    options = ("scan", "ward", "--index-only", "--stable-for", "0", "--json")
+    assert json.loads(vaeseg(ward, *options).stdout)["n_read"] == 6
+    assert json.loads(vaeseg(ward, *options).stdout)["n_read"] == 0
+    shown = vaeseg(ward, "archive", "show", "ward").stdout
+    assert "files   6, 0 more are missing" in shown
+    assert "series  1 readable, 0 refused" in shown
+    status = json.loads(vaeseg(ward, "status", "--json").stdout)
+    assert [(run["kind"], run["status"]) for run in status] == [("index", "finished")] * 3
+    assert status[-1]["files"] == {"found": 6, "in_series": 0, "refused": 0}
+
+
+def test_a_dry_run_of_a_scan_writes_nothing(ward: Path) -> None:
+    """It says what would be done; the next scan finds the index as it was."""
+    result = vaeseg(ward, "scan", "ward", "--dry-run", "--json")
+    assert json.loads(result.stdout)["files"]["found"] == 6
+    assert json.loads(vaeseg(ward, "archive", "show", "ward", "--json").stdout)["n_files"] == 0
+
+
+def test_a_share_that_is_not_mounted_is_an_error(ward: Path) -> None:
+    """Exit code 1, and nothing is taken for deleted."""
+    options = ("scan", "ward", "--index-only", "--stable-for", "0")
+    assert vaeseg(ward, *options).exit_code == 0
+    (ward / "ward" / "a").rename(ward / "away")
+    result = vaeseg(ward, *options)
+    assert (result.exit_code, "mounted" in result.stderr) == (1, True)
+    assert json.loads(vaeseg(ward, "archive", "show", "ward", "--json").stdout)["n_files_missing"] == 0
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1d", 86400)])
+def test_times(text: str, seconds: float) -> None:
+    """A number and a unit."""
+    assert DURATION.convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "30", "-1m", "nan", "infs", "5 weeks"])
+def test_what_is_no_time_is_refused(ward: Path, text: str) -> None:
+    """With the forms there are."""
+    result = vaeseg(ward, "scan", "ward", f"--stable-for={text}")
+    assert (result.exit_code, "30m" in result.stderr) == (2, True)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from factories import write_series
+
+from vaeseg.config import ReadingConfig
+from vaeseg.db.archives import ensure_archive, index_counts
+from vaeseg.db.index import count_files, readable_series, series_with_files
+from vaeseg.db.session import Database
+from vaeseg.distributed import indexing
+from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
+from vaeseg.errors import StoreError
+from vaeseg.io.archive import scan_archive
+from vaeseg.io.dicom import SubjectKeyer
+
+SECRET = b"k" * 32
+UID = "1.2.826.0.1.77"
+HALF_AN_HOUR = 1800.0
+
+
+def job_for(database: Database, root: Path, stable_seconds: float = 0.0) -> IndexJob:
+    return IndexJob(
+        archive_id=ensure_archive(database, str(root)),
+        root=root,
+        reading=ReadingConfig(),
+        exclude=(root / "store",),
+        secret=SECRET,
+        stable_seconds=stable_seconds,
+    )
+
+
+def nothing() -> None:
+    return
+
+
+def index(database: Database, root: Path, stable_seconds: float = 0.0) -> IndexReport:
+    return update_index(database, job_for(database, root, stable_seconds), nothing)
+
+
+def keys(database: Database, root: Path) -> list[str]:
+    return [name.series_key for name in readable_series(database, ensure_archive(database, str(root)))]
+
+
+def fingerprints(database: Database, root: Path) -> dict[str, str]:
+    manifests = manifests_of(database, job_for(database, root), keys(database, root))
+    return {key: str(sorted(file.sop_instance_uid for file in manifest.files)) for key, manifest in manifests.items()}
+
+
+def age(path: Path, seconds: float) -> None:
+    """Make every file below look as if it changed so long ago."""
+    moment = time.time() - seconds
+    for file in path.rglob("*"):
+        os.utime(file, (moment, moment))
+
+
+@pytest.fixture
+def ugly(tmp_path: Path) -> Path:
+    """Two volumes under one UID, one study twice, damage beside a series, a localizer, NIfTI, junk, a store."""
+    root = tmp_path / "archive"
+    write_series(root / "a", SeriesInstanceUID=f"{UID}.1")
+    write_series(root / "b", SeriesInstanceUID=f"{UID}.2", per_slice={k: {"AcquisitionNumber": 1} for k in range(6)})
+    write_series(
+        root / "b" / "again",
+        SeriesInstanceUID=f"{UID}.2",
+        per_slice={k: {"AcquisitionNumber": 2, "SOPInstanceUID": f"{UID}.2.9.{k}"} for k in range(6)},
+    )
+    write_series(root / "c", SeriesInstanceUID=f"{UID}.1", StudyInstanceUID=f"{UID}.99")
+    write_series(root / "d", SeriesInstanceUID=f"{UID}.4")
+    (root / "d" / "cut.dcm").write_bytes((root / "d").glob("*").__next__().read_bytes()[:300])
+    write_series(root / "e", SeriesInstanceUID=f"{UID}.5", Modality="MR")
+    shutil.copytree(root / "a", root / "f")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 4), dtype=np.int16), np.eye(4)), root / "v.nii.gz")
+    (root / "notes.txt").write_text("nothing")
+    (root / "empty.dcm").touch()
+    (root / "link.dcm").symlink_to(root / "notes.txt")
+    write_series(root / "store", SeriesInstanceUID=f"{UID}.6")
+    return root
+
+
+def test_the_index_is_what_a_scan_finds(database: Database, ugly: Path) -> None:
+    """Series by series and file by file: the same verdicts, manifests and counts."""
+    index(database, ugly)
+    scan = scan_archive(ugly, ReadingConfig(), SubjectKeyer(SECRET), exclude=[ugly / "store"])
+    wanted = {verdict.series_key: verdict.manifest for verdict in scan.verdicts if verdict.manifest is not None}
+    assert manifests_of(database, job_for(database, ugly), list(wanted)) == wanted
+    assert keys(database, ugly) == sorted(wanted)
+    archive_id = ensure_archive(database, str(ugly))
+    assert count_files(database, archive_id) == scan.file_count
+    refused = [verdict for verdict in scan.verdicts if verdict.ref is not None and not verdict.readable]
+    assert sum(index_counts(database, archive_id).refused_by_reason.values()) == len(refused)
+
+
+def test_an_unchanged_archive_is_only_listed(database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No header is read, nothing is judged."""
+    first = index(database, ugly)
+    assert first.n_read == first.n_listed
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(indexing, "read_file", refuse)
+    again = index(database, ugly)
+    assert (again.n_listed, again.n_read, again.n_judged, again.n_vanished) == (first.n_listed, 0, 0, 0)
+
+
+def test_a_late_slice_is_the_only_one_read(database: Database, tmp_path: Path) -> None:
+    """Its series has another fingerprint then, and the others are not judged."""
+    late = write_series(tmp_path / "a", SeriesInstanceUID=f"{UID}.1").paths[-1]
+    write_series(tmp_path / "b", SeriesInstanceUID=f"{UID}.2")
+    content = late.read_bytes()
+    late.unlink()
+    index(database, tmp_path)
+    before = fingerprints(database, tmp_path)
+    late.write_bytes(content)
+    report = index(database, tmp_path)
+    after = fingerprints(database, tmp_path)
+    assert (report.n_read, report.n_judged) == (1, 1)
+    assert (before[f"{UID}.1"] != after[f"{UID}.1"], before[f"{UID}.2"]) == (True, after[f"{UID}.2"])
+
+
+def test_a_file_that_changes_in_place_is_read_again(database: Database, tmp_path: Path) -> None:
+    """By size or by time of change."""
+    series = write_series(tmp_path, SeriesInstanceUID=f"{UID}.1")
+    index(database, tmp_path)
+    age(tmp_path, 60)
+    assert index(database, tmp_path).n_read == len(series.paths)
+    series.paths[0].write_bytes(b"no longer DICOM")
+    assert index(database, tmp_path).n_read == 1
+    counted = count_files(database, ensure_archive(database, str(tmp_path)))
+    assert counted.refused_by_reason == {"not_an_image": 1}
+
+
+def test_what_vanishes_is_missing_and_is_not_planned(database: Database, tmp_path: Path) -> None:
+    """A file, then the directory; back in place they are found again without a header being read."""
+    series = write_series(tmp_path / "a", SeriesInstanceUID=f"{UID}.1")
+    write_series(tmp_path / "b", SeriesInstanceUID=f"{UID}.2")
+    index(database, tmp_path)
+    (tmp_path / "a").rename(tmp_path.parent / "elsewhere")
+    report = index(database, tmp_path)
+    assert (report.n_vanished, keys(database, tmp_path)) == (len(series.paths), [f"{UID}.2"])
+    (tmp_path.parent / "elsewhere").rename(tmp_path / "a")
+    report = index(database, tmp_path)
+    assert (report.n_found_again, report.n_read) == (len(series.paths), 0)
+    assert keys(database, tmp_path) == [f"{UID}.1", f"{UID}.2"]
+
+
+def test_a_series_that_moved_is_the_same(database: Database, tmp_path: Path) -> None:
+    """Its files are read where they lie now, and make the same series; so does a NIfTI volume."""
+    write_series(tmp_path / "a", SeriesInstanceUID=f"{UID}.1")
+    volume = tmp_path / "v.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 4), dtype=np.int16), np.eye(4)), volume)
+    index(database, tmp_path)
+    before = readable_series(database, ensure_archive(database, str(tmp_path)))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a").rename(tmp_path / "deep" / "other")
+    volume.rename(tmp_path / "deep" / "w.nii.gz")
+    index(database, tmp_path)
+    after = readable_series(database, ensure_archive(database, str(tmp_path)))
+    assert [name[:3] for name in after] == [name[:3] for name in before]
+    manifest = manifests_of(database, job_for(database, tmp_path), [before[0].series_key])[before[0].series_key]
+    assert manifest.series_key == before[0].series_key
+
+
+def test_a_study_that_is_still_arriving_waits(database: Database, tmp_path: Path) -> None:
+    """Young files are not in the index, their study is named; a file that is half there is not refused."""
+    write_series(tmp_path / "a", SeriesInstanceUID=f"{UID}.1", StudyInstanceUID="1.5")
+    write_series(tmp_path / "b", SeriesInstanceUID=f"{UID}.2", StudyInstanceUID="1.6")
+    age(tmp_path, 2 * HALF_AN_HOUR)
+    late = sorted((tmp_path / "b").iterdir())[0]
+    os.utime(late)
+    (tmp_path / "b" / "half.dcm").write_bytes(late.read_bytes()[:200])
+    report = index(database, tmp_path, HALF_AN_HOUR)
+    assert (report.n_waiting, report.waiting_studies) == (2, {"1.6"})
+    counted = count_files(database, ensure_archive(database, str(tmp_path)), report.n_waiting)
+    assert (counted.found, counted.in_series, counted.refused, counted.waiting) == (13, 11, 0, 2)
+    age(tmp_path, 2 * HALF_AN_HOUR)
+    report = index(database, tmp_path, HALF_AN_HOUR)
+    assert (report.n_waiting, report.waiting_studies) == (0, set())
+    assert count_files(database, ensure_archive(database, str(tmp_path))).refused_by_reason == {
+        "unreadable_instance": 1
+    }
+
+
+def test_a_file_from_the_future_does_not_wait_for_ever(database: Database, tmp_path: Path) -> None:
+    """A wrong clock on the machine that wrote it."""
+    write_series(tmp_path, SeriesInstanceUID=f"{UID}.1")
+    age(tmp_path, -30 * 24 * 3600)
+    assert index(database, tmp_path, HALF_AN_HOUR).n_waiting == 0
+
+
+def test_damage_that_comes_later_warns_the_series_beside_it(database: Database, tmp_path: Path) -> None:
+    """And no longer once it is gone."""
+    paths = write_series(tmp_path, SeriesInstanceUID=f"{UID}.1").paths
+
+    def warnings() -> tuple[str, ...]:
+        index(database, tmp_path)
+        (series,) = series_with_files(database, ensure_archive(database, str(tmp_path)), [f"{UID}.1"])
+        return series.warnings
+
+    assert warnings() == ()
+    (tmp_path / "cut.dcm").write_bytes(paths[0].read_bytes()[:300])
+    assert warnings() == ("instances_left_out",)
+    (tmp_path / "cut.dcm").unlink()
+    assert warnings() == ()
+
+
+def test_what_cannot_be_listed_is_not_gone(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is closed for a night loses nothing; it is counted as refused."""
+    write_series(tmp_path / "a" / "deep", SeriesInstanceUID=f"{UID}.1")
+    write_series(tmp_path / "b", SeriesInstanceUID=f"{UID}.2")
+    index(database, tmp_path)
+    really_scan = os.scandir
+
+    def closed(path: Path) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(13, "Permission denied")
+        return really_scan(path)
+
+    monkeypatch.setattr("vaeseg.io.listing.os.scandir", closed)
+    for _ in range(2):
+        assert index(database, tmp_path).n_vanished == 0
+        counted = count_files(database, ensure_archive(database, str(tmp_path)))
+        assert (counted.in_series, counted.refused_by_reason) == (12, {"unreadable_file": 1})
+    monkeypatch.undo()
+    assert index(database, tmp_path).n_vanished == 1
+    assert count_files(database, ensure_archive(database, str(tmp_path))).refused == 0
+
+
+def test_an_archive_that_is_not_mounted_is_an_error(database: Database, tmp_path: Path) -> None:
+    """An empty directory where files were says nothing of the files."""
+    root = tmp_path / "archive"
+    write_series(root / "a", SeriesInstanceUID=f"{UID}.1")
+    index(database, root)
+    (root / "a").rename(tmp_path / "away")
+    with pytest.raises(StoreError, match="mounted"):
+        index(database, root)
+    assert keys(database, root) == [f"{UID}.1"]
+    root.rmdir()
+    with pytest.raises(StoreError, match="cannot list"):
+        index(database, root)
+
+
+class StopError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("calls", range(1, 8))
+def test_a_scan_that_is_killed_is_gone_on_with(
+    database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Wherever it stops, the next one ends with the same index, and reads nothing twice that was recorded."""
+    monkeypatch.setattr(indexing, "FILES_COMPARED", 8)
+    monkeypatch.setattr(indexing, "FILES_READ", 8)
+    monkeypatch.setattr(indexing, "FILES_JUDGED", 1)
+    left = calls
+
+    def stop_at_last(_: object) -> Callable[..., None]:
+        def wrapped(*arguments: object, **named: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise StopError
+            really[_](*arguments, **named)  # type: ignore[index]
+
+        return wrapped
+
+    really = {name: getattr(indexing, name) for name in ("record_files", "record_groups")}
+    for name in really:
+        monkeypatch.setattr(indexing, name, stop_at_last(name))
+    with pytest.raises(StopError):
+        index(database, ugly)
+    for name, function in really.items():
+        monkeypatch.setattr(indexing, name, function)
+    index(database, ugly)
+    scan = scan_archive(ugly, ReadingConfig(), exclude=[ugly / "store"])
+    wanted = sorted(verdict.ref.series_instance_uid for verdict in scan.verdicts if verdict.ref and verdict.readable)
+    archive_id = ensure_archive(database, str(ugly))
+    assert sorted(name.series_instance_uid for name in readable_series(database, archive_id)) == wanted
+    assert count_files(database, archive_id) == scan.file_count
+
+
+def test_a_newer_reader_reads_everything_again(database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an older one kept may not be what the newer wants."""
+    first = index(database, ugly)
+    monkeypatch.setattr(indexing, "READER_VERSION", 2)
+    assert index(database, ugly).n_read == first.n_read
+
+
+def test_the_secret_is_not_shown(database: Database, tmp_path: Path) -> None:
+    """A job travels to workers and may end in a log."""
+    assert "kkk" not in repr(replace(job_for(database, tmp_path), stable_seconds=1.0))

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row, skipped
+from sqlalchemy import delete, update
+
+from vaeseg.db.runs import finish_run
+from vaeseg.db.session import Database
+from vaeseg.db.tables import FindingTable, LesionTable, WorkItemTable
+from vaeseg.db.work import WorkItem, plan_work
+from vaeseg.distributed.commit import commit_group
+from vaeseg.distributed.verify import collect_garbage, verify
+from vaeseg.errors import UsageError
+from vaeseg.io.store import Store
+from vaeseg.records import SegmentedSeries
+
+KEYS = [f"1.2.{n}" for n in range(4)]
+
+
+def with_mask(item: WorkItem, store: Store) -> SegmentedSeries:
+    """An outcome whose mask file is there."""
+    outcome = segmented(item)
+    path = store.root / outcome.mask_uri
+    path.parent.mkdir(parents=True)
+    path.write_bytes(item.series_key.encode())
+    path.with_name("preview.png").touch()
+    return replace(outcome, mask_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def run_id(database: Database, store: Store) -> str:
+    """A finished run of two parts: two segmented, one skipped, one failed."""
+    run_id = begin_run(database, scan(database, [series_row(key) for key in KEYS]))
+    one, two, three, four = plan_work(database, run_id, KEYS).pending
+    commit_group(run_id, [(one, with_mask(one, store)), (three, skipped(three))], store, database)
+    commit_group(run_id, [(two, with_mask(two, store)), (four, failed(four))], store, database)
+    finish_run(database, run_id, "finished")
+    return run_id
+
+
+def kinds(store: Store, database: Database, run_id: str | None = None) -> list[str]:
+    return [disagreement.kind for disagreement in verify(store, database, run_id)]
+
+
+def test_what_was_committed_agrees(database: Database, store: Store, run_id: str) -> None:
+    """Of the run, and of all."""
+    assert kinds(store, database) == kinds(store, database, run_id) == []
+
+
+def part(store: Store, dataset: str, number: int = 0) -> Path:
+    return sorted((store.parquet / dataset).glob("*/*.parquet"))[number]
+
+
+def mask(store: Store) -> Path:
+    return sorted(store.masks.glob("*/*/*/mask.nii.gz"))[0]
+
+
+FILE_DAMAGE: dict[str, tuple[Callable[[Store], object], list[str]]] = {
+    "a part is deleted": (lambda store: part(store, "findings").unlink(), ["part_missing"]),
+    "a part is changed": (lambda store: part(store, "slices").write_bytes(b"PAR1"), ["part_changed"]),
+    "a part is replaced by another": (
+        lambda store: part(store, "lesions").write_bytes(
+            sorted(part(store, "lesions").parent.iterdir())[1].read_bytes()
+        ),
+        ["part_changed"],
+    ),
+    "a part that nobody wrote": (
+        lambda store: part(store, "masks").with_name("part-00009.parquet").touch(),
+        ["part_unknown"],
+    ),
+    "a staged file of a dead run": (
+        lambda store: (
+            (store.staging / "r" / "findings").mkdir(parents=True),
+            (store.staging / "r" / "findings" / "part-00001.parquet").touch(),
+        ),
+        ["part_staged"],
+    ),
+    "a mask is deleted": (lambda store: mask(store).unlink(), ["mask_missing"]),
+    "a mask is changed": (lambda store: mask(store).write_bytes(b"x"), ["mask_changed"]),
+    "a mask that no finding names": (
+        lambda store: (store.masks / "1" / "2" / "m").mkdir(parents=True),
+        ["mask_unknown"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", FILE_DAMAGE)
+def test_damaged_files_are_named(database: Database, store: Store, run_id: str, damage: str) -> None:
+    """One disagreement, of its kind."""
+    hurt, expected = FILE_DAMAGE[damage]
+    hurt(store)
+    assert kinds(store, database) == expected
+
+
+def test_rows_that_differ_are_named(database: Database, store: Store, run_id: str) -> None:
+    """A volume changed in SQL, a lesion and a finding deleted, an item's state changed."""
+    with database.write() as connection:
+        connection.execute(update(FindingTable).where(FindingTable.id == 1).values(tumour_volume_ml=9.0))
+    assert kinds(store, database) == ["rows_differ"]
+    with database.write() as connection:
+        connection.execute(delete(LesionTable).where(LesionTable.finding_id == 1))
+    assert kinds(store, database, run_id) == ["rows_differ", "rows_differ"]
+    with database.write() as connection:
+        connection.execute(delete(FindingTable).where(FindingTable.id == 1))
+        connection.execute(update(WorkItemTable).where(WorkItemTable.state == "failed").values(state="segmented"))
+    assert sorted(set(kinds(store, database))) == ["mask_unknown", "rows_differ", "work_differs"]
+
+
+def test_another_run_is_not_looked_at(database: Database, store: Store, run_id: str) -> None:
+    """With a run id, its own parts and masks alone."""
+    mask(store).unlink()
+    assert kinds(store, database, begin_run(database, 1)) == []
+
+
+def test_a_run_that_is_alive_is_not_blamed(database: Database, store: Store, run_id: str, clock: Clock) -> None:
+    """Its staged files and its masks without findings are on their way; once it is dead they are named."""
+    live = begin_run(database, 1)
+    (store.staging / live / "findings").mkdir(parents=True)
+    (store.staging / live / "findings" / "part-00001.parquet").touch()
+    (store.masks / "1" / "2" / "m").mkdir(parents=True)
+    assert kinds(store, database) == []
+    with pytest.raises(UsageError, match="alive"):
+        collect_garbage(store, database, dry_run=False)
+    clock.advance(3600)
+    assert kinds(store, database) == ["part_staged", "mask_unknown"]
+
+
+def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store: Store, run_id: str) -> None:
+    """A second collection finds nothing, and what is left agrees."""
+    part(store, "masks").with_name("part-00009.parquet").touch()
+    lost = store.masks / "1" / "2" / "m"
+    lost.mkdir(parents=True)
+    (lost / "mask.nii.gz").touch()
+    expected = [
+        "masks/1/2/m/mask.nii.gz",
+        f"parquet/masks/run_id={run_id}/part-00009.parquet",
+    ]
+    assert collect_garbage(store, database, dry_run=True) == expected
+    assert lost.exists()
+    assert collect_garbage(store, database, dry_run=False) == expected
+    assert not (store.masks / "1").exists()
+    assert collect_garbage(store, database, dry_run=False) == []
+    assert kinds(store, database) == []

@@ -1,0 +1,225 @@
+"""Kill runs in every way there is, resume them, and prove that nothing is lost, doubled or changed.
+
+    python tests/kills.py --kills 100 --seed 1 --out DIR
+
+A phantom archive is submitted over and over to stores of its own. Each attempt is killed: the driver by SIGKILL after a
+named step of the commit or at a random moment, or a worker, the actor or the raylet under it. It is resumed until it is
+done; then `verify` must agree, every series have exactly one current finding, and every mask be byte for byte that of a
+run that nobody disturbed. Prints a JSON line with kills, stores, series lost, doubled and changed; exit code 1 if any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+from sqlalchemy import func, select
+
+from vaeseg.config import PhantomConfig, RunConfig
+from vaeseg.db.session import open_database, sqlite_url
+from vaeseg.db.tables import LATEST_FINDINGS
+from vaeseg.distributed.commit import COMMIT_STEPS
+from vaeseg.distributed.verify import verify
+from vaeseg.io.store import Store
+from vaeseg.models.checkpoint import resolve_model
+from vaeseg.phantom.dicom_writer import write_dicom_archive
+
+N_SERIES = 8
+PHANTOM = PhantomConfig(n_patients=N_SERIES, seed=5, image_size=64, z_extent_mm=40.0, slice_spacing_mm=4.0)
+ATTEMPT_SECONDS = 300.0
+"""A run that takes longer hangs."""
+LONGEST_WAIT_SECONDS = 25.0
+"""Before a kill at a random moment."""
+
+WAYS = (*(f"driver after {step}" for step in COMMIT_STEPS), "driver", "worker", "actor", "raylet")
+
+
+@dataclass
+class Tally:
+    """What came of it."""
+
+    kills: int = 0
+    by_way: Counter[str] = field(default_factory=Counter)
+    stores: int = 0
+    attempts: int = 0
+    lost: int = 0
+    doubled: int = 0
+    changed: int = 0
+    disagreements: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.doubled or self.changed or self.disagreements)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--drive", nargs=3, metavar=("ARCHIVE", "STORE", "STEP"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.drive:
+        return drive(*arguments.drive)
+    tally = run_kills(arguments.out, arguments.kills, arguments.seed)
+    sys.stdout.write(json.dumps(asdict(tally)) + "\n")
+    return 0 if tally.is_clean else 1
+
+
+def run_kills(out: Path, kills: int, seed: int) -> Tally:
+    """Kill that many times, every way in turn, and check each store once it is done."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_dicom_archive(out / "archive", PHANTOM)
+    wanted = _masks(_undisturbed(out))
+    chance, tally = random.Random(seed), Tally()
+    while tally.kills < kills:
+        store = out / f"store-{tally.stores}"
+        while not _attempt(out, store, kills, chance, tally):
+            pass
+        tally.stores += 1
+        _check(store, wanted, tally)
+    return tally
+
+
+def _undisturbed(out: Path) -> Path:
+    store = out / "undisturbed"
+    driver = _start(out, store, "")
+    if driver.wait(ATTEMPT_SECONDS) != 0:
+        raise RuntimeError("the undisturbed run did not finish")
+    return store
+
+
+def _attempt(out: Path, store: Path, kills: int, chance: random.Random, tally: Tally) -> bool:
+    """One run on the store, disturbed unless there were kills enough; returns whether it finished."""
+    way = WAYS[tally.kills % len(WAYS)] if tally.kills < kills else ""
+    step = f"{way.removeprefix('driver after ')}:{chance.randint(1, 3)}" if way.startswith("driver after ") else ""
+    driver = _start(out, store, step)
+    tally.attempts += 1
+    family: list[psutil.Process] = []
+    try:
+        killed = bool(way) and not step and _kill_under(driver, way, chance, family)
+        status = _wait(driver, family)
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    if killed or status == -signal.SIGKILL:
+        tally.kills += 1
+        tally.by_way[way] += 1
+    return status == 0
+
+
+def _start(out: Path, store: Path, step: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, __file__, "--drive", str(out / "archive" / "dicom"), str(store), step]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def _kill_under(driver: subprocess.Popen[bytes], way: str, chance: random.Random, family: list[psutil.Process]) -> bool:
+    """Kill the driver, or one process under it, at a random moment; False where there was none before it ended."""
+    until = time.monotonic() + chance.uniform(0.5, LONGEST_WAIT_SECONDS)
+    while driver.poll() is None:
+        family[:] = _below(driver)
+        victims = [psutil.Process(driver.pid)] if way == "driver" else [p for p in family if _is(p, way)]
+        if victims and time.monotonic() >= until:
+            with suppress(psutil.NoSuchProcess):
+                chance.choice(victims).kill()
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def _is(process: psutil.Process, way: str) -> bool:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        name = " ".join(process.cmdline())
+        if way == "raylet":
+            return "/raylet" in name.partition(" ")[0]
+        return name.startswith("ray::") and ("MapWorker" in name) == (way == "actor") and "Agent" not in name
+    return False
+
+
+def _below(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(driver.pid).children(recursive=True)
+    return []
+
+
+def _wait(driver: subprocess.Popen[bytes], family: list[psutil.Process]) -> int:
+    """The exit status; remembers what it leaves behind, which nobody else would end."""
+    until = time.monotonic() + ATTEMPT_SECONDS
+    while (status := driver.poll()) is None:
+        if time.monotonic() > until:
+            driver.kill()
+            raise RuntimeError(f"a run took longer than {ATTEMPT_SECONDS} s")
+        family[:] = _below(driver) or family
+        time.sleep(0.05)
+    return status
+
+
+def _check(store_root: Path, wanted: dict[str, str], tally: Tally) -> None:
+    store = Store(store_root)
+    with closing(open_database(sqlite_url(store.database_path), create=False)) as database:
+        tally.disagreements += len(list(verify(store, database)))
+        statement = select(LATEST_FINDINGS.c.series_id, LATEST_FINDINGS.c.outcome, func.count()).group_by(
+            LATEST_FINDINGS.c.series_id, LATEST_FINDINGS.c.outcome
+        )
+        with database.read() as connection:
+            current = connection.execute(statement).all()
+    segmented = [row for row in current if row.outcome == "segmented"]
+    tally.lost += N_SERIES - len(segmented)
+    tally.doubled += sum(row.count > 1 for row in segmented)
+    found = _masks(store_root)
+    tally.changed += sum(found.get(name) != digest for name, digest in wanted.items())
+    tally.doubled += len(found.keys() - wanted.keys())
+
+
+def _masks(store: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.glob("masks/*/*/*/*"))
+    }
+
+
+def drive(archive: str, store: str, step: str) -> int:
+    """Submit, as a process that can be killed; after the n-th `name` of a step ``name:n`` it kills itself."""
+    from vaeseg.distributed import committer
+    from vaeseg.distributed.submit import Submission, submit
+
+    name, _, number = step.partition(":")
+    left = int(number or 0)
+    really = committer.commit_group
+
+    def reached(reached_name: str) -> None:
+        nonlocal left
+        left -= reached_name == name
+        if name and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def commit_group(*arguments: object) -> int:
+        return really(*arguments, step=reached)  # type: ignore[arg-type]
+
+    committer.commit_group = commit_group  # type: ignore[assignment]
+    model = resolve_model("phantom-v1", Path(store) / "models")
+    submission = Submission(
+        study_dir=Path(archive),
+        store_root=Path(store),
+        database_url=None,
+        model="phantom-v1",
+        config=RunConfig(model_path=str(model), commit_every=1, retry=True),
+    )
+    return 0 if submit(submission).complete else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

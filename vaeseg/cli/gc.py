@@ -1,0 +1,27 @@
+"""`vaeseg-batch gc`: remove what nothing refers to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vaeseg.cli.options import opened_for_query, store_options
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Name the files only.")
+@store_options
+def command(dry_run: bool, store: Path, db: str | None) -> None:
+    """Remove part files and masks that no finding names, such as a killed run leaves; masks of older findings stay.
+
+    Exit code 2 while a run is alive: its masks have no findings yet.
+    """
+    from vaeseg.distributed.verify import collect_garbage
+    from vaeseg.io.store import Store
+
+    with opened_for_query(store, db) as database:
+        removed = collect_garbage(Store(store.absolute()), database, dry_run)
+    for path in removed:
+        print(path)
+    print(f"{len(removed)} files {'would be ' * dry_run}removed")

@@ -1,0 +1,34 @@
+"""`vaeseg-batch retry`: do again what a run could not do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vaeseg.cli.options import check_choice, json_option, opened_for_query, store_options
+from vaeseg.cli.segmentation import conclude, with_bar
+
+OUTCOMES = ["failed", "crashed"]
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--outcome", "outcomes", default="failed,crashed", show_default=True, help="Which series.")
+@store_options
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, run_id: str, outcomes: str, store: Path, db: str | None, as_json: bool) -> None:
+    """Do again, in a new run, the series that a run ended as failed or crashed.
+
+    Exit codes: 0 ok, 1 error, 2 no such run or outcome, 3 some series failed again.
+    """
+    from vaeseg.distributed.submit import retry
+    from vaeseg.io.store import create_store
+
+    chosen = tuple(outcome.strip() for outcome in outcomes.split(","))
+    for outcome in chosen:
+        check_choice("--outcome", outcome, OUTCOMES)
+    with opened_for_query(store, db) as database:
+        report = with_bar(lambda show: retry(create_store(store), database, run_id, chosen, show))
+    conclude(ctx, report, store, db, as_json)

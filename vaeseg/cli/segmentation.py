@@ -1,0 +1,215 @@
+"""Options of commands that segment, the bar they show and the summary they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+import click
+
+from vaeseg.cli.options import NOTICE, json_option, store_options
+from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from vaeseg.distributed.report import ProgressCallback, RunReport
+    from vaeseg.distributed.submit import Preview, Submission
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+OutputType = Literal["nifti", "png"]
+DEFAULT_MODEL = "phantom-v1"
+
+_OPTIONS = (
+    click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of a model, or a checkpoint file."),
+    store_options,
+    click.option("--output-type", "output_types", default="nifti", show_default=True, help="nifti, or nifti,png."),
+    click.option("--limit", type=click.IntRange(min=1), help="At most this many series in this run."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Slices in one pass."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option("--retry", is_flag=True, help="Do again the series that failed or crashed before."),
+    click.option("--dry-run", is_flag=True, help="Show what would be done; writes nothing."),
+    json_option,
+)
+
+
+def segmentation_options(function: Function) -> Function:
+    """Add what `submission` takes, --dry-run and --json."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def submission(
+    root: Path,
+    label_dir: Path | None,
+    *,
+    stable_seconds: float = 0.0,
+    model: str,
+    store: Path,
+    db: str | None,
+    output_types: str,
+    limit: int | None,
+    batch_size: int,
+    device: Literal["auto", "cpu", "cuda"],
+    retry: bool,
+) -> Submission:
+    """What was asked for, checked.
+
+    Args:
+        root: absolute path of the archive.
+        label_dir: absolute path.
+        stable_seconds: files that changed within this time wait.
+        model: and the others: as the options have them.
+
+    Raises:
+        UsageError: no such model, device or output type.
+    """
+    from vaeseg.config import RunConfig, SegmentationConfig
+    from vaeseg.distributed.submit import Submission
+    from vaeseg.inference.predictor import choose_device
+    from vaeseg.models.checkpoint import resolve_model
+
+    choose_device(device)
+    checkpoint = resolve_model(model, store / "models")
+    segmentation = SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None)
+    return Submission(
+        study_dir=root,
+        store_root=store,
+        database_url=db,
+        model=checkpoint.stem,
+        config=RunConfig(
+            segmentation=segmentation,
+            model_path=str(checkpoint.resolve()),
+            label_dir=str(label_dir) if label_dir else None,
+            limit=limit,
+            retry=retry,
+            device=device,
+            batch_size=batch_size,
+            stable_seconds=stable_seconds,
+        ),
+    )
+
+
+def carry_out(ctx: click.Context, submitted: Submission, dry_run: bool, as_json: bool) -> None:
+    """Run it, or show what it would do; the exit code says whether everything was segmented."""
+    if dry_run:
+        from vaeseg.distributed.submit import preview
+
+        _show_preview(preview(submitted), as_json)
+        return
+    from vaeseg.distributed.submit import submit
+
+    conclude(ctx, with_bar(lambda show: submit(submitted, show)), submitted.store_root, submitted.database_url, as_json)
+
+
+def conclude(ctx: click.Context, report: RunReport, store: Path, db: str | None, as_json: bool) -> None:
+    """Print what a run did, and exit."""
+    if as_json:
+        print(json.dumps(_as_json(report, store, db)))
+    else:
+        _show_report(report, store)
+    ctx.exit(EXIT_OK if report.complete else EXIT_INCOMPLETE)
+
+
+def _output_types(text: str) -> tuple[str, ...]:
+    chosen = {part.strip() for part in text.split(",") if part.strip()}
+    unknown = chosen - set(get_args(OutputType))
+    if unknown:
+        raise UsageError(f"unknown output type {', '.join(sorted(unknown))}; there are nifti and png")
+    return tuple(sorted(chosen | {"nifti"}))
+
+
+def with_bar(work: Callable[[ProgressCallback], RunReport]) -> RunReport:
+    """Do it, with a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from vaeseg.distributed.report import Progress as RunProgress
+
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("series  {task.fields[slices]} slices  {task.fields[rate]:.1f}/s  {task.fields[failures]} failed"),
+        TimeElapsedColumn(),
+    )
+    # a descriptor of its own: standard error itself is held back while Ray starts
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    console = Console(file=terminal)
+    with terminal, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading headers, starting Ray", total=None, slices=0, rate=0.0, failures=0)
+
+        def show(progress: RunProgress) -> None:
+            elapsed = bar.tasks[task].elapsed or 1.0
+            bar.update(
+                task,
+                description="segmenting",
+                total=progress.series_total,
+                completed=progress.series_done,
+                slices=progress.slices_done,
+                rate=progress.slices_done / elapsed,
+                failures=progress.failures,
+            )
+
+        return work(show)
+
+
+def _show_preview(preview: Preview, as_json: bool) -> None:
+    fields = asdict(preview)
+    if as_json:
+        print(json.dumps(fields))
+        return
+    files = fields.pop("files")
+    print("dry run: nothing was written")
+    print("series  " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in fields.items()))
+    print(f"files   {files['found']} found, {files['in_series']} in series, {files['refused']} refused")
+
+
+def _show_report(report: RunReport, store: Path) -> None:
+    files = report.files
+    reasons = ", ".join(f"{reason} {count}" for reason, count in files.refused_by_reason.items())
+    print(f"run     {report.run_id} {_what_happened(report)} in {report.seconds:.1f} s ({NOTICE})")
+    print("series  " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in report.outcomes.items() if n))
+    print(
+        f"files   {files.found} found, {files.in_series} in series, {files.refused} refused"
+        + f" ({reasons})" * bool(reasons)
+        + f", {files.waiting} waiting" * bool(files.waiting)
+    )
+    print(f"headers {report.index['n_read']} read, {report.index['n_vanished']} files vanished")
+    if report.unmatched_labels:
+        print(f"labels  {report.unmatched_labels} belong to no series found")
+    if report.outcomes["left_out"]:
+        print(f"note    {report.outcomes['left_out']} series failed before and were left out; --retry does them again")
+    print(f"store   {store}")
+    if report.n_slices:
+        print(f"next    vaeseg-batch findings --run {report.run_id} --store {store}")
+
+
+def _what_happened(report: RunReport) -> str:
+    return "had nothing to do" if report.status == "nothing_to_do" else "finished"
+
+
+def _as_json(report: RunReport, store_root: Path, db: str | None) -> dict[str, Any]:
+    from sqlalchemy import make_url
+
+    from vaeseg.db.session import sqlite_url
+    from vaeseg.io.store import Store
+
+    store = Store(store_root.absolute())
+    url = make_url(db or sqlite_url(store.database_path))
+    return {
+        "run_id": report.run_id,
+        "status": report.status,
+        "store": str(store.root),
+        "db": url.render_as_string(hide_password=True),
+        "n_series": report.n_series,
+        "outcomes": report.outcomes,
+        "files": {name: getattr(report.files, name) for name in ("found", "in_series", "refused", "waiting")},
+        "index": report.index,
+        "seconds": round(report.seconds, 3),
+        "slices_per_second": round(report.n_slices / report.seconds, 3) if report.n_slices else None,
+    }

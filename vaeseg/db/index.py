@@ -1,0 +1,506 @@
+"""The index of an archive: the files last found, and the series that they make.
+
+Files that come, change or go mark their groups as changed; changed groups are judged anew and their series recorded.
+Both happen in transactions of their own, so that a scan that was killed is gone on with where it stood.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, case, delete, func, select, update
+
+from vaeseg.db.session import Database
+from vaeseg.db.tables import ChangedGroupTable, InstanceTable, SeriesTable
+from vaeseg.db.upsert import BATCH_ROWS, in_batches, insert_missing, upsert
+from vaeseg.records import FileCount, IndexedFile
+
+FILE_COLUMNS = tuple(field.name for field in fields(IndexedFile))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFile:
+    """What the index has of a file, as far as it decides whether to read it again."""
+
+    size: int
+    mtime_ns: int
+    reader_version: int
+    is_missing: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesRow:
+    """A series found by a scan; sizes and spacings are None where it was refused before they were known."""
+
+    series_key: str
+    """Unique within the archive: the series UID, with ``-2`` and so on where one UID holds several volumes."""
+    series_instance_uid: str
+    study_instance_uid: str
+    subject_key: str | None = None
+    modality: str | None = None
+    reason: str | None = None
+    """A `records.Reason` when it was refused; None means readable."""
+    detail: str | None = None
+    warnings: tuple[str, ...] = ()
+    n_instances: int
+    n_files: int
+    n_slices: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    """(k, j, i)."""
+    voxel_volume_mm3: float | None = None
+    fingerprint: str
+    """64 hex digits over the instances; another one means that there is something new to segment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSeries:
+    """A series of a group, and its files."""
+
+    row: SeriesRow
+    """Its key is the series UID; `record_groups` numbers those that share one."""
+    paths: tuple[str, ...]
+
+
+class SeriesName(NamedTuple):
+    """A readable series, as far as plans and labels need it."""
+
+    series_key: str
+    series_instance_uid: str
+    study_instance_uid: str
+    volume_path: str | None
+    """Of a NIfTI volume; None for DICOM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSeries:
+    """A readable series as the index names it, with what is needed to judge its group once more."""
+
+    series_key: str
+    series_instance_uid: str
+    study_instance_uid: str
+    subject_key: str | None
+    warnings: tuple[str, ...]
+    paths: frozenset[str]
+    """Its own files."""
+    group_files: tuple[IndexedFile, ...]
+    """All of its group."""
+
+
+def known_files(database: Database, archive_id: int, directories: Iterable[str]) -> dict[str, dict[str, KnownFile]]:
+    """Files of some directories, missing ones included: directory to path to file."""
+    known: dict[str, dict[str, KnownFile]] = defaultdict(dict)
+    columns = ("path", "directory", "size", "mtime_ns", "reader_version", "missing_since")
+    statement = _instances(archive_id, *columns)
+    with database.read() as connection:
+        for batch in in_batches(directories):
+            for row in connection.execute(statement.where(InstanceTable.directory.in_(batch))):
+                known[row.directory][row.path] = KnownFile(
+                    size=row.size,
+                    mtime_ns=row.mtime_ns,
+                    reader_version=row.reader_version,
+                    is_missing=row.missing_since is not None,
+                )
+    return known
+
+
+def known_directories(database: Database, archive_id: int) -> list[str]:
+    """Directories that hold files which are not known to be missing."""
+    present = _instances(archive_id, "directory").where(InstanceTable.missing_since.is_(None))
+    with database.read() as connection:
+        return list(connection.scalars(present.distinct()))
+
+
+def record_files(
+    database: Database,
+    archive_id: int,
+    reader_version: int,
+    read: Sequence[IndexedFile] = (),
+    found_again: Sequence[str] = (),
+    vanished: Sequence[str] = (),
+) -> None:
+    """Make the index say what became of files, and mark the groups that this touches as changed; one transaction.
+
+    Args:
+        database: where.
+        archive_id: whose.
+        reader_version: of the reader that read them.
+        read: new or changed files, as read just now.
+        found_again: paths that were missing and are back, unchanged.
+        vanished: paths that are gone; their rows stay, marked missing.
+    """
+    paths = [*(file.path for file in read), *found_again, *vanished]
+    with database.write() as connection:
+        groups = _groups_touched(connection, archive_id, paths)
+        for batch in in_batches(read):
+            upsert(
+                connection,
+                InstanceTable,
+                [_instance(archive_id, reader_version, file) for file in batch],
+                key=("archive_id", "path"),
+            )
+        _mark(connection, archive_id, found_again, None)
+        _mark(connection, archive_id, vanished, database.now())
+        groups |= _groups_touched(connection, archive_id, [file.path for file in read])
+        for names in in_batches(sorted(groups)):
+            rows = [{"archive_id": archive_id, "group_key": group} for group in names]
+            insert_missing(connection, ChangedGroupTable, rows, key=("archive_id", "group_key"))
+
+
+def forget_emptied_groups(database: Database, archive_id: int) -> None:
+    """Mark the series of changed groups without files as missing; call it before `changed_groups`.
+
+    So that a NIfTI volume that was moved finds the series that it was (`record_groups`).
+    """
+    with database.write() as connection:
+        present = select(InstanceTable.group_key).where(
+            InstanceTable.archive_id == archive_id,
+            InstanceTable.group_key.is_not(None),
+            InstanceTable.missing_since.is_(None),
+        )
+        emptied = (ChangedGroupTable.archive_id == archive_id) & ChangedGroupTable.group_key.not_in(present)
+        groups = connection.scalars(select(ChangedGroupTable.group_key).where(emptied)).all()
+        _series_missing(connection, database, archive_id, groups, [])
+        _judged(connection, archive_id, groups)
+
+
+def changed_groups(database: Database, archive_id: int, max_files: int) -> dict[str, list[IndexedFile]]:
+    """Some groups that are to be judged, with all their files in order of path; empty when all are judged.
+
+    Args:
+        database: where.
+        archive_id: whose.
+        max_files: more than these only if a single group has more.
+    """
+    counted = (
+        select(ChangedGroupTable.group_key, func.count(InstanceTable.id))
+        .join(
+            InstanceTable,
+            (InstanceTable.archive_id == ChangedGroupTable.archive_id)
+            & (InstanceTable.group_key == ChangedGroupTable.group_key),
+        )
+        .where(ChangedGroupTable.archive_id == archive_id)
+        .group_by(ChangedGroupTable.group_key)
+        .order_by(ChangedGroupTable.group_key)
+        .limit(BATCH_ROWS)
+    )
+    chosen: list[str] = []
+    with database.read() as connection:
+        n_files = 0
+        for group, count in connection.execute(counted):
+            n_files += count
+            if chosen and n_files > max_files:
+                break
+            chosen.append(group)
+        return _files_of_groups(connection, archive_id, chosen)
+
+
+def damaged_directories(database: Database, archive_id: int, directories: Iterable[str]) -> set[str]:
+    """Those of some directories that hold a damaged file."""
+    damaged = _instances(archive_id, "directory").where(InstanceTable.is_damaged, InstanceTable.missing_since.is_(None))
+    with database.read() as connection:
+        return {
+            directory
+            for batch in in_batches(directories)
+            for directory in connection.scalars(damaged.where(InstanceTable.directory.in_(batch)).distinct())
+        }
+
+
+def record_groups(database: Database, archive_id: int, judged: Mapping[str, Sequence[JudgedSeries]]) -> None:
+    """Record the series of groups, in one transaction; series of theirs that are no more are marked missing.
+
+    A NIfTI volume that was moved (no series has its UID, one that is missing has its content) goes on under the
+    identifiers that it had.
+
+    Args:
+        database: where.
+        archive_id: whose.
+        judged: group to its series.
+    """
+    with database.write() as connection:
+        named = _with_keys(connection, archive_id, judged)
+        now = database.now()
+        rows = [
+            _series(archive_id, group, series.row) | {"first_seen_at": now, "judged_at": now, "missing_since": None}
+            for group, all_series in named.items()
+            for series in all_series
+        ]
+        for batch in in_batches(rows):
+            upsert(connection, SeriesTable, batch, key=("archive_id", "series_key"), keep=("first_seen_at",))
+        keys = [series.row.series_key for all_series in named.values() for series in all_series]
+        _series_missing(connection, database, archive_id, list(judged), keys)
+        _assign(connection, archive_id, named)
+        _judged(connection, archive_id, list(judged))
+
+
+def readable_series(database: Database, archive_id: int) -> list[SeriesName]:
+    """The readable series of an archive whose files are there, in order of key."""
+    of_volume = (InstanceTable.series_id == SeriesTable.id) & SeriesTable.group_key.not_like("%/%")
+    statement = (
+        select(
+            SeriesTable.series_key, SeriesTable.series_instance_uid, SeriesTable.study_instance_uid, InstanceTable.path
+        )
+        .join(InstanceTable, of_volume & InstanceTable.missing_since.is_(None), isouter=True)
+        .where(
+            SeriesTable.archive_id == archive_id,
+            SeriesTable.verdict == "readable",
+            SeriesTable.missing_since.is_(None),
+        )
+        .order_by(SeriesTable.series_key)
+    )
+    with database.read() as connection:
+        return [SeriesName(*row) for row in connection.execute(statement)]
+
+
+def studies_of_refused_series(database: Database, archive_id: int) -> list[str]:
+    """Study UID of each series whose files are there and make no volume."""
+    refused = (SeriesTable.verdict == "refused") & SeriesTable.missing_since.is_(None)
+    statement = select(SeriesTable.study_instance_uid).where(SeriesTable.archive_id == archive_id, refused)
+    with database.read() as connection:
+        return list(connection.scalars(statement))
+
+
+def series_with_files(database: Database, archive_id: int, series_keys: Sequence[str]) -> list[FoundSeries]:
+    """Series with all files of their groups, in the order of the keys; for some hundreds at a time."""
+    statement = select(SeriesTable.__table__).where(SeriesTable.archive_id == archive_id)
+    with database.read() as connection:
+        rows = [
+            row
+            for batch in in_batches(series_keys)
+            for row in connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
+        ]
+        files = _files_of_groups(connection, archive_id, sorted({row.group_key for row in rows}))
+        paths = _paths(connection, archive_id, [row.id for row in rows])
+    found = {row.series_key: _found(row, paths[row.id], files[row.group_key]) for row in rows}
+    return [found[key] for key in series_keys]
+
+
+def count_files(
+    database: Database, archive_id: int, n_waiting: int = 0, waiting_studies: Collection[str] = ()
+) -> FileCount:
+    """Files of an archive by what became of them; those that are missing are not counted.
+
+    Args:
+        database: where.
+        archive_id: whose.
+        n_waiting: files that the scan found and left alone.
+        waiting_studies: files of these that make no volume yet are waiting, and not refused.
+    """
+    study = case((SeriesTable.reason.is_not(None), SeriesTable.study_instance_uid))
+    reason = func.coalesce(InstanceTable.reason, SeriesTable.reason)
+    statement = (
+        select(reason, study, func.count())
+        .select_from(InstanceTable)
+        .join(SeriesTable, SeriesTable.id == InstanceTable.series_id, isouter=True)
+        .where(InstanceTable.archive_id == archive_id, InstanceTable.missing_since.is_(None))
+        .group_by(reason, study)
+    )
+    in_series, by_reason = 0, Counter[str]()
+    with database.read() as connection:
+        for why, of_study, count in connection.execute(statement):
+            if why is None:
+                in_series += count
+            elif of_study in waiting_studies:
+                n_waiting += count
+            else:
+                by_reason[why] += count
+    return FileCount(
+        found=in_series + by_reason.total() + n_waiting,
+        in_series=in_series,
+        refused=by_reason.total(),
+        refused_by_reason=dict(sorted(by_reason.items())),
+        waiting=n_waiting,
+    )
+
+
+def _instances(archive_id: int, *columns: str) -> Any:
+    return select(*(getattr(InstanceTable, name) for name in columns)).where(InstanceTable.archive_id == archive_id)
+
+
+def _groups_touched(connection: Connection, archive_id: int, paths: Sequence[str]) -> set[str]:
+    """Groups that the files are in, and those with a file in a directory where one of them is damaged."""
+    statement = _instances(archive_id, "group_key", "directory", "is_damaged")
+    groups: set[str] = set()
+    directories: set[str] = set()
+    for batch in in_batches(paths):
+        for row in connection.execute(statement.where(InstanceTable.path.in_(batch))):
+            groups |= {row.group_key} - {None}
+            directories |= {row.directory} if row.is_damaged else set()
+    beside = _instances(archive_id, "group_key").where(InstanceTable.group_key.is_not(None)).distinct()
+    for batch in in_batches(directories):
+        groups |= set(connection.scalars(beside.where(InstanceTable.directory.in_(batch))))
+    return groups
+
+
+def _instance(archive_id: int, reader_version: int, file: IndexedFile) -> dict[str, Any]:
+    return asdict(file) | {
+        "archive_id": archive_id,
+        "directory": file.directory,
+        "reader_version": reader_version,
+        "series_id": None,
+        "missing_since": None,
+    }
+
+
+def _mark(connection: Connection, archive_id: int, paths: Sequence[str], missing_since: Any) -> None:
+    for batch in in_batches(paths):
+        which = (InstanceTable.archive_id == archive_id) & InstanceTable.path.in_(batch)
+        connection.execute(update(InstanceTable).where(which).values(missing_since=missing_since))
+
+
+def _files_of_groups(connection: Connection, archive_id: int, groups: Sequence[str]) -> dict[str, list[IndexedFile]]:
+    statement = _instances(archive_id, *FILE_COLUMNS).where(InstanceTable.missing_since.is_(None))
+    files: dict[str, list[IndexedFile]] = {group: [] for group in groups}
+    for batch in in_batches(groups):
+        for row in connection.execute(statement.where(InstanceTable.group_key.in_(batch)).order_by(InstanceTable.path)):
+            files[row.group_key].append(IndexedFile(**row._mapping))
+    return files
+
+
+def _with_keys(
+    connection: Connection, archive_id: int, judged: Mapping[str, Sequence[JudgedSeries]]
+) -> dict[str, list[JudgedSeries]]:
+    """Number the series that share a UID, readable ones first, leaving other groups theirs."""
+    rows = [series.row for all_series in judged.values() for series in all_series]
+    owner = _owners(connection, archive_id, sorted({row.series_instance_uid for row in rows}))
+    away = _missing_volumes(connection, archive_id, sorted({row.fingerprint for row in rows}))
+    named: dict[str, list[JudgedSeries]] = {group: [] for group in judged}
+    in_order = [(group, series) for group, all_series in judged.items() for series in all_series]
+    for group, series in sorted(in_order, key=lambda pair: pair[1].row.reason is not None):
+        own = {series.row.series_key for series in named[group]}
+        taken = own | {key for key, other in owner.items() if other not in (group, "")}
+        is_new_volume = "/" not in group and series.row.series_instance_uid not in owner
+        moved = away.pop(series.row.fingerprint, None) if is_new_volume else None
+        identity = moved or {"series_key": _free_key(series.row.series_instance_uid, taken)}
+        row = replace(series.row, **identity)
+        owner[row.series_key] = group
+        named[group].append(replace(series, row=row))
+    return named
+
+
+def _owners(connection: Connection, archive_id: int, uids: Sequence[str]) -> dict[str, str]:
+    """Series key to group, of all series that have one of these UIDs."""
+    statement = select(SeriesTable.series_key, SeriesTable.group_key).where(SeriesTable.archive_id == archive_id)
+    return {
+        key: group
+        for batch in in_batches(uids)
+        for key, group in connection.execute(statement.where(SeriesTable.series_instance_uid.in_(batch)))
+    }
+
+
+def _missing_volumes(connection: Connection, archive_id: int, fingerprints: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Fingerprint to the identifiers of a NIfTI volume that had it, and whose file is gone."""
+    names = ("series_key", "series_instance_uid", "study_instance_uid", "subject_key")
+    statement = (
+        select(SeriesTable.fingerprint, *(getattr(SeriesTable, name) for name in names))
+        .where(SeriesTable.archive_id == archive_id, SeriesTable.missing_since.is_not(None))
+        .where(SeriesTable.group_key.not_like("%/%"))
+        .order_by(SeriesTable.id.desc())
+    )
+    return {
+        row.fingerprint: {name: getattr(row, name) for name in names}
+        for batch in in_batches(fingerprints)
+        for row in connection.execute(statement.where(SeriesTable.fingerprint.in_(batch)))
+    }
+
+
+def _free_key(uid: str, taken: set[str]) -> str:
+    number, key = 1, uid
+    while key in taken:
+        number += 1
+        key = f"{uid}-{number}"
+    return key
+
+
+def _series(archive_id: int, group: str, row: SeriesRow) -> dict[str, Any]:
+    values = asdict(row)
+    spacing = values.pop("spacing_mm") or (None, None, None)
+    return values | {
+        "archive_id": archive_id,
+        "group_key": group,
+        "verdict": "readable" if row.reason is None else "refused",
+        "warnings": list(row.warnings),
+        "spacing_k_mm": spacing[0],
+        "spacing_j_mm": spacing[1],
+        "spacing_i_mm": spacing[2],
+    }
+
+
+def _series_missing(
+    connection: Connection, database: Database, archive_id: int, groups: Sequence[str], except_keys: Sequence[str]
+) -> None:
+    """Mark the series of some groups as missing, except those that were just recorded."""
+    present = select(SeriesTable.id, SeriesTable.series_key).where(
+        SeriesTable.archive_id == archive_id, SeriesTable.missing_since.is_(None)
+    )
+    kept = set(except_keys)
+    gone = [
+        series_id
+        for batch in in_batches(groups)
+        for series_id, key in connection.execute(present.where(SeriesTable.group_key.in_(batch)))
+        if key not in kept
+    ]
+    for batch in in_batches(gone):
+        connection.execute(update(SeriesTable).where(SeriesTable.id.in_(batch)).values(missing_since=database.now()))
+
+
+def _ids(connection: Connection, archive_id: int, keys: Sequence[str]) -> dict[str, int]:
+    statement = select(SeriesTable.series_key, SeriesTable.id).where(SeriesTable.archive_id == archive_id)
+    return {
+        key: series_id
+        for batch in in_batches(keys)
+        for key, series_id in connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
+    }
+
+
+def _assign(connection: Connection, archive_id: int, named: Mapping[str, Sequence[JudgedSeries]]) -> None:
+    """Say of every file in which series it is; nearly every group is one series, and such go by the batch."""
+    only_series = (
+        select(SeriesTable.id)
+        .where(
+            SeriesTable.archive_id == archive_id,
+            SeriesTable.group_key == InstanceTable.group_key,
+            SeriesTable.missing_since.is_(None),
+        )
+        .scalar_subquery()
+    )
+    of_archive = update(InstanceTable).where(InstanceTable.archive_id == archive_id)
+    for batch in in_batches(group for group, all_series in named.items() if len(all_series) == 1):
+        connection.execute(of_archive.where(InstanceTable.group_key.in_(batch)).values(series_id=only_series))
+    several = [series for all_series in named.values() if len(all_series) > 1 for series in all_series]
+    ids = _ids(connection, archive_id, [series.row.series_key for series in several])
+    for series in several:
+        for batch in in_batches(series.paths):
+            here = of_archive.where(InstanceTable.path.in_(batch))
+            connection.execute(here.values(series_id=ids[series.row.series_key]))
+
+
+def _judged(connection: Connection, archive_id: int, groups: Sequence[str]) -> None:
+    for batch in in_batches(groups):
+        which = (ChangedGroupTable.archive_id == archive_id) & ChangedGroupTable.group_key.in_(batch)
+        connection.execute(delete(ChangedGroupTable).where(which))
+
+
+def _paths(connection: Connection, archive_id: int, series_ids: Sequence[int]) -> dict[int, set[str]]:
+    statement = _instances(archive_id, "series_id", "path").where(InstanceTable.missing_since.is_(None))
+    paths: dict[int, set[str]] = defaultdict(set)
+    for batch in in_batches(series_ids):
+        for series_id, path in connection.execute(statement.where(InstanceTable.series_id.in_(batch))):
+            paths[series_id].add(path)
+    return paths
+
+
+def _found(row: Row[Any], paths: Iterable[str], group_files: Sequence[IndexedFile]) -> FoundSeries:
+    return FoundSeries(
+        series_key=row.series_key,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        subject_key=row.subject_key,
+        warnings=tuple(row.warnings),
+        paths=frozenset(paths),
+        group_files=tuple(group_files),
+    )

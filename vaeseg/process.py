@@ -1,0 +1,43 @@
+"""Names of processes, by which another process on the same machine can tell that one is dead."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROC = Path("/proc")
+START_FIELD = 19
+"""Of `/proc/<pid>/stat` behind the command's name: clock ticks from boot to the start of the process."""
+
+
+def this_process() -> str:
+    """Boot, pid namespace, pid and start of this process; empty where the system does not tell."""
+    started = _started(os.getpid())
+    return f"{_machine()}; {os.getpid()} {started}" if started else ""
+
+
+def is_surely_dead(name: str) -> bool:
+    """Whether a process, as `this_process` named it, has ended; False also where that cannot be known from here."""
+    machine, _, process = name.partition("; ")
+    if not process or machine != _machine():
+        return False
+    pid, _, started = process.partition(" ")
+    return _started(int(pid)) != started
+
+
+def _machine() -> str:
+    """The running kernel and the namespace in which pids mean something."""
+    try:
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {(PROC / 'self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process started; empty for one that is gone, or that waits only to be noticed (a zombie)."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[START_FIELD]

@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from vaeseg.io.store import Store
 from vaeseg.models.checkpoint import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 
+logger = logging.getLogger("kills")
+
 N_SERIES = 8
 PHANTOM = PhantomConfig(n_patients=N_SERIES, seed=5, image_size=64, z_extent_mm=40.0, slice_spacing_mm=4.0)
 ATTEMPT_SECONDS = 300.0
@@ -51,7 +54,7 @@ class Tally:
     """What came of it."""
 
     kills: int = 0
-    by_way: Counter[str] = field(default_factory=Counter)
+    by_way: dict[str, int] = field(default_factory=dict)
     stores: int = 0
     attempts: int = 0
     lost: int = 0
@@ -69,16 +72,18 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--ways", default=",".join(WAYS), help="of: " + ", ".join(WAYS))
     parser.add_argument("--drive", nargs=3, metavar=("ARCHIVE", "STORE", "STEP"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
         return drive(*arguments.drive)
-    tally = run_kills(arguments.out, arguments.kills, arguments.seed)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    tally = run_kills(arguments.out, arguments.kills, arguments.seed, arguments.ways.split(","))
     sys.stdout.write(json.dumps(asdict(tally)) + "\n")
     return 0 if tally.is_clean else 1
 
 
-def run_kills(out: Path, kills: int, seed: int) -> Tally:
+def run_kills(out: Path, kills: int, seed: int, ways: Sequence[str] = WAYS) -> Tally:
     """Kill that many times, every way in turn, and check each store once it is done."""
     out.mkdir(parents=True, exist_ok=True)
     write_dicom_archive(out / "archive", PHANTOM)
@@ -86,7 +91,7 @@ def run_kills(out: Path, kills: int, seed: int) -> Tally:
     chance, tally = random.Random(seed), Tally()
     while tally.kills < kills:
         store = out / f"store-{tally.stores}"
-        while not _attempt(out, store, kills, chance, tally):
+        while not _attempt(out, store, ways[tally.kills % len(ways)] if tally.kills < kills else "", chance, tally):
             pass
         tally.stores += 1
         _check(store, wanted, tally)
@@ -101,9 +106,8 @@ def _undisturbed(out: Path) -> Path:
     return store
 
 
-def _attempt(out: Path, store: Path, kills: int, chance: random.Random, tally: Tally) -> bool:
-    """One run on the store, disturbed unless there were kills enough; returns whether it finished."""
-    way = WAYS[tally.kills % len(WAYS)] if tally.kills < kills else ""
+def _attempt(out: Path, store: Path, way: str, chance: random.Random, tally: Tally) -> bool:
+    """One run on the store, disturbed if a way is given; returns whether it finished."""
     step = f"{way.removeprefix('driver after ')}:{chance.randint(1, 3)}" if way.startswith("driver after ") else ""
     driver = _start(out, store, step)
     tally.attempts += 1
@@ -115,9 +119,10 @@ def _attempt(out: Path, store: Path, kills: int, chance: random.Random, tally: T
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+    logger.info("%s: %s", way or "undisturbed", "killed" if killed else f"exit status {status}")
     if killed or status == -signal.SIGKILL:
         tally.kills += 1
-        tally.by_way[way] += 1
+        tally.by_way[way] = tally.by_way.get(way, 0) + 1
     return status == 0
 
 

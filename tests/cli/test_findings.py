@@ -114,3 +114,12 @@ def test_queries_load_neither_torch_nor_ray(store: Store) -> None:
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert len(json.loads(finished.stdout)) == 3
     assert finished.stderr.strip() == "[]"
+
+
+def test_filters_of_time_and_outcome(store: Store) -> None:
+    """A day, in UTC; a day that is none is a usage error."""
+    assert len(json.loads(_findings(store, "--outcome", "failed", "--json").stdout)) == 1
+    assert json.loads(_findings(store, "--until", "2026-01-01", "--json").stdout) == []
+    assert len(json.loads(_findings(store, "--since", "2026-01-01T12:00:00", "--json").stdout)) == 3
+    assert _findings(store, "--since", "yesterday").exit_code == 2
+    assert _findings(store, "--archive", "nowhere").exit_code == 2

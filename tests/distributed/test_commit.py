@@ -21,7 +21,7 @@ from ledger_factories import (
 )
 from sqlalchemy import func, select
 
-from vaeseg.db.findings import query_findings
+from vaeseg.db.findings import FindingFilter, query_findings
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.db.tables import FindingTable, LesionTable, PartTable
@@ -75,7 +75,7 @@ def test_one_group_is_in_sql_and_in_parquet(database: Database, store: Store, ru
     overlap = Overlap(iou=0.5, dice=2 / 3, iou_model_grid=0.25, dice_model_grid=0.4)
     outcomes = [(one, segmented(one, overlap=overlap)), (two, segmented(two, volume_ml=0.0))]
     commit_group(run.run_id, [*outcomes, (three, skipped(three)), (four, failed(four))], store, database)
-    rows = {row.series_instance_uid: row for row in query_findings(database, run_id=run.run_id)}
+    rows = {row.series_instance_uid: row for row in query_findings(database, FindingFilter(run_id=run.run_id))}
     tumour, clear, left_out, broken = (rows[key] for key in KEYS)
     assert (tumour.outcome, tumour.tumour_volume_ml, tumour.lesion_count) == ("segmented", 3.0, 2)
     assert (tumour.largest_lesion_ml, tumour.n_slices, tumour.subject_key) == (pytest.approx(2.0), 3, SUBJECT)

@@ -12,11 +12,12 @@ from vaeseg.distributed.local import start_ray
 from vaeseg.errors import ClusterError
 
 
-def test_ray_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that does not come up in time says so, with the first line of what Ray says."""
+@pytest.mark.parametrize("kind", [TimeoutError, RuntimeError, Exception])
+def test_ray_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    """A node that does not come up in time says so, with the first line of what Ray says, whatever it raises."""
 
     def never(**options: object) -> None:
-        raise TimeoutError("node timed out\nand the log of all daemons")
+        raise kind("node timed out\nand the log of all daemons")
 
     monkeypatch.setattr(ray, "init", never)
     with pytest.raises(ClusterError) as caught:

@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ NARROW_COLUMNS = 5
 
 WIDE = 100
 
+MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+
 
 @click.command()
 @click.option("--run", "run_id", metavar="RUN_ID", help="Findings of one run, superseded ones too; else the latest.")
@@ -67,6 +69,12 @@ WIDE = 100
     show_default=True,
     help="Numbers and times from the largest, text from A; what was not measured comes last.",
 )
+@click.option("--archive", metavar="NAME", help="Only series of this archive.")
+@click.option("--since", type=MOMENT, help="Only findings made on this day (UTC) or later; also 2026-11-22T01:30:00.")
+@click.option("--until", type=MOMENT, help="Only findings made before this day.")
+@click.option("--model", metavar="NAME", help="Only findings of this model.")
+@click.option("--outcome", type=click.Choice(["segmented", "skipped", "failed", "crashed"]))
+@click.option("--subject", "subject_key", metavar="KEY", help="Only this subject, by its key.")
 @click.option("--min-volume-ml", type=click.FloatRange(min=0), help="Only tumour volumes of at least this.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
 @click.option(
@@ -80,28 +88,34 @@ WIDE = 100
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @store_options
 def command(
-    run_id: str | None,
     order_by: str,
-    min_volume_ml: float | None,
+    since: datetime | None,
+    until: datetime | None,
     limit: int | None,
     output_format: str,
     as_json: bool,
     store: Path,
     db: str | None,
+    **wanted: Any,
 ) -> None:
     """Print findings from SQL: one row a series and model.
 
     NULL (an empty cell) means not measured; the reason says why. A volume of 0 means that no tumour was found.
 
-    Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store or column.
+    Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive or column.
     """
-    from vaeseg.db.findings import ORDER_COLUMNS, query_findings
+    from vaeseg.db.findings import ORDER_COLUMNS, FindingFilter, query_findings
 
     check_choice("--order-by", order_by, list(ORDER_COLUMNS))
     with opened_for_query(store, db) as database:
-        rows = query_findings(database, run_id=run_id, order_by=order_by, min_volume_ml=min_volume_ml, limit=limit)
+        asked = FindingFilter(since=_utc(since), until=_utc(until), **wanted)
+        rows = query_findings(database, asked, order_by=order_by, limit=limit)
     printers = {"table": _print_table, "csv": _print_csv, "json": _print_json}
     printers["json" if as_json else output_format](rows)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment and moment.replace(tzinfo=UTC)
 
 
 def _values(row: FindingRow) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select, update
 
+from vaeseg.db.archives import archive_named
 from vaeseg.db.runs import run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
@@ -120,33 +121,50 @@ def open_items(database: Database, items: Sequence[WorkItem]) -> set[int]:
         return {item.work_item_id for item in items} - _done(connection, items)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FindingFilter:
+    """Which findings are asked for; None asks for any."""
+
+    run_id: str | None = None
+    """Findings of this run, superseded ones included; None for the latest of every series and model."""
+    archive: str | None = None
+    """Name."""
+    model: str | None = None
+    """Name."""
+    outcome: str | None = None
+    subject_key: str | None = None
+    since: datetime | None = None
+    """Made at this moment or later."""
+    until: datetime | None = None
+    """Made before this moment."""
+    min_volume_ml: float | None = None
+    """With at least this tumour volume."""
+
+
 def query_findings(
-    database: Database,
-    *,
-    run_id: str | None = None,
-    order_by: str = "created_at",
-    min_volume_ml: float | None = None,
-    limit: int | None = None,
+    database: Database, wanted: FindingFilter | None = None, *, order_by: str = "created_at", limit: int | None = None
 ) -> list[FindingRow]:
-    """Findings of one run, superseded ones included, or the latest of every series and model.
+    """Findings of one run, or the latest of every series and model.
 
     Args:
         database: where.
-        run_id: only this run's.
+        wanted: which; all if None.
         order_by: a key of `ORDER_COLUMNS`; numbers and times from the largest, text from A, NULL last.
-        min_volume_ml: only findings with at least this tumour volume, in ml.
         limit: at most this many.
 
     Raises:
         RunNotFoundError: no such run.
+        UsageError: no such archive.
         ValueError: a column that cannot be ordered by.
     """
+    wanted = wanted or FindingFilter()
     if order_by not in ORDER_COLUMNS:
         raise ValueError(f"cannot order by {order_by}, only by {', '.join(ORDER_COLUMNS)}")
+    archive_id = archive_named(database, wanted.archive).id if wanted.archive is not None else None
     with database.read() as connection:
-        if run_id is not None:
-            _check_run(connection, run_id)
-        rows = connection.execute(_query(run_id, order_by, min_volume_ml, limit)).all()
+        if wanted.run_id is not None:
+            _check_run(connection, wanted.run_id)
+        rows = connection.execute(_query(wanted, archive_id, order_by).limit(limit)).all()
     return [_finding(row) for row in rows]
 
 
@@ -237,16 +255,24 @@ def _check_run(connection: Connection, run_id: str) -> None:
         raise run_not_found(run_id)
 
 
-def _query(run_id: str | None, order_by: str, min_volume_ml: float | None, limit: int | None) -> Select[Any]:
-    table = LATEST_FINDINGS if run_id is None else FindingTable.__table__
+def _query(wanted: FindingFilter, archive_id: int | None, order_by: str) -> Select[Any]:
+    table = LATEST_FINDINGS if wanted.run_id is None else FindingTable.__table__
+    of_archive = select(SeriesTable.id).where(SeriesTable.archive_id == archive_id)
+    conditions: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+        (wanted.run_id, table.c.run_id.__eq__),
+        (archive_id, lambda _: table.c.series_id.in_(of_archive)),
+        (wanted.model, table.c.model.__eq__),
+        (wanted.outcome, table.c.outcome.__eq__),
+        (wanted.subject_key, table.c.subject_key.__eq__),
+        (wanted.since, table.c.created_at.__ge__),
+        (wanted.until, table.c.created_at.__lt__),
+        (wanted.min_volume_ml, table.c.tumour_volume_ml.__ge__),
+    )
     column = table.c[order_by]
     ordered = column.desc() if ORDER_COLUMNS[order_by] else column.asc()
     statement = select(*(table.c[field.name] for field in fields(FindingRow)))
-    if run_id is not None:
-        statement = statement.where(table.c.run_id == run_id)
-    if min_volume_ml is not None:
-        statement = statement.where(table.c.tumour_volume_ml >= min_volume_ml)
-    return statement.order_by(ordered.nulls_last(), table.c.id).limit(limit)
+    statement = statement.where(*(condition(value) for value, condition in conditions if value is not None))
+    return statement.order_by(ordered.nulls_last(), table.c.id)
 
 
 def _finding(row: Any) -> FindingRow:

@@ -13,7 +13,6 @@ from contextlib import contextmanager, redirect_stderr
 from io import TextIOBase
 
 import ray
-from ray.exceptions import RayError
 
 from vaeseg.errors import ClusterError
 
@@ -108,7 +107,7 @@ def _failure_in_a_line(what: str) -> Iterator[None]:
     """Ray's failures to start come as many types, with whole logs in them."""
     try:
         yield
-    except (RayError, RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # a raylet that dies while it starts is a bare Exception
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "is the machine overloaded, or its temporary directory full?"
         raise ClusterError(f"{what}: {said[:200]}; {hint}") from error

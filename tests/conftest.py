@@ -18,17 +18,6 @@ POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
 """URL of a PostgreSQL database that tests may empty, instead of one started for them; databases are made beside it."""
 
 
-RAY_DIRECTORIES = ("cli", "distributed", "integration")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those that start Ray stay in one of them, and a module stays together."""
-    for item in items:
-        group = "ray" if item.path.parent.name in RAY_DIRECTORIES else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread for torch, here and in child processes: a second only waits for the first in tiny networks.

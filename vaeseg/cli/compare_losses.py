@@ -83,6 +83,7 @@ def _request(
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
 ) -> TrainingRequest:
+    from vaeseg.inference.predictor import choose_device
     from vaeseg.io.dataset import open_data_set
     from vaeseg.training.run import TrainingRequest
 
@@ -95,7 +96,7 @@ def _request(
             output=out / "vae.safetensors",
             training=replace(training, epochs=epochs or training.epochs, split=split, seed=seed),
             architecture=architecture,
-            device=device,
+            device=str(choose_device(device)),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -232,7 +232,10 @@ def _found(
     scan = _scan(source, request.reading, location)
     manifests = [verdict.manifest for verdict in scan.verdicts if verdict.manifest is not None]
     labels: dict[str, Path] = {}
-    sources: dict[str, Any] = {"files": asdict(scan.file_count)}
+    counted = {
+        name: value for name, value in asdict(scan.file_count).items() if name != "waiting"
+    }  # nothing waits here
+    sources: dict[str, Any] = {"files": counted}
     if source.label_dir is not None:
         names = {manifest.series_key: _label_names(manifest) for manifest in manifests}
         labels, sources["unmatched_labels"] = find_labels(source.label_dir.resolve(), names)

@@ -12,6 +12,12 @@ from vaeseg.distributed.local import start_ray
 from vaeseg.errors import ClusterError
 
 
+@pytest.fixture(autouse=True)
+def _no_ray_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever other modules have started in this process."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.mark.parametrize("kind", [TimeoutError, RuntimeError, Exception])
 def test_ray_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
     """A node that does not come up in time says so, with the first line of what Ray says, whatever it raises."""

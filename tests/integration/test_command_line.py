@@ -35,9 +35,20 @@ decode_buffer = decode = encode_buffer = encode_array = encode_pixel_data = deco
 """Takes the place of pyjpegls: a decoder in C that reads beyond its buffer ends just so."""
 
 
-def vaeseg_batch(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+COMMAND = "from vaeseg.cli import main; main()"
+
+IN_SMALL_PORTIONS = """
+from vaeseg.distributed import indexing, runs
+indexing.TREES, indexing.FILES_READ_HERE, runs.SERIES_AT_ONCE = 2, 0, 2
+"""
+"""What a large archive does, with a small one: directories and headers by tasks, series in several pipelines."""
+
+
+def vaeseg_batch(
+    *arguments: str | Path, program: str = COMMAND, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from vaeseg.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -116,6 +127,15 @@ def test_sigterm_leaves_a_run_that_can_be_gone_on_with(archive: Path, model_path
     again = vaeseg_batch(*arguments)
     assert again.returncode == 0, again.stderr
     assert query(store, "SELECT count(*) FROM findings WHERE outcome = 'segmented'") == [(3,)]
+
+
+def test_a_large_archive_uses_ray_again_and_again(archive: Path, model_path: Path, tmp_path: Path) -> None:
+    """Listing, reading and each portion of series in threads of their own: Ray must outlive the first of them."""
+    store = tmp_path / "store"
+    arguments = submit_arguments(archive / "dicom", store, model_path)
+    done = vaeseg_batch(*arguments, program=IN_SMALL_PORTIONS + COMMAND)
+    assert (done.returncode, json.loads(done.stdout)["outcomes"]["segmented"]) == (0, 3), done.stderr
+    assert vaeseg_batch("verify", "--store", store).returncode == 0
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

@@ -40,7 +40,7 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.records import IndexedFile, SeriesRef, Warn
 
-TREES = 100_000
+TREES = 128
 """Directories that make it worth while to list them elsewhere."""
 FILES_COMPARED = 5_000
 """Listed files that are compared with the index at once."""

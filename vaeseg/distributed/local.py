@@ -7,10 +7,13 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr
 from io import TextIOBase
+from typing import Any
 
 import ray
 
@@ -28,7 +31,7 @@ ENVIRONMENT = {
 
 
 def start_ray(address: str | None, n_cpus: int) -> None:
-    """Connect to a running cluster, or start Ray here; call it in another thread than the main one.
+    """Connect to a running cluster, or start Ray here.
 
     Args:
         address: of a cluster, as `ray.init` takes it; None for a local one.
@@ -41,14 +44,11 @@ def start_ray(address: str | None, n_cpus: int) -> None:
         start_local_ray(n_cpus)
     elif not ray.is_initialized():
         with _failure_in_a_line(f"the Ray cluster {address} cannot be reached"):
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            _init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def start_local_ray(n_cpus: int | None = None) -> None:
     """Start Ray with token authentication, no dashboard and no telemetry; one that runs in this process is kept.
-
-    Call it in another thread than the main one: there `ray.init` would take SIGTERM for itself, and end the process
-    without a word to the database.
 
     Args:
         n_cpus: logical CPUs; by default one for each core, and one for the actor that drives the model.
@@ -63,7 +63,7 @@ def start_local_ray(n_cpus: int | None = None) -> None:
     could_not = "Ray cannot be started on this machine"
     with _failure_in_a_line(could_not), _native_stderr_held_back(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own settings
-        ray.init(
+        _init(
             address="local",
             num_cpus=n_cpus or (os.cpu_count() or 1) + 1,
             include_dashboard=False,
@@ -72,6 +72,27 @@ def start_local_ray(n_cpus: int | None = None) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
         )
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _init(**options: Any) -> None:
+    """`ray.init` in a thread that stays, from where any other thread may use Ray.
+
+    In the main thread it would take SIGTERM for itself and end the process without a word to the database. In a thread
+    that ends, the next thread that uses Ray would end the process on the spot (exit code 1, no message).
+    """
+    started: Future[None] = Future()
+
+    def keep() -> None:
+        try:
+            ray.init(**options)
+        except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        threading.Event().wait()
+
+    threading.Thread(target=keep, name="ray", daemon=True).start()
+    started.result()
 
 
 def stop_local_ray() -> None:

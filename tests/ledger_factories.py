@@ -11,7 +11,8 @@ import numpy as np
 from sqlalchemy import event
 
 from vaeseg.db.archives import ensure_archive
-from vaeseg.db.index import JudgedSeries, SeriesRow, record_files, record_groups
+from vaeseg.db.index_files import record_files
+from vaeseg.db.index_series import JudgedSeries, SeriesRow, record_groups
 from vaeseg.db.runs import ModelRow, register_model, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.work import WorkItem, mask_folder
@@ -23,7 +24,6 @@ from vaeseg.records import (
     LesionRecord,
     Overlap,
     SegmentedSeries,
-    SeriesRef,
     SkippedSeries,
     SliceRecord,
 )
@@ -124,21 +124,12 @@ def begin_run(
     )
 
 
-def ref(item: WorkItem) -> SeriesRef:
-    """The identifiers of an item."""
-    return SeriesRef(
-        series_instance_uid=item.series_instance_uid,
-        study_instance_uid=item.study_instance_uid,
-        subject_key=item.subject_key,
-    )
-
-
 def segmented(item: WorkItem, *, volume_ml: float = 3.0, overlap: Overlap | None = None) -> SegmentedSeries:
     """Two lesions, of two thirds and one third of the volume; none where the volume is 0."""
     shares = (2 / 3, 1 / 3) if volume_ml else ()
     uri = f"masks/{item.study_instance_uid}/{item.series_instance_uid}/{mask_folder(MODEL, item.generation)}"
     return SegmentedSeries(
-        ref=ref(item),
+        ref=item.ref,
         n_slices=3,
         tumour_volume_ml=volume_ml,
         lesions=tuple(lesion(n + 1, share * volume_ml) for n, share in enumerate(shares)),
@@ -169,13 +160,13 @@ def lesion(index: int, volume_ml: float) -> LesionRecord:
 
 def skipped(item: WorkItem) -> SkippedSeries:
     """Left out by a rule."""
-    return SkippedSeries(ref=ref(item), reason="min_slices", detail="3 slices, at least 8 wanted")
+    return SkippedSeries(ref=item.ref, reason="min_slices", detail="3 slices, at least 8 wanted")
 
 
 def failed(item: WorkItem, *, crashed: bool = False) -> FailedSeries:
     """Could not be decoded."""
     reason = "decoder_crashed" if crashed else "decode_failed"
-    return FailedSeries(ref=ref(item), reason=reason, detail="slice 2 of 3", crashed=crashed, read_seconds=1.5)
+    return FailedSeries(ref=item.ref, reason=reason, detail="slice 2 of 3", crashed=crashed, read_seconds=1.5)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from ledger_factories import (
 
 from vaeseg.db.archives import add_archive
 from vaeseg.db.findings import ORDER_COLUMNS, FindingFilter, FindingRow, query_findings
-from vaeseg.db.index import JudgedSeries, record_files, record_groups
+from vaeseg.db.index_files import record_files
+from vaeseg.db.index_series import JudgedSeries, record_groups
 from vaeseg.db.session import Database
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group

@@ -7,16 +7,12 @@ from ledger_factories import ROOT, SUBJECT, Clock, counted_statements, files_of,
 from sqlalchemy import func, select
 
 from vaeseg.db.archives import ensure_archive, index_counts
-from vaeseg.db.index import (
+from vaeseg.db.index_files import changed_groups, damaged_directories, known_directories, known_files, record_files
+from vaeseg.db.index_series import (
     JudgedSeries,
-    changed_groups,
     count_files,
-    damaged_directories,
     forget_emptied_groups,
-    known_directories,
-    known_files,
     readable_series,
-    record_files,
     record_groups,
     series_with_files,
     studies_of_refused_series,

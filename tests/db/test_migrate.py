@@ -8,7 +8,7 @@ from ledger_factories import ROOT, scan, series_row
 from sqlalchemy import CheckConstraint, Connection, insert, inspect, text
 
 from vaeseg.db import migrate as migrate_module
-from vaeseg.db.index import readable_series
+from vaeseg.db.index_series import readable_series
 from vaeseg.db.migrate import current_revision, migrate, migrations_directory
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import LATEST_FINDINGS, ArchiveTable, Base, FindingTable

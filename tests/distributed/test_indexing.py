@@ -14,7 +14,7 @@ from factories import write_series
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
-from vaeseg.db.index import count_files, readable_series, series_with_files
+from vaeseg.db.index_series import count_files, readable_series, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.distributed import indexing
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index

@@ -136,13 +136,18 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
     lost = store.masks / "1" / "2" / "m"
     lost.mkdir(parents=True)
     (lost / "mask.nii.gz").touch()
+    staged = store.staging / "dead" / "findings" / "part-00001.parquet"
+    staged.parent.mkdir(parents=True)
+    staged.touch()
     expected = [
         "masks/1/2/m/mask.nii.gz",
         f"parquet/masks/run_id={run_id}/part-00009.parquet",
+        "staging/dead/findings/part-00001.parquet",
     ]
     assert collect_garbage(store, database, dry_run=True) == expected
     assert lost.exists()
     assert collect_garbage(store, database, dry_run=False) == expected
     assert not (store.masks / "1").exists()
+    assert not staged.exists()
     assert collect_garbage(store, database, dry_run=False) == []
     assert kinds(store, database) == []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import pydicom
 import pytest
+from archives import compressed_slice
 
 from vaeseg.db.runs import cancel_run
 from vaeseg.db.session import Database, open_database, sqlite_url
@@ -61,13 +60,8 @@ def test_a_cancelled_run_stops_and_is_resumed(submission: Submission, monkeypatc
 def test_what_failed_is_done_again_and_nothing_else(submission: Submission, archive: Path, tmp_path: Path) -> None:
     """A series that could not be decoded, on a share that has recovered, is segmented by a retry of its run."""
     study = tmp_path / "study"
-    shutil.copytree(archive / "dicom", study)
-    victim = sorted(study.iterdir())[0]
-    for path in victim.rglob("*.dcm"):
-        dataset = pydicom.dcmread(path)
-        dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-        dataset.save_as(path)
-    broken = sorted(victim.rglob("*.dcm"))[3]
+    broken = compressed_slice(archive, study)
+    (study / "notes.txt").write_text("a file that is refused is no failure of a retry")
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-2000] + b"\0" * 2000)
     first = submit(replace(submission, study_dir=study))
@@ -78,5 +72,5 @@ def test_what_failed_is_done_again_and_nothing_else(submission: Submission, arch
         nothing = retry(store, database, first.run_id, ("crashed",))
         assert nothing.status == "nothing_to_do"
         again = retry(store, database, first.run_id)
-        assert (again.outcomes["segmented"], again.outcomes["failed"]) == (1, 0)
+        assert (again.outcomes["segmented"], again.outcomes["failed"], again.complete) == (1, 0, True)
         assert list(verify(store, database)) == []

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
+from archives import compressed_slice
 from PIL import Image
 
 from vaeseg.distributed.submit import Submission, preview, submit
@@ -197,13 +198,7 @@ def test_previews_are_pictures(submitted: Submission) -> None:
 def test_one_damaged_series_does_not_stop_the_others(submission: Submission, archive: Path, tmp_path: Path) -> None:
     """A compressed series cut short on disk fails with its reason; the others are segmented."""
     study = tmp_path / "study"
-    shutil.copytree(archive / "dicom", study)
-    victim = sorted(study.iterdir())[0]
-    for path in victim.rglob("*.dcm"):
-        dataset = pydicom.dcmread(path)
-        dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-        dataset.save_as(path)
-    broken = sorted(victim.rglob("*.dcm"))[3]
+    broken = compressed_slice(archive, study)
     broken.write_bytes(broken.read_bytes()[:-2000])
     report = submit(replace(submission, study_dir=study))
     assert (report.outcomes["segmented"], report.outcomes["failed"]) == (2, 1)

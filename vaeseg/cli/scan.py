@@ -13,6 +13,7 @@ from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
 
 if TYPE_CHECKING:
     from vaeseg.db.archives import Archive
+    from vaeseg.distributed.submit import Submission
 
 
 @click.command()
@@ -58,7 +59,7 @@ def _archive(name: str, store: Path, db: str | None) -> Archive:
         return archive_named(database, name)
 
 
-def _index(submitted: Any, as_json: bool) -> None:
+def _index(submitted: Submission, as_json: bool) -> None:
     from vaeseg.distributed.submit import index_only
 
     counts = index_only(submitted)

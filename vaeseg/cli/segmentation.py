@@ -107,7 +107,7 @@ def carry_out(ctx: click.Context, submitted: Submission, dry_run: bool, as_json:
 
 
 def conclude(ctx: click.Context, report: RunReport, store: Path, db: str | None, as_json: bool) -> None:
-    """Print what a run did, and exit."""
+    """Print what a run did, and exit; the code is 0 where it did all that it was asked to do."""
     if as_json:
         print(json.dumps(_as_json(report, store, db)))
     else:

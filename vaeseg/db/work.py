@@ -16,6 +16,7 @@ from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable, WorkItemTable
 from vaeseg.db.upsert import in_batches, upsert
 from vaeseg.errors import RunNotFoundError
+from vaeseg.records import SeriesRef
 
 DONE = frozenset({"segmented", "skipped"})
 LEFT_OUT = frozenset({"failed", "crashed"})
@@ -39,6 +40,15 @@ class WorkItem:
     generation: int
     """1 for a series and model name without earlier findings; it chooses the mask folder (`mask_folder`), so that an
     older finding's mask is never overwritten."""
+
+    @property
+    def ref(self) -> SeriesRef:
+        """The identifiers that travel."""
+        return SeriesRef(
+            series_instance_uid=self.series_instance_uid,
+            study_instance_uid=self.study_instance_uid,
+            subject_key=self.subject_key,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +97,7 @@ def plan_work(
     Args:
         database: where.
         run_id: a run with an archive and a model.
-        series_keys: readable series of its archive, of `index.readable_series`, in order of work.
+        series_keys: readable series of its archive, of `index_series.readable_series`, in order of work.
         retry: do again what failed or crashed.
         limit: plan at most this many; the rest stays for another run.
 

@@ -23,7 +23,7 @@ from vaeseg.db.session import Database
 from vaeseg.db.work import RunKey, WorkItem, run_key
 from vaeseg.io.parts import publish_file, remove_empty_staging, remove_staged, stage_part, staged_files
 from vaeseg.io.store import Store
-from vaeseg.records import FailedSeries, PartFile, Reason, SegmentedSeries, SeriesOutcome, SeriesRef, SkippedSeries
+from vaeseg.records import FailedSeries, PartFile, Reason, SegmentedSeries, SeriesOutcome, SkippedSeries
 
 logger = logging.getLogger(__name__)
 
@@ -214,13 +214,8 @@ def _publish(files: Sequence[PartFile], store: Store, database: Database, step: 
 
 
 def _crashed(item: WorkItem) -> FailedSeries:
-    ref = SeriesRef(
-        series_instance_uid=item.series_instance_uid,
-        study_instance_uid=item.study_instance_uid,
-        subject_key=item.subject_key,
-    )
     detail = f"the process that had it died on attempt {item.attempts}"
-    return FailedSeries(ref=ref, reason=Reason.DECODER_CRASHED, detail=detail, crashed=True)
+    return FailedSeries(ref=item.ref, reason=Reason.DECODER_CRASHED, detail=detail, crashed=True)
 
 
 def _is_abandoned(part: PartFile, database: Database) -> bool:

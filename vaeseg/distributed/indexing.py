@@ -15,17 +15,19 @@ from functools import partial
 from pathlib import Path
 
 from vaeseg.config import ReadingConfig
-from vaeseg.db.index import (
-    FoundSeries,
-    JudgedSeries,
+from vaeseg.db.index_files import (
     KnownFile,
-    SeriesRow,
     changed_groups,
     damaged_directories,
-    forget_emptied_groups,
     known_directories,
     known_files,
     record_files,
+)
+from vaeseg.db.index_series import (
+    FoundSeries,
+    JudgedSeries,
+    SeriesRow,
+    forget_emptied_groups,
     record_groups,
     series_with_files,
 )

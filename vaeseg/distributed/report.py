@@ -30,6 +30,8 @@ class RunReport:
     files: FileCount
     index: dict[str, int] = field(default_factory=dict)
     """What bringing the index up to date took, by `indexing.IndexReport`."""
+    is_retry: bool = False
+    """Whether it was about what an earlier run could not do: then `outcomes` are of those series alone."""
     unmatched_labels: int = 0
     n_slices: int = 0
     """Segmented in this run."""
@@ -43,9 +45,10 @@ class RunReport:
 
     @property
     def complete(self) -> bool:
-        """Whether everything found was segmented or skipped by rule, now or before."""
+        """Whether everything it was about was segmented or skipped by rule, now or before."""
         lacking = ("failed", "crashed", "refused", "left_out", "not_planned")
-        return not any(self.outcomes[outcome] for outcome in lacking) and self.files.refused == 0
+        is_refused = self.files.refused > 0 and not self.is_retry
+        return not any(self.outcomes[outcome] for outcome in lacking) and not is_refused
 
 
 ProgressCallback = Callable[[Progress], None]

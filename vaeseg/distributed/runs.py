@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vaeseg.config import RunConfig
 from vaeseg.db.findings import series_with_outcome
-from vaeseg.db.index import count_files, readable_series, studies_of_refused_series
+from vaeseg.db.index_series import count_files, readable_series, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
@@ -40,7 +40,7 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
 from vaeseg.models.checkpoint import load_checkpoint
-from vaeseg.records import FailedSeries, Reason, SeriesOutcome, SeriesRef
+from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
 
 logger = logging.getLogger(__name__)
@@ -129,16 +129,21 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[tuple[I
 
 
 def index_job(archive_id: int, root: Path, store: Store, config: RunConfig) -> IndexJob:
-    """What a run indexes: the archive, without a store or labels that lie inside it."""
-    exclude = [store.root] if config.label_dir is None else [store.root, Path(config.label_dir)]
+    """What a run indexes."""
     return IndexJob(
         archive_id=archive_id,
         root=root,
         reading=config.segmentation.reading,
-        exclude=tuple(path.resolve() for path in exclude),
+        exclude=not_entered(store.root, config),
         secret=subject_secret(store.root),
         stable_seconds=config.stable_seconds,
     )
+
+
+def not_entered(store_root: Path, config: RunConfig) -> tuple[Path, ...]:
+    """Directories that are no part of an archive: a store or labels that lie inside it."""
+    paths = [store_root] if config.label_dir is None else [store_root, Path(config.label_dir)]
+    return tuple(path.resolve() for path in paths)
 
 
 def _process(run: _Run, index: IndexReport) -> RunReport:
@@ -151,12 +156,14 @@ def _process(run: _Run, index: IndexReport) -> RunReport:
     refused = studies_of_refused_series(run.database, run.job.archive_id)
     n_refused = sum(study not in index.waiting_studies for study in refused)
     n_waiting = len(series) + len(refused) - len(to_plan) - n_refused
+    is_retry = run.config.retry_of is not None
     if run.config.retry_of is not None:
+        n_refused = n_waiting = 0
         wanted = series_with_outcome(run.database, run.config.retry_of, run.config.retry_outcomes)
         to_plan = [key for key in to_plan if key in wanted]
     work = plan_work(run.database, run.run_id, to_plan, retry=run.config.retry, limit=run.config.limit)
     outcomes = _planned_outcomes(len(to_plan), work) | {"refused": n_refused, "waiting": n_waiting}
-    report = RunReport(run_id=run.run_id, files=files, outcomes=outcomes, index=index.counts())
+    report = RunReport(run_id=run.run_id, files=files, outcomes=outcomes, index=index.counts(), is_retry=is_retry)
     labels: dict[str, Path] = {}
     if run.config.label_dir is not None:
         names = {
@@ -202,12 +209,8 @@ def _to_segment(run: _Run, committer: Committer, items: Sequence[WorkItem]) -> l
 
 
 def _changed_since(item: WorkItem) -> FailedSeries:
-    ref = SeriesRef(
-        series_instance_uid=item.series_instance_uid,
-        study_instance_uid=item.study_instance_uid,
-        subject_key=item.subject_key,
-    )
-    return FailedSeries(ref=ref, reason=Reason.CHANGED_WHILE_READING, detail="its files changed since they were listed")
+    detail = "its files changed since they were listed"
+    return FailedSeries(ref=item.ref, reason=Reason.CHANGED_WHILE_READING, detail=detail)
 
 
 def _segment(

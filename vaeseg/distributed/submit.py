@@ -17,7 +17,7 @@ from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.local import RayChatter, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
-from vaeseg.distributed.runs import execute_index, execute_run
+from vaeseg.distributed.runs import execute_index, execute_run, not_entered
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.archive import scan_archive
@@ -153,7 +153,7 @@ def preview(submission: Submission) -> Preview:
     checkpoint = load_checkpoint(Path(submission.config.model_path))
     _check_segmenter(checkpoint, submission.model)
     config = submission.config
-    exclude = [submission.store_root] if config.label_dir is None else [submission.store_root, Path(config.label_dir)]
+    exclude = not_entered(submission.store_root, config)
     try:
         scan = scan_archive(submission.study_dir, config.segmentation.reading, exclude=exclude)
     except OSError as error:

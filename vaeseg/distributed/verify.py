@@ -25,7 +25,7 @@ from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.parquet import read_columns
-from vaeseg.io.parts import published_files, published_path, staged_files
+from vaeseg.io.parts import published_files, published_path, staged_files, staged_path
 from vaeseg.io.store import Store
 from vaeseg.records import PartFile
 
@@ -101,10 +101,15 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
     """
     if live := _live_runs(database):
         raise UsageError(f"run {live[0]} is alive: its masks have no findings yet; wait for its end, then try again")
+    known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
+    staged = [
+        staged_path(store, part).relative_to(store.root)
+        for part in staged_files(store)
+        if (part.run_id, part.dataset, part.name) not in known
+    ]
     if not dry_run:
         close_lost_runs(database)
-        recover_parts(store, database)
-    known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
+        recover_parts(store, database)  # removes these, and moves those that SQL knows
     named = {Path(mask.uri).parent for mask in recorded_masks(database, None)}
     paths = [
         published_path(store, part).relative_to(store.root)
@@ -115,7 +120,7 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
     if not dry_run:
         for path in (*paths, *masks):
             _remove(store, path)
-    return sorted(map(str, (*paths, *masks)))
+    return sorted(map(str, (*staged, *paths, *masks)))
 
 
 def _verify_part(store: Store, database: Database, part: PartFile, is_published: bool) -> Iterator[Disagreement]:

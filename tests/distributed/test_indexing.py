@@ -214,8 +214,9 @@ def test_damage_that_comes_later_warns_the_series_beside_it(database: Database, 
 
 
 def test_what_cannot_be_listed_is_not_gone(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that is closed for a night loses nothing; it is counted as refused."""
+    """A directory that is closed for a night loses nothing, in it or below; it is counted as refused."""
     write_series(tmp_path / "a" / "deep", SeriesInstanceUID=f"{UID}.1")
+    write_series(tmp_path / "a", SeriesInstanceUID=f"{UID}.3")
     write_series(tmp_path / "b", SeriesInstanceUID=f"{UID}.2")
     index(database, tmp_path)
     really_scan = os.scandir
@@ -229,7 +230,7 @@ def test_what_cannot_be_listed_is_not_gone(database: Database, tmp_path: Path, m
     for _ in range(2):
         assert index(database, tmp_path).n_vanished == 0
         counted = count_files(database, ensure_archive(database, str(tmp_path)))
-        assert (counted.in_series, counted.refused_by_reason) == (12, {"unreadable_file": 1})
+        assert (counted.in_series, counted.refused_by_reason) == (18, {"unreadable_file": 1})
     monkeypatch.undo()
     assert index(database, tmp_path).n_vanished == 1
     assert count_files(database, ensure_archive(database, str(tmp_path))).refused == 0

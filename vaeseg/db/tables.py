@@ -1,17 +1,18 @@
 """The tables, as `docs/data-model.md` explains them column by column; `migrations/` creates them.
 
-archives ─┬─ series ─┬─ instances, changed_groups
+archives ─┬─ series ─┬─ instances, changed_groups, exclusions
           │          └─ work_items ─┬─ findings ── lesions
-          └─ runs ───┴──────────────┘
+          ├─ runs ───┴──────────────┴─ run_coverage
+          └─ schedules
 models, parts, events stand beside; view latest_findings = findings that nothing supersedes
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, Date, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from vaeseg.db.types import BigKey, CleanText, Json, PathText, UtcDateTime
@@ -20,6 +21,7 @@ VERDICTS = ("readable", "refused")
 RUN_STATUSES = ("running", "finished", "interrupted", "failed", "nothing_to_do")
 WORK_STATES = ("pending", "segmented", "skipped", "failed", "crashed")
 OUTCOMES = ("segmented", "skipped", "failed", "crashed")
+COVERAGE = ("segmented", "left_out_by_rule", "refused", "failed", "crashed", "pending", "waiting")
 
 
 class Base(DeclarativeBase):
@@ -36,6 +38,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: CleanText,
+        date: Date,
         datetime: UtcDateTime,
         dict[str, Any]: Json,
         list[str]: Json,
@@ -80,6 +83,7 @@ class SeriesTable(Base):
     study_instance_uid: Mapped[str]
     subject_key: Mapped[str | None]
     modality: Mapped[str | None]
+    study_date: Mapped[date | None]
     verdict: Mapped[str]
     reason: Mapped[str | None]
     detail: Mapped[str | None]
@@ -141,6 +145,20 @@ class ChangedGroupTable(Base):
     group_key: Mapped[str] = mapped_column(primary_key=True)
 
 
+class ExclusionTable(Base):
+    """A readable series that the rules of a scan leave out."""
+
+    __tablename__ = "exclusions"
+
+    series_id: Mapped[int] = mapped_column(BigKey, ForeignKey("series.id"), primary_key=True)
+    rules_digest: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    rule: Mapped[str]
+    detail: Mapped[str]
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    created_at: Mapped[datetime]
+
+
 class ModelTable(Base):
     """A checkpoint that was used, by the digest of its file."""
 
@@ -178,6 +196,36 @@ class RunTable(Base):
     files_refused: Mapped[int | None]
     files_waiting: Mapped[int | None]
     files_refused_by_reason: Mapped[dict[str, Any] | None] = mapped_column(Json)
+
+
+class RunCoverageTable(Base):
+    """What had become of everything in the archive when a run ended."""
+
+    __tablename__ = "run_coverage"
+    __table_args__ = (_one_of("category", COVERAGE, "category"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    category: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str] = mapped_column(primary_key=True)
+    n_series: Mapped[int]
+    n_files: Mapped[int]
+
+
+class ScheduleTable(Base):
+    """A scan that a scheduler starts by itself."""
+
+    __tablename__ = "schedules"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    archive_id: Mapped[int] = mapped_column(ForeignKey("archives.id"))
+    cron: Mapped[str]
+    timezone: Mapped[str]
+    window: Mapped[str | None]
+    options: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    handled_until: Mapped[datetime]
+    last_run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
 
 
 class WorkItemTable(Base):
@@ -296,6 +344,8 @@ class EventTable(Base):
     at: Mapped[datetime]
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
     kind: Mapped[str]
+    actor: Mapped[str | None]
+    n_rows: Mapped[int | None]
     detail: Mapped[dict[str, Any]]
 
 

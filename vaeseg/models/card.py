@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vaeseg.models.registry import ListedModel
+from vaeseg.models.retraining import training_command
 
 UNKNOWN = "not recorded"
 
@@ -81,12 +82,11 @@ def _ancestor(parent: Mapping[str, str | None]) -> str:
 
 
 def _command(record: Mapping[str, object]) -> str:
-    """The stage is known from the kind; where the data lay is not in the record."""
-    stage = "decoder" if record["kind"] == "segmenter" else "vae"
-    return (
-        f"Trained by `vaeseg-batch train {stage}` on the data of the digest above; the command line itself is "
-        f"{UNKNOWN}. Settings that `--set` takes:"
-    )
+    """Where the data lay is not in the record: it has their digest."""
+    command = training_command(record)
+    if command is None:
+        return f"The command that trained it: {UNKNOWN}."
+    return f"Trained as by this, DATA being the data of the digest above:\n\n    {plain(command)}\n\nAll settings:"
 
 
 def _figures(model: ListedModel, record: Mapping[str, object]) -> str:

@@ -1,8 +1,8 @@
 """Kill runs in every way there is, resume them, and prove that nothing is lost, doubled or changed.
 
-    python tests/kills.py --kills 100 --seed 1 --out DIR
+    python tests/kills.py --kills 100 --seed 1 --out DIR [--postgres]
 
-A phantom archive is submitted over and over to stores of its own. Each attempt is killed: the driver by SIGKILL after a
+A phantom archive is submitted over and over to stores of its own, with SQLite or a database each of a PostgreSQL. Each attempt is killed: the driver by SIGKILL after a
 named step of the commit or at a random moment, or a worker, the actor or the raylet under it. It is resumed until it is
 done; then `verify` must agree, every series have exactly one current finding, and every mask be byte for byte that of a
 run that nobody disturbed. Prints a JSON line with kills, stores, series lost, doubled and changed; exit code 1 if any.
@@ -20,12 +20,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+from postgres import start_server
 from sqlalchemy import func, select
 
 from vaeseg.config import PhantomConfig, RunConfig
@@ -73,43 +74,70 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--ways", default=",".join(WAYS), help="of: " + ", ".join(WAYS))
-    parser.add_argument("--drive", nargs=3, metavar=("ARCHIVE", "STORE", "STEP"), help=argparse.SUPPRESS)
+    parser.add_argument("--postgres", action="store_true", help="keep the ledger in a PostgreSQL started for this")
+    parser.add_argument("--drive", nargs=4, metavar=("ARCHIVE", "STORE", "URL", "STEP"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
         return drive(*arguments.drive)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    tally = run_kills(arguments.out, arguments.kills, arguments.seed, arguments.ways.split(","))
+    databases = PostgresDatabases(arguments.out) if arguments.postgres else sqlite_of
+    tally = run_kills(arguments.out, arguments.kills, arguments.seed, arguments.ways.split(","), databases)
     sys.stdout.write(json.dumps(asdict(tally)) + "\n")
     return 0 if tally.is_clean else 1
 
 
-def run_kills(out: Path, kills: int, seed: int, ways: Sequence[str] = WAYS) -> Tally:
+def sqlite_of(store: Path) -> str:
+    """URL of the ledger in the store itself."""
+    return sqlite_url(Store(store).database_path)
+
+
+class PostgresDatabases:
+    """A database for each store, of one server, which ends with this process."""
+
+    def __init__(self, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self._server = start_server(out.absolute() / "postgres")
+
+    def __call__(self, store: Path) -> str:
+        name = store.name.replace("-", "_")
+        if f" {name} " not in self._server.psql("SELECT datname FROM pg_database;"):
+            self._server.psql(f"CREATE DATABASE {name};")
+        url: str = self._server.get_uri(database=name)
+        return url
+
+
+def run_kills(
+    out: Path, kills: int, seed: int, ways: Sequence[str] = WAYS, url_of: Callable[[Path], str] = sqlite_of
+) -> Tally:
     """Kill that many times, every way in turn, and check each store once it is done."""
     out.mkdir(parents=True, exist_ok=True)
     write_dicom_archive(out / "archive", PHANTOM)
-    wanted = _masks(_undisturbed(out))
+    wanted = _masks(_undisturbed(out, url_of))
     chance, tally = random.Random(seed), Tally()
     while tally.kills < kills:
         store = out / f"store-{tally.stores}"
-        while not _attempt(out, store, ways[tally.kills % len(ways)] if tally.kills < kills else "", chance, tally):
+        url = url_of(store)
+        while not _attempt(
+            out, store, url, ways[tally.kills % len(ways)] if tally.kills < kills else "", chance, tally
+        ):
             pass
         tally.stores += 1
-        _check(store, wanted, tally)
+        _check(store, url, wanted, tally)
     return tally
 
 
-def _undisturbed(out: Path) -> Path:
+def _undisturbed(out: Path, url_of: Callable[[Path], str]) -> Path:
     store = out / "undisturbed"
-    driver = _start(out, store, "")
+    driver = _start(out, store, url_of(store), "")
     if driver.wait(ATTEMPT_SECONDS) != 0:
         raise RuntimeError("the undisturbed run did not finish")
     return store
 
 
-def _attempt(out: Path, store: Path, way: str, chance: random.Random, tally: Tally) -> bool:
+def _attempt(out: Path, store: Path, url: str, way: str, chance: random.Random, tally: Tally) -> bool:
     """One run on the store, disturbed if a way is given; returns whether it finished."""
     step = f"{way.removeprefix('driver after ')}:{chance.randint(1, 3)}" if way.startswith("driver after ") else ""
-    driver = _start(out, store, step)
+    driver = _start(out, store, url, step)
     tally.attempts += 1
     family: list[psutil.Process] = []
     try:
@@ -126,8 +154,8 @@ def _attempt(out: Path, store: Path, way: str, chance: random.Random, tally: Tal
     return status == 0
 
 
-def _start(out: Path, store: Path, step: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, __file__, "--drive", str(out / "archive" / "dicom"), str(store), step]
+def _start(out: Path, store: Path, url: str, step: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, __file__, "--drive", str(out / "archive" / "dicom"), str(store), url, step]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -174,9 +202,9 @@ def _wait(driver: subprocess.Popen[bytes], family: list[psutil.Process]) -> int:
     return status
 
 
-def _check(store_root: Path, wanted: dict[str, str], tally: Tally) -> None:
+def _check(store_root: Path, url: str, wanted: dict[str, str], tally: Tally) -> None:
     store = Store(store_root)
-    with closing(open_database(sqlite_url(store.database_path), create=False)) as database:
+    with closing(open_database(url, create=False)) as database:
         tally.disagreements += len(list(verify(store, database)))
         statement = select(LATEST_FINDINGS.c.series_id, LATEST_FINDINGS.c.outcome, func.count()).group_by(
             LATEST_FINDINGS.c.series_id, LATEST_FINDINGS.c.outcome
@@ -198,7 +226,7 @@ def _masks(store: Path) -> dict[str, str]:
     }
 
 
-def drive(archive: str, store: str, step: str) -> int:
+def drive(archive: str, store: str, url: str, step: str) -> int:
     """Submit, as a process that can be killed; after the n-th `name` of a step ``name:n`` it kills itself."""
     from vaeseg.distributed import committer
     from vaeseg.distributed.submit import Submission, submit
@@ -221,7 +249,7 @@ def drive(archive: str, store: str, step: str) -> int:
     submission = Submission(
         study_dir=Path(archive),
         store_root=Path(store),
-        database_url=None,
+        database_url=url,
         model="phantom-v1",
         config=RunConfig(model_path=str(model), commit_every=1, retry=True),
     )

@@ -6,7 +6,8 @@
     │   └── RunNotFoundError        2   no such run in this store
     ├── CheckpointError             1   a model file that is damaged, foreign or incompatible
     ├── StoreError                  1   the store cannot be written, is full, or is not a store
-    │   └── DatabaseVersionError    1   the database is newer than this code
+    │   ├── DatabaseVersionError    1   the database is newer than this code
+    │   └── DatabaseAwayError       1   the database server is not there, or went away
     ├── ArchiveBusyError            1   another run has the archive
     ├── TrainingError               1   training diverged or cannot resume
     ├── ClusterError                1   Ray cannot be started or reached
@@ -54,6 +55,10 @@ class StoreError(VaesegError):
 
 class DatabaseVersionError(StoreError):
     """The database was migrated by a newer vaeseg than this one."""
+
+
+class DatabaseAwayError(StoreError):
+    """The database server cannot be reached, or ended the connection; it may come back."""
 
 
 class ArchiveBusyError(VaesegError):

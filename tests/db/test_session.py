@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from ledger_factories import scan, series_row
-from sqlalchemy import event, insert, make_url, select, text
+from sqlalchemy import create_engine, event, insert, make_url, select, text
 from sqlalchemy.exc import StatementError
 
 from vaeseg.db.migrate import current_revision
 from vaeseg.db.session import Database, _masked, open_database, sqlite_url, utc_now
 from vaeseg.db.tables import ArchiveTable, EventTable, SeriesTable
-from vaeseg.errors import DatabaseVersionError, StoreError, UsageError
+from vaeseg.errors import DatabaseAwayError, DatabaseVersionError, StoreError, UsageError
 from vaeseg.io.store import Store
 
 
@@ -192,3 +193,59 @@ def test_passwords_are_masked_for_people() -> None:
     """Both ways in which a URL can hold one."""
     assert _masked(make_url("postgresql+psycopg://u:s3cret@h/d")) == "postgresql://u:***@h/d"
     assert "s3cret" not in _masked(make_url("postgresql+psycopg://u@h/d?password=s3cret"))
+
+
+def test_what_a_server_interrupts_is_done_again(postgres_url: str) -> None:
+    """A connection that is ended in the middle of a transaction leaves nothing of it, and the work goes on."""
+    database = open_database(postgres_url).patient(lambda: None)
+    attempts: list[int] = []
+
+    def work() -> None:
+        with database.write() as connection:
+            connection.execute(insert(EventTable).values(at=utc_now(), kind="outlasted", detail={}))
+            attempts.append(connection.scalar(text("SELECT pg_backend_pid()")))
+            if len(attempts) == 1:
+                with database.write() as other:
+                    other.execute(text(f"SELECT pg_terminate_backend({attempts[0]}, 5000)"))
+
+    database.outlasting(work)
+    assert len(set(attempts)) == 2
+    with database.read() as connection:
+        assert len(connection.execute(select(EventTable).where(EventTable.kind == "outlasted")).all()) == 1
+    database.close()
+
+
+def test_a_command_does_not_wait_for_a_server(tmp_path: Path) -> None:
+    """Only runs are patient; a server that is not there is one clear line, and its kind can be told."""
+    with pytest.raises(DatabaseAwayError, match=r"^database postgresql://u@/nothing.*: "):
+        open_database(f"postgresql://u@/nothing?host={tmp_path}")
+
+
+def test_an_error_of_the_statement_is_not_waited_out(database: Database) -> None:
+    """What would fail again is not done again."""
+    attempts: list[int] = []
+
+    def work() -> None:
+        attempts.append(1)
+        with database.write() as connection:
+            connection.execute(text("SELECT nothing"))
+
+    with pytest.raises(StoreError, match="nothing"):
+        database.patient(lambda: None).outlasting(work)
+    assert len(attempts) == 1
+
+
+def test_waiting_can_be_ended(postgres_url: str) -> None:
+    """A signal in the night is not held up by a database that is away."""
+
+    class StoppedError(Exception):
+        pass
+
+    def stop() -> None:
+        raise StoppedError
+
+    opened = open_database(postgres_url)
+    database = replace(opened.patient(stop), engine=create_engine("postgresql+psycopg://u@/x?host=/nowhere"))
+    with pytest.raises(StoppedError), database.read():
+        pass
+    opened.close()

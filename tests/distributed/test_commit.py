@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.db.tables import FindingTable, LesionTable, PartTable
 from vaeseg.db.work import plan_work
+from vaeseg.distributed import commit as commit_module
 from vaeseg.distributed.commit import COMMIT_STEPS, Recovery, commit_group, mark_crashed, recover_parts
-from vaeseg.errors import StoreError
+from vaeseg.errors import DatabaseAwayError, StoreError
 from vaeseg.io.parquet import SCHEMAS, read_dataset, read_masks
 from vaeseg.io.store import Store
 from vaeseg.records import Overlap
@@ -303,3 +305,28 @@ def test_no_path_and_no_name_leaves_the_index(database: Database, store: Store, 
             if table.name not in ("archives", "instances"):
                 assert "doe" not in str(connection.execute(select(table)).all()).lower(), table.name
         assert connection.scalar(select(func.count()).select_from(FindingTable)) == 1
+
+
+@pytest.mark.parametrize("is_recorded_first", [True, False], ids=["and was recorded", "and was not"])
+def test_a_commit_whose_answer_was_lost_is_made_once(
+    database: Database, store: Store, run: Run, monkeypatch: pytest.MonkeyPatch, is_recorded_first: bool
+) -> None:
+    """The server goes away in the commit of a failed series: one finding, whether it had been recorded or not."""
+    really = commit_module.record_group
+    calls: list[int] = []
+
+    def lose_the_first_answer(*arguments: Any) -> None:
+        calls.append(1)
+        if is_recorded_first or len(calls) > 1:
+            really(*arguments)
+        if len(calls) == 1:
+            raise DatabaseAwayError("gone")
+
+    monkeypatch.setattr(commit_module, "record_group", lose_the_first_answer)
+    monkeypatch.setattr("vaeseg.db.session.RECONNECT_SECONDS", 0.0)
+    item = run.items[0]
+    assert commit_group(run.run_id, [(item, failed(item))], store, database.patient(lambda: None)) == 1
+    assert len(calls) == 2 - is_recorded_first
+    with database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(FindingTable)) == 1
+        assert connection.scalars(select(PartTable.published)).all() == [True]

@@ -108,15 +108,15 @@ def start_run(
 
 
 def heartbeat(database: Database, run_id: str) -> bool:
-    """Say that a run lives; returns whether somebody asked it to stop.
+    """Say that a run lives; returns whether somebody asked it to stop, or took it for dead and closed it.
 
     Raises:
         RunNotFoundError: no such run.
     """
-    asked = select(RunTable.cancel_requested_at).where(RunTable.id == run_id)
+    asked = (RunTable.cancel_requested_at.is_not(None)) | (RunTable.status != "running")
     with database.write() as connection:
         _update(connection, run_id, {"heartbeat_at": database.now(), "driver": this_process()})
-        return connection.scalar(asked) is not None
+        return bool(connection.scalar(select(asked).where(RunTable.id == run_id)))
 
 
 def cancel_run(database: Database, run_id: str) -> bool:

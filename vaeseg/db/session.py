@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from vaeseg.db.migrate import migrate
-from vaeseg.errors import StoreError, UsageError
+from vaeseg.errors import DatabaseAwayError, StoreError, UsageError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 30
 """How long one process waits for another's transaction before it gives up."""
 
 CONNECT_TIMEOUT_SECONDS = 10
 """A server that has not answered by then is unreachable."""
+
+PATIENCE_SECONDS = 300.0
+"""How long a run waits for a database server that went away: a restart or an update of it, not a night."""
+
+RECONNECT_SECONDS = 1.0
+"""Between two attempts."""
+
+AWAY_CODES = ("08", "57P")
+"""SQLSTATE classes: connection exceptions; shutting down, crashed, starting up."""
 
 _WRITES = "vaeseg_writes"
 
@@ -40,6 +55,11 @@ class Database:
     now: Callable[[], datetime] = field(default=utc_now)
     """The clock by which rows are stamped."""
 
+    patience_seconds: float = 0.0
+    """How long a transaction waits for the server before it begins."""
+    while_waiting: Callable[[], None] = lambda: None
+    """Called now and then while it waits; whatever it raises ends the waiting."""
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads.
@@ -47,7 +67,7 @@ class Database:
         Raises:
             StoreError: the database fails.
         """
-        with _clear_failures(self.engine.url), self.engine.begin() as connection:
+        with _clear_failures(self.engine.url), self._connected(self.engine) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -58,8 +78,47 @@ class Database:
             StoreError: the database fails.
         """
         writing = self.engine.execution_options(**{_WRITES: True})
-        with _clear_failures(self.engine.url), writing.begin() as connection:
+        with _clear_failures(self.engine.url), self._connected(writing) as connection, connection.begin():
             yield connection
+
+    def patient(self, while_waiting: Callable[[], None]) -> Database:
+        """The same database for a run, which waits for a server that is away."""
+        return replace(self, patience_seconds=PATIENCE_SECONDS, while_waiting=while_waiting)
+
+    def outlasting(self, work: Callable[[], T]) -> T:
+        """Do something, and do it again each time that the server goes away in the middle of it.
+
+        Args:
+            work: safe to be done again after any of its transactions, committed or not.
+
+        Raises:
+            StoreError: the server stays away, or the database fails otherwise.
+        """
+        started = time.monotonic()
+        while True:
+            try:
+                return work()
+            except DatabaseAwayError:
+                if time.monotonic() - started > self.patience_seconds:
+                    raise
+                self._wait()
+
+    def _connected(self, engine: Engine) -> Connection:
+        started = time.monotonic()
+        while True:
+            try:
+                return engine.connect()
+            except DBAPIError as error:
+                waited = time.monotonic() - started
+                if not _is_away(error) or waited > self.patience_seconds:
+                    raise
+                if waited < RECONNECT_SECONDS:
+                    logger.warning("the database is away: waiting up to %.0f s for it", self.patience_seconds)
+                self._wait()
+
+    def _wait(self) -> None:
+        self.while_waiting()
+        time.sleep(RECONNECT_SECONDS)
 
     def close(self) -> None:
         """Give every connection back."""
@@ -154,9 +213,20 @@ def _clear_failures(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise StoreError(f"database {_masked(url)}: {_reason(url, error)}") from error
+        kind = DatabaseAwayError if _is_away(error) else StoreError
+        raise kind(f"database {_masked(url)}: {_reason(url, error)}") from error
     except sqlite3.Error as error:  # raised inside the connect event, past SQLAlchemy
         raise StoreError(f"database {_masked(url)}: {error}") from error
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """Whether a server cannot be connected to, or ended a connection; never of SQLite, which has no server."""
+    if error.orig is None or type(error.orig).__module__.partition(".")[0] != "psycopg":
+        return False
+    code = getattr(error.orig, "sqlstate", None)
+    if code is None:  # no answer: what ended it happened on the way
+        return error.connection_invalidated or isinstance(error, OperationalError)
+    return str(code).startswith(AWAY_CODES)
 
 
 def _reason(url: URL, error: DBAPIError) -> str:

@@ -73,7 +73,7 @@ def commit_group(
     Raises:
         StoreError: the store or the database cannot be written; what was committed before stays.
     """
-    is_open = open_items(database, [item for item, _ in outcomes])
+    is_open = database.outlasting(lambda: open_items(database, [item for item, _ in outcomes]))
     group = [(item, outcome) for item, outcome in outcomes if item.work_item_id in is_open]
     if not group:
         return 0
@@ -81,7 +81,7 @@ def commit_group(
     findings = [new_finding(run, item, outcome, database.now()) for item, outcome in group]
     files = stage_part(store, run_id, next_part_name(database, run_id), _dataset_rows(run, group, findings))
     step("staged")
-    record_group(database, run, findings, files)
+    database.outlasting(lambda: _record_once(database, run, findings, files))
     step("recorded")
     _publish(files, store, database, step)
     return len(findings)
@@ -204,11 +204,17 @@ def _mask_row(outcome: SegmentedSeries) -> dict[str, Any]:
     }
 
 
+def _record_once(database: Database, run: RunKey, findings: Sequence[NewFinding], files: Sequence[PartFile]) -> None:
+    """A server that went away in a commit may have done it all the same."""
+    if not is_recorded(database, files[0]):
+        record_group(database, run, findings, files)
+
+
 def _publish(files: Sequence[PartFile], store: Store, database: Database, step: Step) -> None:
     for file in files:
         publish_file(store, file)
         step("moved")
-    mark_published(database, files)
+    database.outlasting(lambda: mark_published(database, files))
     remove_empty_staging(store, files[0].run_id)
     step("published")
 

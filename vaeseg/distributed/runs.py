@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vaeseg.config import RunConfig
 from vaeseg.db.findings import series_with_outcome
-from vaeseg.db.index_series import count_files, readable_series, studies_of_refused_series
+from vaeseg.db.index_series import SeriesName, count_files, readable_series, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
@@ -79,16 +79,17 @@ def execute_run(
     """
     started = time.monotonic()
     with _executed(database, store, run_id) as (job, config, interruption):
+        patient = database.patient(interruption.check)
         run = _Run(
             run_id=run_id,
-            database=database,
+            database=patient,
             store=store,
             config=config,
             job=job,
             interruption=interruption,
             on_progress=on_progress,
         )
-        report = _process(run, update_index(database, job, interruption.check))
+        report = _process(run, patient.outlasting(lambda: update_index(patient, job, interruption.check)))
     report.seconds = time.monotonic() - started
     counts = {
         "outcomes": report.outcomes,
@@ -96,7 +97,7 @@ def execute_run(
         "seconds": round(report.seconds, 3),
         "index": report.index,
     }
-    finish_run(database, run_id, report.status, counts, report.files)
+    patient.outlasting(lambda: finish_run(patient, run_id, report.status, counts, report.files))
     return report
 
 
@@ -107,7 +108,8 @@ def execute_index(database: Database, store: Store, run_id: str) -> dict[str, in
         VaesegError: as `execute_run`.
     """
     with _executed(database, store, run_id) as (job, _, interruption):
-        report = update_index(database, job, interruption.check)
+        patient = database.patient(interruption.check)
+        report = patient.outlasting(lambda: update_index(patient, job, interruption.check))
     files = count_files(database, job.archive_id, report.n_waiting, report.waiting_studies)
     finish_run(database, run_id, "finished", {"index": report.counts()}, files)
     return report.counts()
@@ -149,21 +151,9 @@ def not_entered(store_root: Path, config: RunConfig) -> tuple[Path, ...]:
 def _process(run: _Run, index: IndexReport) -> RunReport:
     """Plan what is left to do, skip by rule, segment the rest."""
     run.interruption.check()
-    files = count_files(run.database, run.job.archive_id, index.n_waiting, index.waiting_studies)
-    FILES_REFUSED.inc(files.refused)
-    series = readable_series(run.database, run.job.archive_id)
-    to_plan = [name.series_key for name in series if name.study_instance_uid not in index.waiting_studies]
-    refused = studies_of_refused_series(run.database, run.job.archive_id)
-    n_refused = sum(study not in index.waiting_studies for study in refused)
-    n_waiting = len(series) + len(refused) - len(to_plan) - n_refused
-    is_retry = run.config.retry_of is not None
-    if run.config.retry_of is not None:
-        n_refused = n_waiting = 0
-        wanted = series_with_outcome(run.database, run.config.retry_of, run.config.retry_outcomes)
-        to_plan = [key for key in to_plan if key in wanted]
-    work = plan_work(run.database, run.run_id, to_plan, retry=run.config.retry, limit=run.config.limit)
-    outcomes = _planned_outcomes(len(to_plan), work) | {"refused": n_refused, "waiting": n_waiting}
-    report = RunReport(run_id=run.run_id, files=files, outcomes=outcomes, index=index.counts(), is_retry=is_retry)
+    series = run.database.outlasting(lambda: readable_series(run.database, run.job.archive_id))
+    work, report = run.database.outlasting(lambda: _planned(run, index, series))
+    FILES_REFUSED.inc(report.files.refused)
     labels: dict[str, Path] = {}
     if run.config.label_dir is not None:
         names = {
@@ -177,6 +167,24 @@ def _process(run: _Run, index: IndexReport) -> RunReport:
     for items in in_batches(work.pending, SERIES_AT_ONCE):
         _segment(run, committer, _to_segment(run, committer, items), labels)
     return report
+
+
+def _planned(run: _Run, index: IndexReport, series: Sequence[SeriesName]) -> tuple[PlannedWork, RunReport]:
+    """The work that is entered in the ledger, and the counts that are known before any of it is done."""
+    files = count_files(run.database, run.job.archive_id, index.n_waiting, index.waiting_studies)
+    to_plan = [name.series_key for name in series if name.study_instance_uid not in index.waiting_studies]
+    refused = studies_of_refused_series(run.database, run.job.archive_id)
+    n_refused = sum(study not in index.waiting_studies for study in refused)
+    n_waiting = len(series) + len(refused) - len(to_plan) - n_refused
+    is_retry = run.config.retry_of is not None
+    if run.config.retry_of is not None:
+        n_refused = n_waiting = 0
+        wanted = series_with_outcome(run.database, run.config.retry_of, run.config.retry_outcomes)
+        to_plan = [key for key in to_plan if key in wanted]
+    work = plan_work(run.database, run.run_id, to_plan, retry=run.config.retry, limit=run.config.limit)
+    outcomes = _planned_outcomes(len(to_plan), work) | {"refused": n_refused, "waiting": n_waiting}
+    report = RunReport(run_id=run.run_id, files=files, outcomes=outcomes, index=index.counts(), is_retry=is_retry)
+    return work, report
 
 
 def _planned_outcomes(n_to_plan: int, work: PlannedWork) -> dict[str, int]:
@@ -194,7 +202,8 @@ def _planned_outcomes(n_to_plan: int, work: PlannedWork) -> dict[str, int]:
 
 def _to_segment(run: _Run, committer: Committer, items: Sequence[WorkItem]) -> list[tuple[WorkItem, SeriesManifest]]:
     """Those of some series that no rule leaves out; the others are committed."""
-    manifests = manifests_of(run.database, run.job, [item.series_key for item in items])
+    keys = [item.series_key for item in items]
+    manifests = run.database.outlasting(lambda: manifests_of(run.database, run.job, keys))
     to_segment = []
     for item in items:
         manifest = manifests.get(item.series_key)

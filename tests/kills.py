@@ -2,10 +2,11 @@
 
     python tests/kills.py --kills 100 --seed 1 --out DIR [--postgres]
 
-A phantom archive is submitted over and over to stores of its own, with SQLite or a database each of a PostgreSQL. Each attempt is killed: the driver by SIGKILL after a
-named step of the commit or at a random moment, or a worker, the actor or the raylet under it. It is resumed until it is
-done; then `verify` must agree, every series have exactly one current finding, and every mask be byte for byte that of a
-run that nobody disturbed. Prints a JSON line with kills, stores, series lost, doubled and changed; exit code 1 if any.
+A phantom archive is submitted over and over to stores of its own, with SQLite or with a database each of a PostgreSQL.
+Each attempt is killed: the driver by SIGKILL after a named step of the commit or at a random moment, or a worker, the
+actor or the raylet under it. It is resumed until it is done; then `verify` must agree, every series have exactly one
+current finding, and every mask be byte for byte that of a run that nobody disturbed. Prints a JSON line with kills,
+stores, series lost, doubled and changed; exit code 1 if any.
 """
 
 from __future__ import annotations
@@ -124,6 +125,11 @@ def run_kills(
         tally.stores += 1
         _check(store, url, wanted, tally)
     return tally
+
+
+def _next_way(ways: Sequence[str], kills: int, tally: Tally) -> str:
+    """Every way in turn; empty once enough were killed."""
+    return ways[tally.kills % len(ways)] if tally.kills < kills else ""
 
 
 def _undisturbed(out: Path, url_of: Callable[[Path], str]) -> Path:

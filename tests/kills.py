@@ -96,7 +96,6 @@ class PostgresDatabases:
     """A database for each store, of one server, which ends with this process."""
 
     def __init__(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
         self._server = start_server(out.absolute() / "postgres")
 
     def __call__(self, store: Path) -> str:

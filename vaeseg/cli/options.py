@@ -70,6 +70,15 @@ database_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 """`as_json: bool`"""
 
+address_option = click.option(
+    "--address",
+    metavar="HOST:PORT",
+    envvar="RAY_ADDRESS",
+    show_envvar=True,
+    help="Ray cluster that this machine is a node of; without it, a Ray of its own.",
+)
+"""`address: str | None`"""
+
 
 def store_options(function: Function) -> Function:
     """Add --store and --db."""

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import click
 
-from vaeseg.cli.options import json_option, opened_for_query, store_options
+from vaeseg.cli.options import address_option, json_option, opened_for_query, store_options
 from vaeseg.cli.segmentation import conclude, with_bar
 
 
 @click.command()
 @click.argument("run_id")
 @store_options
+@address_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, run_id: str, store: Path, db: str | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context, /, run_id: str, store: Path, db: str | None, address: str | None, as_json: bool
+) -> None:
     """Go on with a run that was interrupted, cancelled, killed or failed, under its id.
 
     The archive is looked at again; what was finished is not done again.
@@ -26,5 +29,5 @@ def command(ctx: click.Context, /, run_id: str, store: Path, db: str | None, as_
     from vaeseg.io.store import create_store
 
     with opened_for_query(store, db) as database:
-        report = with_bar(lambda show: resume(create_store(store), database, run_id, show))
+        report = with_bar(lambda show: resume(create_store(store), database, run_id, show, address))
     conclude(ctx, report, store, db, as_json)

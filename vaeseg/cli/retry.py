@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaeseg.cli.options import check_choice, json_option, opened_for_query, store_options
+from vaeseg.cli.options import address_option, check_choice, json_option, opened_for_query, store_options
 from vaeseg.cli.segmentation import conclude, with_bar
 
 OUTCOMES = ["failed", "crashed"]
@@ -16,9 +16,12 @@ OUTCOMES = ["failed", "crashed"]
 @click.argument("run_id")
 @click.option("--outcome", "outcomes", default="failed,crashed", show_default=True, help="Which series.")
 @store_options
+@address_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, run_id: str, outcomes: str, store: Path, db: str | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context, /, run_id: str, outcomes: str, store: Path, db: str | None, address: str | None, as_json: bool
+) -> None:
     """Do again, in a new run, the series that a run ended as failed or crashed.
 
     Exit codes: 0 ok, 1 error, 2 no such run or outcome, 3 some series failed again.
@@ -30,5 +33,5 @@ def command(ctx: click.Context, /, run_id: str, outcomes: str, store: Path, db: 
     for outcome in chosen:
         check_choice("--outcome", outcome, OUTCOMES)
     with opened_for_query(store, db) as database:
-        report = with_bar(lambda show: retry(create_store(store), database, run_id, chosen, show))
+        report = with_bar(lambda show: retry(create_store(store), database, run_id, chosen, show, address))
     conclude(ctx, report, store, db, as_json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
-from vaeseg.cli.options import NOTICE, json_option, store_options
+from vaeseg.cli.options import NOTICE, address_option, json_option, store_options
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _OPTIONS = (
     click.option("--limit", type=click.IntRange(min=1), help="At most this many series in this run."),
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Slices in one pass."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    address_option,
     click.option("--retry", is_flag=True, help="Do again the series that failed or crashed before."),
     click.option("--dry-run", is_flag=True, help="Show what would be done; writes nothing."),
     json_option,
@@ -55,6 +56,7 @@ def submission(
     limit: int | None,
     batch_size: int,
     device: Literal["auto", "cpu", "cuda"],
+    address: str | None,
     retry: bool,
 ) -> Submission:
     """What was asked for, checked.
@@ -73,7 +75,8 @@ def submission(
     from vaeseg.inference.predictor import choose_device
     from vaeseg.models.checkpoint import resolve_model
 
-    choose_device(device)
+    if address is None:
+        choose_device(device)
     checkpoint = resolve_model(model, store / "models")
     segmentation = SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None)
     return Submission(
@@ -81,6 +84,7 @@ def submission(
         store_root=store,
         database_url=db,
         model=checkpoint.stem,
+        address=address,
         config=RunConfig(
             segmentation=segmentation,
             model_path=str(checkpoint.resolve()),

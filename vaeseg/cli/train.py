@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaeseg.cli.options import json_option, store_option
+from vaeseg.cli.options import address_option, json_option, store_option
 from vaeseg.cli.training_stages import Preset, Stage, configs, device_option, seed_option, set_option, settings_of
 from vaeseg.errors import UsageError
 
@@ -61,9 +61,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
                 metavar="N|MIN:MAX",
                 help="Processes that train together; a range lets Ray Train shrink and grow them.",
             ),
-            click.option(
-                "--address", envvar="RAY_ADDRESS", show_envvar=True, help="Ray cluster; without it, this machine."
-            ),
+            address_option,
             click.option(
                 "--memory",
                 type=click.Choice(["auto", "resident", "stream"]),

@@ -1,10 +1,11 @@
-"""Ray on this machine, for as long as one submission needs it."""
+"""Ray, for as long as one command needs it: on this machine, or a cluster that this machine is a node of."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -17,12 +18,14 @@ from typing import Any
 
 import ray
 
-from vaeseg.errors import ClusterError
+from vaeseg.errors import ClusterError, UsageError
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 2 * 2**30
 """Two series of 2,000 slices on a 256 x 256 grid take 0.5 GB; more only fills /dev/shm."""
+REACH_SECONDS = 10.0
+"""A cluster that has not answered by then is not there."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a hospital's cluster reports to nobody
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in Ray's log files
@@ -42,9 +45,45 @@ def start_ray(address: str | None, n_cpus: int) -> None:
     """
     if address is None:
         start_local_ray(n_cpus)
-    elif not ray.is_initialized():
-        with _failure_in_a_line(f"the Ray cluster {address} cannot be reached"):
-            _init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        join_cluster(address)
+
+
+def join_cluster(address: str) -> None:
+    """Connect to a running cluster, of which this machine is a node; one that this process is connected to is kept.
+
+    Args:
+        address: ``HOST:PORT``, or ``auto`` for the cluster that runs on this machine.
+
+    Raises:
+        UsageError: it is the address of something else.
+        ClusterError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return
+    _check_reachable(address)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with _failure_in_a_line(f"the Ray cluster {address} cannot be reached"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray warns of its own settings
+        _init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit() and "/" not in address):
+        raise UsageError(
+            f"--address {address} is not HOST:PORT: run the command on a node of the cluster, with the address that "
+            "'ray start' printed there"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"the Ray cluster {address} cannot be reached: {error.strerror or error}") from error
 
 
 def start_local_ray(n_cpus: int | None = None) -> None:

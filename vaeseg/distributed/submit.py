@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing, redirect_stdout
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, reopen_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
-from vaeseg.distributed.local import RayChatter, stop_local_ray
+from vaeseg.distributed.local import RayChatter, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.runs import execute_index, execute_run, not_entered
 from vaeseg.distributed.selection import skip_by_rule
@@ -37,6 +38,8 @@ class Submission:
     model: str
     """Its name in findings."""
     config: RunConfig
+    address: str | None = None
+    """Of the Ray cluster that does the work; None: a Ray of its own on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Preview:
 
 
 def submit(submission: Submission, on_progress: ProgressCallback = no_progress) -> RunReport:
-    """Write the run down, then execute it here, on a Ray of its own unless this process has one.
+    """Write the run down, then execute it: this process drives it, on the Ray of `Submission.address`.
 
     Raises:
         VaesegError: the store, the database or the model cannot be used, or the run was interrupted.
@@ -61,12 +64,18 @@ def submit(submission: Submission, on_progress: ProgressCallback = no_progress) 
     _check_segmenter(checkpoint, submission.model)
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
-    with closing(database):
+    with closing(database), _on_ray(submission.address):
         close_lost_runs(database)
         return _executed(store, database, write_down(submission, checkpoint, database), on_progress)
 
 
-def resume(store: Store, database: Database, run_id: str, on_progress: ProgressCallback = no_progress) -> RunReport:
+def resume(
+    store: Store,
+    database: Database,
+    run_id: str,
+    on_progress: ProgressCallback = no_progress,
+    address: str | None = None,
+) -> RunReport:
     """Go on with a run that did not finish, under its id and with its configuration.
 
     Raises:
@@ -76,8 +85,9 @@ def resume(store: Store, database: Database, run_id: str, on_progress: ProgressC
     close_lost_runs(database)
     if run_task(database, run_id).model_digest is None:
         raise UsageError(f"run {run_id} only brought an index up to date: scan again")
-    reopen_run(database, run_id)
-    return _executed(store, database, run_id, on_progress)
+    with _on_ray(address):
+        reopen_run(database, run_id)
+        return _executed(store, database, run_id, on_progress)
 
 
 def retry(
@@ -86,6 +96,7 @@ def retry(
     run_id: str,
     outcomes: tuple[str, ...] = ("failed", "crashed"),
     on_progress: ProgressCallback = no_progress,
+    address: str | None = None,
 ) -> RunReport:
     """Do again, in a new run of the same configuration, what a run ended with some outcomes.
 
@@ -97,26 +108,37 @@ def retry(
         raise UsageError(f"run {run_id} segmented nothing")
     config = replace(RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes)
     close_lost_runs(database)
-    new_id = start_run(
-        database,
-        kind="segment",
-        archive_id=task.archive_id,
-        model_digest=task.model_digest,
-        config_json=as_json(config),
-        config_digest=digest(config.segmentation),
-    )
-    return _executed(store, database, new_id, on_progress)
+    with _on_ray(address):
+        new_id = start_run(
+            database,
+            kind="segment",
+            archive_id=task.archive_id,
+            model_digest=task.model_digest,
+            config_json=as_json(config),
+            config_digest=digest(config.segmentation),
+        )
+        return _executed(store, database, new_id, on_progress)
 
 
 def _executed(store: Store, database: Database, run_id: str, on_progress: ProgressCallback) -> RunReport:
-    """Execute a run that is written down, on a Ray of its own unless this process has one."""
+    """Execute a run that is written down."""
+    recover_parts(store, database)
+    return execute_run(database, store, run_id, on_progress)
+
+
+@contextmanager
+def _on_ray(address: str | None) -> Iterator[None]:
+    """A cluster is joined at once; a Ray on this machine is started by whoever needs it first, and ends here.
+
+    One that this process has already is used, and kept.
+    """
     ray_is_ours = not ray.is_initialized()
     with redirect_stdout(RayChatter()):
-        recover_parts(store, database)
-        report = execute_run(database, store, run_id, on_progress)
-        if ray_is_ours:
+        if address is not None:
+            join_cluster(address)
+        yield
+        if ray_is_ours and ray.is_initialized():
             stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
-    return report
 
 
 def index_only(submission: Submission) -> dict[str, int]:
@@ -127,8 +149,7 @@ def index_only(submission: Submission) -> dict[str, int]:
     """
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
-    ray_is_ours = not ray.is_initialized()
-    with closing(database), redirect_stdout(RayChatter()):
+    with closing(database), _on_ray(submission.address):
         close_lost_runs(database)
         run_id = start_run(
             database,
@@ -138,10 +159,7 @@ def index_only(submission: Submission) -> dict[str, int]:
             config_json=as_json(submission.config),
             config_digest=digest(submission.config.segmentation),
         )
-        counts = execute_index(database, store, run_id)
-        if ray_is_ours and ray.is_initialized():
-            stop_local_ray()
-    return counts
+        return execute_index(database, store, run_id)
 
 
 def preview(submission: Submission) -> Preview:

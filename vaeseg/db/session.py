@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,6 +142,12 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a committed finding survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
+    define_functions(connection)
+
+
+def define_functions(connection: sqlite3.Connection) -> None:
+    """What the views call and SQLite may have been built without."""
+    connection.create_function("ln", 1, lambda x: math.log(x) if x and x > 0 else None, deterministic=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -24,6 +24,7 @@ COMMANDS = {
     "model": "List, show, import and export models; write their cards.",
     "phantom": "Write a synthetic thorax CT archive.",
     "prepare": "Prepare a data set of slices for training.",
+    "query": "Ask a question in SQL.",
     "reproduce": "Reproduce the paper's table 3 from raw data.",
     "resume": "Go on with a run that did not finish.",
     "retry": "Do again what a run could not do.",

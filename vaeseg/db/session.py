@@ -73,21 +73,12 @@ def sqlite_url(path: Path) -> str:
 
 
 def open_database(url: str, *, create: bool = True, now: Callable[[], datetime] = utc_now) -> Database:
-    """Connect, and migrate to the newest revision.
-
-    Args:
-        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
-        create: make a SQLite file that does not exist.
-        now: the clock by which rows are stamped.
+    """Connect, and migrate to the newest revision; as `unmigrated_database` otherwise.
 
     Raises:
-        UsageError: not a URL of a database that vaeseg supports.
-        StoreError: it cannot be reached, read or written, or is not vaeseg's.
         DatabaseVersionError: it was migrated by a newer vaeseg.
     """
-    parsed = _supported(url)
-    _check_file(parsed, create)
-    database = Database(engine=_engine(parsed), shown_url=_masked(parsed), now=now)
+    database = unmigrated_database(url, create=create, now=now)
     try:
         with database.write() as connection:
             migrate(connection)
@@ -97,7 +88,29 @@ def open_database(url: str, *, create: bool = True, now: Callable[[], datetime] 
     return database
 
 
-def _supported(url: str) -> URL:
+def unmigrated_database(url: str, *, create: bool = True, now: Callable[[], datetime] = utc_now) -> Database:
+    """Connect, and leave the database at the revision that it is at.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+        create: make a SQLite file that does not exist.
+        now: the clock by which rows are stamped.
+
+    Raises:
+        UsageError: not a URL of a database that vaeseg supports.
+        StoreError: it cannot be reached, read or written, or is not vaeseg's.
+    """
+    parsed = supported_url(url)
+    check_file(parsed, create)
+    return Database(engine=_engine(parsed), shown_url=_masked(parsed), now=now)
+
+
+def supported_url(url: str) -> URL:
+    """A URL with the driver that vaeseg uses.
+
+    Raises:
+        UsageError: not a URL of a database that vaeseg supports.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -110,8 +123,12 @@ def _supported(url: str) -> URL:
     raise UsageError(f"--db names {kind}, which is not supported: use sqlite:///FILE or postgresql://...")
 
 
-def _check_file(url: URL, create: bool) -> None:
-    """What SQLite would say about a path is "unable to open database file", whatever is wrong."""
+def check_file(url: URL, create: bool) -> None:
+    """What SQLite would say about a path is "unable to open database file", whatever is wrong.
+
+    Raises:
+        StoreError: there can be no database at that path.
+    """
     if url.drivername != "sqlite" or url.database is None or url.database.startswith("file:"):
         return
     path = Path(url.database)

@@ -33,6 +33,7 @@ COMMANDS = {
     "submit": "Segment the series of a study directory.",
     "verify": "Prove that SQL, Parquet and masks agree.",
     "train": "Train a model.",
+    "trend": "Show how a subject's tumour volume changed.",
 }
 """Every command with its one-line help, so that listing them loads none."""
 

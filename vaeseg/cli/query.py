@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.answers import Answer
+
+GAP = "  "
+"""Between two columns."""
 
 
 @click.command()
@@ -45,31 +49,48 @@ def command(
     from vaeseg.db.answers import Question
     from vaeseg.db.ask import ask
 
-    wanted = chosen_format(output_format, as_json, out)
+    shown_as = chosen_format(output_format, as_json, out)
     if timeout <= 0:
         raise UsageError("--timeout 0 leaves no time: name one such as 60s")
     answer = ask(database_url(store, db), Question(statement=statement, limit=limit, timeout_seconds=timeout))
-    if wanted == "table":
-        _print_table(answer)
+    if shown_as == "table":
+        _print_answer(answer)
     else:
-        write_rows(answer.columns, answer.rows, wanted, out)
+        write_rows(answer.columns, answer.rows, shown_as, out)
     if answer.is_cut:
         print(f"only the first {limit} rows; --limit asks for more", file=sys.stderr)
 
 
-def _print_table(answer: Answer) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _print_answer(answer: Answer) -> None:
+    """Side by side where that fits the terminal, else a line for each value."""
+    rows = [[_cell(value) for value in row] for row in answer.rows]
+    widths = [max(map(len, column)) for column in zip(answer.columns, *rows, strict=True)]
+    fits = sum(widths) + len(GAP) * (len(widths) - 1) <= shutil.get_terminal_size().columns
+    lines = _side_by_side(answer, rows, widths) if fits else _one_below_another(answer.columns, rows)
+    for line in lines:
+        print(line.rstrip())
+    print(f"{len(rows)} rows; {NOTICE}", file=sys.stderr)
 
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(answer.columns):
-        is_number = all(isinstance(row[place], int | float | None) for row in answer.rows)
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
-    for row in answer.rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    Console(width=shutil.get_terminal_size().columns).print(table)
-    print(f"{len(answer.rows)} rows; {NOTICE}", file=sys.stderr)
+
+def _side_by_side(answer: Answer, rows: list[list[str]], widths: Sequence[int]) -> list[str]:
+    aligned = [">" if _are_numbers([row[place] for row in answer.rows]) else "<" for place in range(len(widths))]
+    return [
+        GAP.join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligned, widths, strict=True))
+        for line in [answer.columns, *rows]
+    ]
+
+
+def _one_below_another(columns: Sequence[str], rows: list[list[str]]) -> list[str]:
+    width = max(map(len, columns))
+    return [
+        line
+        for number, row in enumerate(rows, 1)
+        for line in (f"-- {number}", *(f"{name:{width}}{GAP}{cell}" for name, cell in zip(columns, row, strict=True)))
+    ]
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float | None) for value in values)
 
 
 def _cell(value: Any) -> str:
@@ -77,4 +98,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bytes):
         return value.hex()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))

@@ -17,6 +17,7 @@ COMMANDS = {
     "archive": "Register directories to scan.",
     "cancel": "Stop a run.",
     "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
+    "db": "Upgrade and check the database; roles.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
     "findings": "Query findings in SQL.",
     "gc": "Remove files that nothing refers to.",

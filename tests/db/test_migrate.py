@@ -45,9 +45,7 @@ def test_the_migrations_make_the_views_that_the_models_describe(database: Databa
     """Each of them and no other, column by column."""
     with database.read() as connection:
         inspector = inspect(connection)
-        made = {
-            name: [column["name"] for column in inspector.get_columns(name)] for name in inspector.get_view_names()
-        }
+        made = {name: [column["name"] for column in inspector.get_columns(name)] for name in inspector.get_view_names()}
     assert made == {name: view.columns.keys() for name, view in VIEWS.tables.items()}
 
 

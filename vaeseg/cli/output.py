@@ -104,7 +104,10 @@ def _csv(columns: Sequence[str], rows: Rows) -> str:
 
 
 def _json(columns: Sequence[str], rows: Rows) -> str:
-    return json.dumps([{name: _json_value(value) for name, value in zip(columns, row, strict=True)} for row in rows]) + "\n"
+    return (
+        json.dumps([{name: _json_value(value) for name, value in zip(columns, row, strict=True)} for row in rows])
+        + "\n"
+    )
 
 
 def _cell(value: Any) -> Any:

@@ -23,7 +23,10 @@ STEPS_BETWEEN_LOOKS = 10_000
 MAX_VALUE_BYTES = 100_000_000
 """Of one value: `zeroblob` would fill the memory otherwise."""
 
-OF_THE_QUESTION = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
+REFUSED = frozenset({sqlite3.SQLITE_AUTH, sqlite3.SQLITE_SCHEMA})
+"""Error codes of what `_may` has denied; the second where it was about a new table."""
+
+OF_THE_QUESTION = REFUSED | {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH}
 """Error codes that tell of the statement and not of the file."""
 
 
@@ -55,6 +58,7 @@ def _connection(path: Path, timeout_seconds: float) -> sqlite3.Connection:
     connection.isolation_level = None
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA schema_version")  # a file that is no database is noticed here
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
     define_functions(connection)
     connection.set_authorizer(_may)
@@ -88,7 +92,7 @@ def _understood(error: sqlite3.Error, path: Path, question: Question) -> VaesegE
     if code not in OF_THE_QUESTION:
         return StoreError(f"database {path}: {_sentence(error)}")
     message = _sentence(error)
-    if code == sqlite3.SQLITE_AUTH:
+    if code in REFUSED:
         message += ": a question is one SELECT, and paths are not shown"
     elif "no such table" in message:
         message += ", or 'vaeseg-batch db upgrade' has not been run"

@@ -55,7 +55,9 @@ def subject_trend(database: Database, subject_key: str, model: str | None = None
         return rows
     models = sorted({row.model for row in rows})
     if model not in models:
-        raise UsageError(f"subject {subject_key} has nothing segmented by {model}, only by {', '.join(models) or 'none'}")
+        raise UsageError(
+            f"subject {subject_key} has nothing segmented by {model}, only by {', '.join(models) or 'none'}"
+        )
     return [row for row in rows if row.model == model]
 
 

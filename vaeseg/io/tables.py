@@ -34,4 +34,6 @@ def _array(name: str, values: list[Any], schema: pa.Schema | None) -> pa.Array:
     try:
         return pa.array(values, schema.field(name).type if schema else None)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise UsageError(f"column {name} holds values of several types, which Parquet cannot: use csv or json") from error
+        raise UsageError(
+            f"column {name} holds values of several types, which Parquet cannot: use csv or json"
+        ) from error

@@ -53,13 +53,17 @@ def save_chart(path: Path, rows: Sequence[TrendRow]) -> None:
     Raises:
         StoreError: it cannot be written.
     """
+    from matplotlib.dates import date2num
+
     from vaeseg.training.drawing import canvas, save_figure
 
     with canvas(*SIZE_INCHES) as figure:
         axes = figure.subplots()
         for model in dict.fromkeys(row.model for row in rows):
             points = points_of([row for row in rows if row.model == model])
-            axes.plot([point.day for point in points], [point.volume_ml for point in points], marker="o", label=model)
+            days = date2num([point.day for point in points])
+            axes.plot(days, [point.volume_ml for point in points], marker="o", label=model)
+        axes.xaxis_date()
         axes.set(ylabel="tumour volume, ml", title=NOTICE)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

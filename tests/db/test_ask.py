@@ -100,7 +100,7 @@ def test_what_is_counted_comes_from_subqueries_too(filled: str) -> None:
 def test_time_is_limited(filled: str) -> None:
     """By the database: the statement ends within a second or so, with exit code 1."""
     started = time.monotonic()
-    with pytest.raises(VaesegError, match="no answer within 0.5 s") as caught:
+    with pytest.raises(VaesegError, match=r"no answer within 0\.5 s") as caught:
         asked(filled, ENDLESS.format("count(*)"), timeout_seconds=0.5)
     assert caught.value.exit_code == EXIT_ERROR
     assert time.monotonic() - started < 10

@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from vaeseg.cli.options import NOTICE
 
 if TYPE_CHECKING:
@@ -53,17 +55,14 @@ def save_chart(path: Path, rows: Sequence[TrendRow]) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    from matplotlib.dates import date2num
-
     from vaeseg.training.drawing import canvas, save_figure
 
     with canvas(*SIZE_INCHES) as figure:
         axes = figure.subplots()
         for model in dict.fromkeys(row.model for row in rows):
             points = points_of([row for row in rows if row.model == model])
-            days = date2num([point.day for point in points])
+            days = np.array([point.day for point in points], dtype="datetime64[D]")
             axes.plot(days, [point.volume_ml for point in points], marker="o", label=model)
-        axes.xaxis_date()
         axes.set(ylabel="tumour volume, ml", title=NOTICE)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

@@ -1,8 +1,8 @@
 """A question to PostgreSQL: in a transaction that only reads, as a role that sees the views and nothing else.
 
-Where that role does not exist (`migrations/roles.sql` was not run), the server says on which tables the statement depends,
-and it is refused if one of them holds paths. That keeps paths out of sight; who may not see them needs an account that
-cannot read them, which is what the role is for.
+Where that role does not exist (`migrations/roles.sql` was not run), the server says on which tables the statement
+depends, and it is refused if one of them holds paths. That keeps paths out of sight; who may not see them needs an account
+that cannot read them, which is what the role is for.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ CAN_BE_READER = f"""
 SELECT CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = '{READER_ROLE}')
             THEN pg_has_role('{READER_ROLE}', 'MEMBER')
                  AND has_schema_privilege('{READER_ROLE}', current_schema(), 'USAGE')
-                 AND COALESCE(has_table_privilege('{READER_ROLE}', to_regclass('latest_findings')::oid, 'SELECT'), false)
-            ELSE false END
+                 AND has_table_privilege('{READER_ROLE}', to_regclass('latest_findings')::oid, 'SELECT')
+            END
 """
 
 CAN_READ_PATHS = """

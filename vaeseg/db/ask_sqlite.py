@@ -67,7 +67,7 @@ def _connection(path: Path, timeout_seconds: float) -> sqlite3.Connection:
 
 
 def _may(action: int, first: str | None, second: str | None, _database: str | None, _view: str | None) -> int:
-    """SQLite's question for everything that a statement does; of a read, `first` is the table and `second` the column."""
+    """SQLite asks this of all that a statement does; of a read, `first` is the table and `second` the column."""
     match action:
         case sqlite3.SQLITE_SELECT | sqlite3.SQLITE_RECURSIVE:
             return sqlite3.SQLITE_OK

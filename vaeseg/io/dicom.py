@@ -46,8 +46,8 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 DEFER_BYTES = 64 * 1024
 """Elements longer than this are not loaded with a header."""
 STUDY_DATE_KEYWORDS = ("StudyDate", "AcquisitionDate", "SeriesDate")
-"""Where the day of a study is looked for: StudyDate may be empty (type 2, PS3.3 C.7.2.1); a series that was derived years
-later has the AcquisitionDate of its source, and a SeriesDate of its own."""
+"""Where the day of a study is looked for: StudyDate may be empty (type 2, PS3.3 C.7.2.1); a series that was derived
+years later has the AcquisitionDate of its source, and a SeriesDate of its own."""
 SERIES_KEYWORDS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",

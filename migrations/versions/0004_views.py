@@ -40,6 +40,7 @@ JOIN series AS s ON s.id = f.series_id
 WHERE f.superseded_at IS NULL
 """
 
+# One window a level, each parted by subject first: so that SQLite, too, looks at one subject where one is asked for.
 TUMOUR_VOLUME_TREND = """
 CREATE VIEW tumour_volume_trend AS
 WITH candidates AS (
@@ -64,8 +65,8 @@ WITH candidates AS (
 ), timeline AS (
     SELECT subject_key, model, model_digest, study_instance_uid, earliest_date AS study_date, tumour_volume_ml,
            lesion_count, largest_lesion_ml, n_series, series_id, series_instance_uid, finding_id,
-           MIN(earliest_date) OVER (PARTITION BY subject_key, model) AS first_date,
-           LAG(earliest_date) OVER dated AS previous_date, LAG(tumour_volume_ml) OVER dated AS previous_ml
+           MIN(earliest_date) OVER dated AS first_date, LAG(earliest_date) OVER dated AS previous_date,
+           LAG(tumour_volume_ml) OVER dated AS previous_ml
     FROM ranked
     WHERE place = 1
     WINDOW dated AS (

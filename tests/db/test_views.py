@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ledger_factories import SUBJECT, Clock, begin_run, failed, scan, segmented, series_row, skipped
-from sqlalchemy import Table, insert, select
+from sqlalchemy import Table, insert, select, text
 
 from vaeseg.db.index_series import SeriesRow
 from vaeseg.db.runs import finish_run
@@ -106,6 +106,15 @@ def test_subjects_models_and_older_findings_are_kept_apart(database: Database, s
         ("5", "phantom-v1", 9.0),
         ("6", "phantom-v1", 2.0),
     ]
+
+
+def test_the_trend_of_one_subject_reads_one_subject(database: Database) -> None:
+    """SQLite narrows a view to a subject only where each level of it has one window; else it would read all findings."""
+    if database.engine.dialect.name == "sqlite":
+        question = "EXPLAIN QUERY PLAN SELECT * FROM tumour_volume_trend WHERE subject_key = 'x'"
+        with database.read() as connection:
+            plan = [row.detail for row in connection.execute(text(question))]
+        assert any("ix_findings_subject_key (subject_key=?)" in step for step in plan), plan
 
 
 def test_coverage_adds_up_in_series_and_files(database: Database) -> None:

@@ -11,7 +11,19 @@ from typing import Any
 
 import duckdb
 import pytest
-from ledger_factories import DIGEST, MASK, MODEL, SUBJECT, Clock, begin_run, failed, scan, segmented, series_row, skipped
+from ledger_factories import (
+    DIGEST,
+    MASK,
+    MODEL,
+    SUBJECT,
+    Clock,
+    begin_run,
+    failed,
+    scan,
+    segmented,
+    series_row,
+    skipped,
+)
 from sqlalchemy import insert
 
 from vaeseg.db.answers import Question

@@ -1,8 +1,8 @@
 """A question to PostgreSQL: in a transaction that only reads, as a role that sees the views and nothing else.
 
 Where that role does not exist (`migrations/roles.sql` was not run), the server says on which tables the statement
-depends, and it is refused if one of them holds paths. That keeps paths out of sight; who may not see them needs an account
-that cannot read them, which is what the role is for.
+depends, and it is refused if one of them holds paths. That keeps paths out of sight; who may not see them needs an
+account that cannot read them, which is what the role is for.
 """
 
 from __future__ import annotations

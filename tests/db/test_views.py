@@ -109,7 +109,7 @@ def test_subjects_models_and_older_findings_are_kept_apart(database: Database, s
 
 
 def test_the_trend_of_one_subject_reads_one_subject(database: Database) -> None:
-    """SQLite narrows a view to a subject only where each level of it has one window; else it would read all findings."""
+    """SQLite narrows a view to a subject only whose every level has one window; else it would read all."""
     if database.engine.dialect.name == "sqlite":
         question = "EXPLAIN QUERY PLAN SELECT * FROM tumour_volume_trend WHERE subject_key = 'x'"
         with database.read() as connection:

@@ -124,8 +124,12 @@ ANSWERS: Mapping[int, list[tuple[Any, ...]]] = {
         (MODEL, "skipped", "min_slices", 1),
     ],
     3: [("ward", "2026-11-22", 5, 21, 7, 4, 0)],
-    4: [("failed", "decode_failed", 1, 3), ("left_out_by_rule", "min_slices", 1, 3)]
-    + [("refused", "not_an_image", 0, 2), ("refused", "localizer", 1, 1)],
+    4: [
+        ("failed", "decode_failed", 1, 3),
+        ("left_out_by_rule", "min_slices", 1, 3),
+        ("refused", "not_an_image", 0, 2),
+        ("refused", "localizer", 1, 1),
+    ],
     5: [
         (uid, index, pytest.approx(ml * share), 1.0, -2.0, 3.0)
         for uid, ml, index, share in (
@@ -140,8 +144,11 @@ ANSWERS: Mapping[int, list[tuple[Any, ...]]] = {
         )
     ],
     6: [(SUBJECT, "2026-03-02", 4.0, 300.0, 30.0), (SUBJECT, "2026-03-02", 3.0, 100.0, 60.0)],
-    7: [(OTHER, MODEL, "2026-02-02", 0, 8.0), (SUBJECT, MODEL, "2026-03-02", 60, 4.0)]
-    + [(SUBJECT, "other", "2026-03-02", 60, 3.0)],
+    7: [
+        (OTHER, MODEL, "2026-02-02", 0, 8.0),
+        (SUBJECT, MODEL, "2026-03-02", 60, 4.0),
+        (SUBJECT, "other", "2026-03-02", 60, 3.0),
+    ],
     8: [("other", 0, None, None), (MODEL, 1, 0.75, 0.75)],
     9: [("1.2.1", "other", MODEL, 3.0, 4.0), ("1.1.1", "other", MODEL, 1.5, 1.0)],
 }

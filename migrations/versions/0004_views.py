@@ -40,6 +40,7 @@ JOIN series AS s ON s.id = f.series_id
 WHERE f.superseded_at IS NULL
 """
 
+# Studies without a date come first or last, as the database likes it: they have no days and no change in either place.
 # One window a level, each parted by subject first: so that SQLite, too, looks at one subject where one is asked for.
 TUMOUR_VOLUME_TREND = """
 CREATE VIEW tumour_volume_trend AS
@@ -69,10 +70,7 @@ WITH candidates AS (
            LAG(tumour_volume_ml) OVER dated AS previous_ml
     FROM ranked
     WHERE place = 1
-    WINDOW dated AS (
-        PARTITION BY subject_key, model, CASE WHEN earliest_date IS NULL THEN 1 ELSE 0 END
-        ORDER BY earliest_date, study_instance_uid
-    )
+    WINDOW dated AS (PARTITION BY subject_key, model ORDER BY earliest_date, study_instance_uid)
 ), intervals AS (
     SELECT timeline.*, {since_first} AS days_since_first, {since_previous} AS days_since_previous,
            CASE WHEN study_date IS NULL THEN 'undated'

@@ -5,7 +5,9 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from ledger_factories import begin_run, failed, scan, segmented, series_row
@@ -56,6 +58,17 @@ def test_csv_can_be_read_back(store: Store) -> None:
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["tumour_volume_ml"] for row in rows] == ["20.0", "1.5", ""]
     assert result.stderr == ""
+
+
+def test_parquet_has_the_schema_of_the_store(store: Store, tmp_path: Path) -> None:
+    """So that both can be read as one; also where nothing was found."""
+    out = tmp_path / "findings.parquet"
+    for least, volumes in (("2", [20.0]), ("100", [])):
+        result = _findings(store, "--min-volume-ml", least, "--format", "parquet", "--out", str(out))
+        assert (result.exit_code, result.stdout) == (0, "")
+        table = pq.read_table(out)
+        assert table.schema.equals(FINDINGS_SCHEMA)
+        assert table.column("tumour_volume_ml").to_pylist() == volumes
 
 
 def test_filters_and_limit(store: Store, run_id: str) -> None:

@@ -5,17 +5,20 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from factories import write_series
+from sqlalchemy import select
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
 from vaeseg.db.index_series import count_files, readable_series, series_with_files
 from vaeseg.db.session import Database
+from vaeseg.db.tables import SeriesTable
 from vaeseg.distributed import indexing
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.errors import StoreError
@@ -292,8 +295,20 @@ def test_a_scan_that_is_killed_is_gone_on_with(
 def test_a_newer_reader_reads_everything_again(database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an older one kept may not be what the newer wants."""
     first = index(database, ugly)
-    monkeypatch.setattr(indexing, "READER_VERSION", 2)
+    monkeypatch.setattr(indexing, "READER_VERSION", indexing.READER_VERSION + 1)
     assert index(database, ugly).n_read == first.n_read
+
+
+def test_the_day_of_a_study_is_in_the_index(database: Database, ugly: Path) -> None:
+    """Of every DICOM series, read or kept from an earlier scan; a NIfTI volume has none."""
+    index(database, ugly)
+    (ugly / "d" / "cut.dcm").unlink()  # so that its group is judged again, from what the index has
+    index(database, ugly)
+    with database.read() as connection:
+        found = connection.execute(select(SeriesTable.modality, SeriesTable.study_date, SeriesTable.verdict)).all()
+    assert {row.study_date for row in found if row.modality == "CT"} == {date(2020, 1, 1)}
+    assert {row.study_date for row in found if row.modality is None} == {None}
+    assert {row.verdict for row in found} == {"readable", "refused"}
 
 
 def test_the_secret_is_not_shown(database: Database, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "archive": "Register directories to scan.",
     "cancel": "Stop a run.",
     "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
+    "db": "Upgrade and check the database; roles.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
     "findings": "Query findings in SQL.",
     "gc": "Remove files that nothing refers to.",
@@ -24,6 +25,7 @@ COMMANDS = {
     "model": "List, show, import and export models; write their cards.",
     "phantom": "Write a synthetic thorax CT archive.",
     "prepare": "Prepare a data set of slices for training.",
+    "query": "Ask a question in SQL.",
     "reproduce": "Reproduce the paper's table 3 from raw data.",
     "resume": "Go on with a run that did not finish.",
     "retry": "Do again what a run could not do.",
@@ -32,6 +34,7 @@ COMMANDS = {
     "submit": "Segment the series of a study directory.",
     "verify": "Prove that SQL, Parquet and masks agree.",
     "train": "Train a model.",
+    "trend": "Show how a subject's tumour volume changed.",
 }
 """Every command with its one-line help, so that listing them loads none."""
 

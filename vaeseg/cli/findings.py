@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -13,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vaeseg.cli.options import NOTICE, check_choice, opened_for_query, store_options
+from vaeseg.cli.output import chosen_format, output_options, write_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from vaeseg.db.findings import FindingRow
 
 COLUMNS = (
@@ -37,7 +38,7 @@ COLUMNS = (
     "mask_uri",
     "created_at",
 )
-"""What csv and json print, in this order; the table shows those that fit."""
+"""What csv, json and parquet give, in this order; the table shows those that fit."""
 
 TABLE_COLUMNS = {
     "series_instance_uid": "series",
@@ -77,15 +78,7 @@ MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.option("--subject", "subject_key", metavar="KEY", help="Only this subject, by its key.")
 @click.option("--min-volume-ml", type=click.FloatRange(min=0), help="Only tumour volumes of at least this.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="csv and json give every column.",
-)
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@output_options
 @store_options
 def command(
     order_by: str,
@@ -94,6 +87,7 @@ def command(
     limit: int | None,
     output_format: str,
     as_json: bool,
+    out: Path | None,
     store: Path,
     db: str | None,
     **wanted: Any,
@@ -106,31 +100,27 @@ def command(
     """
     from vaeseg.db.findings import ORDER_COLUMNS, FindingFilter, query_findings
 
+    shown_as = chosen_format(output_format, as_json, out)
     check_choice("--order-by", order_by, list(ORDER_COLUMNS))
     with opened_for_query(store, db) as database:
         asked = FindingFilter(since=_utc(since), until=_utc(until), **wanted)
         rows = query_findings(database, asked, order_by=order_by, limit=limit)
-    printers = {"table": _print_table, "csv": _print_csv, "json": _print_json}
-    printers["json" if as_json else output_format](rows)
+    if shown_as == "table":
+        _print_table(rows)
+    else:
+        values = [[getattr(row, name) for name in COLUMNS] for row in rows]
+        write_rows(COLUMNS, values, shown_as, out, _schema() if shown_as == "parquet" else None)
+
+
+def _schema() -> pa.Schema:
+    """That of the store's own data set, so that both can be read as one."""
+    from vaeseg.io.parquet import FINDINGS_SCHEMA
+
+    return FINDINGS_SCHEMA
 
 
 def _utc(moment: datetime | None) -> datetime | None:
     return moment and moment.replace(tzinfo=UTC)
-
-
-def _values(row: FindingRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in COLUMNS}
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
-
-
-def _print_json(rows: list[FindingRow]) -> None:
-    print(json.dumps([_values(row) for row in rows]))
-
-
-def _print_csv(rows: list[FindingRow]) -> None:
-    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_values(row) for row in rows)
 
 
 def _print_table(rows: list[FindingRow]) -> None:

@@ -92,12 +92,21 @@ def opened_for_query(store: Path, db: str | None) -> AbstractContextManager[Data
         UsageError: no such store, or not a database URL.
         StoreError: the database cannot be opened.
     """
-    from vaeseg.db.session import open_database, sqlite_url
+    from vaeseg.db.session import open_database
+
+    return closing(open_database(database_url(store, db), create=False))
+
+
+def database_url(store: Path, db: str | None) -> str:
+    """Where the database of a store is, which must exist unless a database is named.
+
+    Raises:
+        UsageError: no such store.
+    """
+    from vaeseg.db.session import sqlite_url
     from vaeseg.io.store import existing_store
 
-    if db:
-        return closing(open_database(db, create=False))
-    return closing(open_database(sqlite_url(existing_store(store).database_path), create=False))
+    return db or sqlite_url(existing_store(store).database_path)
 
 
 def check_choice(option: str, value: str, choices: list[str]) -> None:

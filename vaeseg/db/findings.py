@@ -13,7 +13,6 @@ from vaeseg.db.archives import archive_named
 from vaeseg.db.runs import run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
-    LATEST_FINDINGS,
     OUTCOMES,
     FindingTable,
     LesionTable,
@@ -23,6 +22,7 @@ from vaeseg.db.tables import (
     WorkItemTable,
 )
 from vaeseg.db.upsert import in_batches
+from vaeseg.db.views import LATEST_FINDINGS
 from vaeseg.db.work import DONE, RunKey, WorkItem
 from vaeseg.errors import StoreError
 from vaeseg.records import LesionRecord, PartFile

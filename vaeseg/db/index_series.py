@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, case, delete, func, select, update
@@ -26,6 +27,7 @@ class SeriesRow:
     study_instance_uid: str
     subject_key: str | None = None
     modality: str | None = None
+    study_date: date | None = None
     reason: str | None = None
     """A `records.Reason` when it was refused; None means readable."""
     detail: str | None = None

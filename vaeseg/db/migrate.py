@@ -35,7 +35,22 @@ def migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
     _check_ours(connection, script)
+    had_roles = _has_roles(connection)
     alembic.command.upgrade(config, "head")
+    if had_roles:
+        connection.execution_options(no_parameters=True).exec_driver_sql(roles_script())
+
+
+def revisions(connection: Connection) -> tuple[str | None, str]:
+    """The revision that a database is at (None for an empty or foreign one), and the newest that this code knows."""
+    newest = ScriptDirectory.from_config(_config(connection)).get_current_head()
+    assert newest is not None  # there is one line of scripts
+    return current_revision(connection), newest
+
+
+def roles_script() -> str:
+    """SQL that makes the roles of PostgreSQL, or grants them what is new."""
+    return (migrations_directory() / "roles.sql").read_text(encoding="utf-8")
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -49,6 +64,17 @@ def migrations_directory() -> Path:
     package = Path(vaeseg.__file__).parent
     installed = package / "_migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def _has_roles(connection: Connection) -> bool:
+    """Whether the script of roles was run in this database."""
+    if connection.dialect.name != "postgresql" or current_revision(connection) is None:
+        return False
+    granted = """
+        SELECT EXISTS (SELECT FROM information_schema.role_table_grants
+                       WHERE grantee = 'vaeseg_writer' AND table_schema = current_schema() AND table_name = 'findings')
+    """
+    return bool(connection.scalar(text(granted)))
 
 
 def _config(connection: Connection) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -131,21 +132,12 @@ def sqlite_url(path: Path) -> str:
 
 
 def open_database(url: str, *, create: bool = True, now: Callable[[], datetime] = utc_now) -> Database:
-    """Connect, and migrate to the newest revision.
-
-    Args:
-        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
-        create: make a SQLite file that does not exist.
-        now: the clock by which rows are stamped.
+    """Connect, and migrate to the newest revision; as `unmigrated_database` otherwise.
 
     Raises:
-        UsageError: not a URL of a database that vaeseg supports.
-        StoreError: it cannot be reached, read or written, or is not vaeseg's.
         DatabaseVersionError: it was migrated by a newer vaeseg.
     """
-    parsed = _supported(url)
-    _check_file(parsed, create)
-    database = Database(engine=_engine(parsed), shown_url=_masked(parsed), now=now)
+    database = unmigrated_database(url, create=create, now=now)
     try:
         with database.write() as connection:
             migrate(connection)
@@ -155,7 +147,29 @@ def open_database(url: str, *, create: bool = True, now: Callable[[], datetime] 
     return database
 
 
-def _supported(url: str) -> URL:
+def unmigrated_database(url: str, *, create: bool = True, now: Callable[[], datetime] = utc_now) -> Database:
+    """Connect, and leave the database at the revision that it is at.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+        create: make a SQLite file that does not exist.
+        now: the clock by which rows are stamped.
+
+    Raises:
+        UsageError: not a URL of a database that vaeseg supports.
+        StoreError: it cannot be reached, read or written, or is not vaeseg's.
+    """
+    parsed = supported_url(url)
+    check_file(parsed, create)
+    return Database(engine=_engine(parsed), shown_url=_masked(parsed), now=now)
+
+
+def supported_url(url: str) -> URL:
+    """A URL with the driver that vaeseg uses.
+
+    Raises:
+        UsageError: not a URL of a database that vaeseg supports.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -168,8 +182,12 @@ def _supported(url: str) -> URL:
     raise UsageError(f"--db names {kind}, which is not supported: use sqlite:///FILE or postgresql://...")
 
 
-def _check_file(url: URL, create: bool) -> None:
-    """What SQLite would say about a path is "unable to open database file", whatever is wrong."""
+def check_file(url: URL, create: bool) -> None:
+    """What SQLite would say about a path is "unable to open database file", whatever is wrong.
+
+    Raises:
+        StoreError: there can be no database at that path.
+    """
     if url.drivername != "sqlite" or url.database is None or url.database.startswith("file:"):
         return
     path = Path(url.database)
@@ -200,6 +218,12 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a committed finding survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
+    define_functions(connection)
+
+
+def define_functions(connection: sqlite3.Connection) -> None:
+    """What the views call and SQLite may have been built without."""
+    connection.create_function("ln", 1, lambda x: math.log(x) if x and x > 0 else None, deterministic=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

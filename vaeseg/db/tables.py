@@ -4,7 +4,7 @@ archives ─┬─ series ─┬─ instances, changed_groups, exclusions
           │          └─ work_items ─┬─ findings ── lesions
           ├─ runs ───┴──────────────┴─ run_coverage
           └─ schedules
-models, parts, events stand beside; view latest_findings = findings that nothing supersedes
+models, parts, events stand beside; `vaeseg.db.views` has the views
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import CheckConstraint, Column, Date, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Date, ForeignKey, Index, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from vaeseg.db.types import BigKey, CleanText, Json, PathText, UtcDateTime
@@ -74,6 +74,7 @@ class SeriesTable(Base):
         Index(None, "series_instance_uid"),
         Index(None, "archive_id", "group_key"),
         Index(None, "archive_id", "fingerprint"),
+        Index(None, "subject_key"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
@@ -284,6 +285,8 @@ class FindingTable(Base):
             postgresql_where=text("superseded_at IS NULL"),
         ),
         Index(None, "series_id", "model"),
+        Index(None, "subject_key"),
+        Index(None, "created_at"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
@@ -347,11 +350,3 @@ class EventTable(Base):
     actor: Mapped[str | None]
     n_rows: Mapped[int | None]
     detail: Mapped[dict[str, Any]]
-
-
-LATEST_FINDINGS = Table(
-    "latest_findings",
-    MetaData(),
-    *(Column(column.name, column.type) for column in FindingTable.__table__.columns),
-)
-"""The view, as a table to select from; in metadata of its own, so that nothing tries to create it as a table."""

@@ -330,6 +330,7 @@ def _series_row(verdict: SeriesVerdict) -> SeriesRow:
         study_instance_uid=verdict.ref.study_instance_uid,
         subject_key=verdict.ref.subject_key,
         modality=verdict.modality,
+        study_date=verdict.study_date,
         reason=verdict.reason,
         detail=verdict.detail,
         warnings=tuple(str(warning) for warning in verdict.warnings),

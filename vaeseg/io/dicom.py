@@ -26,6 +26,7 @@ from vaeseg.geometry.stacking import TILT_TOLERANCE_DEGREES
 from vaeseg.io.elements import (
     PARSE_ERRORS,
     code,
+    first_date,
     integer,
     meta_text,
     numbers,
@@ -44,6 +45,9 @@ PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA_TAG})
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DEFER_BYTES = 64 * 1024
 """Elements longer than this are not loaded with a header."""
+STUDY_DATE_KEYWORDS = ("StudyDate", "AcquisitionDate", "SeriesDate")
+"""Where the day of a study is looked for: StudyDate may be empty (type 2, PS3.3 C.7.2.1); a series that was derived
+years later has the AcquisitionDate of its source, and a SeriesDate of its own."""
 SERIES_KEYWORDS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -156,6 +160,7 @@ def _identity(dataset: pydicom.Dataset, path: str) -> dict[str, Any]:
         "study_instance_uid": standard_uid(text(dataset, "StudyInstanceUID")),
         "series_instance_uid": standard_uid(text(dataset, "SeriesInstanceUID")),
         "series_group": _series_group(dataset, path),
+        "study_date": first_date(dataset, STUDY_DATE_KEYWORDS),
         "modality": code(text(dataset, "Modality")) or ("CT" if sop_class == CT_IMAGE else ""),
         "image_type": tuple(str(value).strip().upper() for value in values(dataset, "ImageType")),
         "transfer_syntax_uid": standard_uid(transfer_syntax(dataset)),

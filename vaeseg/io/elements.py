@@ -6,6 +6,8 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Sequence
+from datetime import date, datetime
 from typing import Any
 
 import pydicom
@@ -29,6 +31,8 @@ PARSE_ERRORS = (
 """What pydicom raises on files that are damaged in one way or another."""
 
 UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
+DATE_PATTERN = re.compile(r"(\d{4})(\d\d)(\d\d)|(\d{4})\.(\d\d)\.(\d\d)", re.ASCII)
+"""Value representation DA (PS3.5 6.2), and as versions before 3.0 wrote it, with points."""
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 """Value representation CS (PS3.5 6.2); anything else is taken as empty, so that no message can quote a name."""
 
@@ -65,6 +69,18 @@ def integer(dataset: pydicom.Dataset, keyword: str, default: int | None) -> int 
     """A whole number, or the default where it is missing or is anything else."""
     number = numbers(dataset, keyword, 1)
     return default if number is None else int(number[0])
+
+
+def first_date(dataset: pydicom.Dataset, keywords: Sequence[str]) -> date | None:
+    """The first of some elements that holds a day of the calendar; None where none does."""
+    for keyword in keywords:
+        written = text(dataset, keyword)
+        if DATE_PATTERN.fullmatch(written):
+            try:
+                return datetime.strptime(written.replace(".", ""), "%Y%m%d").date()
+            except ValueError:
+                continue  # such as 20261345 or 00000000
+    return None
 
 
 def code(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.series import SeriesVerdict, assemble_series, group_key
 from vaeseg.records import IndexedFile, SeriesRef, Warn
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Goes up when a header is read or kept otherwise: files of an index that an older reader made are read again."""
 
 OF_THE_FILE = ("path", "size", "mtime_ns")
@@ -35,7 +36,7 @@ def indexed(record: FileRecord) -> IndexedFile:
             **common,
             sop_instance_uid=record.header.sop_instance_uid or None,
             group_key="/".join(group_key(record.header)),
-            header=json.dumps(values),
+            header=json.dumps(values, default=date.isoformat),
         )
     if record.volume is not None:
         return IndexedFile(**common, group_key=record.volume.series_key, header=_volume_json(record.volume))
@@ -70,6 +71,7 @@ def _header(file: IndexedFile) -> InstanceHeader:
     values = dict(zip(HEADER_FIELDS, json.loads(file.header or ""), strict=True))
     for name in TUPLES:
         values[name] = None if values[name] is None else tuple(values[name])
+    values["study_date"] = values["study_date"] and date.fromisoformat(values["study_date"])
     values["warnings"] = tuple(Warn(name) for name in values["warnings"])
     return InstanceHeader(path=file.path, size=file.size, mtime_ns=file.mtime_ns, **values)
 

@@ -6,6 +6,7 @@ Nothing here knows a patient: identifiers that name one are turned into a key in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
 from vaeseg.geometry.affine import SPACING_RANGE_MM
 from vaeseg.records import Reason, Warn
@@ -30,6 +31,8 @@ class InstanceHeader:
     series_group: str
     """Digest of what keeps the series of a study apart where UIDs are missing."""
     subject_key: str | None
+    study_date: date | None
+    """None where no date element holds a date."""
     modality: str
     """Of a CT Image Storage object without one, CT."""
     image_type: tuple[str, ...]

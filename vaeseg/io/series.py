@@ -9,6 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ class SeriesVerdict:
     """All of the group, in slice order where there is one."""
     fingerprint: str
     """64 hex digits over what the files hold; changes when a slice is added, replaced or lost."""
+    study_date: date | None = None
+    """The earliest that one of the files says."""
     reason: str | None = None
     """None where readable."""
     detail: str | None = None
@@ -239,6 +242,7 @@ def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConf
         modality=first.modality,
         files=files,
         fingerprint=_fingerprint(ordered),
+        study_date=_study_date(ordered),
         manifest=manifest,
         warnings=warnings,
     )
@@ -285,6 +289,7 @@ def _refused(headers: Sequence[InstanceHeader], reason: str, detail: str) -> Ser
         modality=headers[0].modality or None,
         files=_slice_files(headers),
         fingerprint=_fingerprint(headers),
+        study_date=_study_date(headers),
         reason=str(reason),
         detail=detail,
     )
@@ -296,6 +301,10 @@ def _ref(header: InstanceHeader) -> SeriesRef:
         study_instance_uid=header.study_instance_uid or derived_uid("study", header.series_group),
         subject_key=header.subject_key,
     )
+
+
+def _study_date(headers: Sequence[InstanceHeader]) -> date | None:
+    return min((header.study_date for header in headers if header.study_date is not None), default=None)
 
 
 def derived_uid(level: str, text: str) -> str:

@@ -1,0 +1,68 @@
+"""How the tumour volume of a subject changed from study to study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import date
+
+from sqlalchemy import Connection, func, select
+
+from vaeseg.db.session import Database
+from vaeseg.db.tables import FindingTable, SeriesTable
+from vaeseg.db.views import TUMOUR_VOLUME_TREND
+from vaeseg.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrendRow:
+    """One study, as the view `tumour_volume_trend` has it."""
+
+    subject_key: str
+    model: str
+    study_instance_uid: str
+    study_date: date | None
+    days_since_first: int | None
+    days_since_previous: int | None
+    tumour_volume_ml: float
+    change_ml: float | None
+    change_percent: float | None
+    volume_doubling_days: float | None
+    doubling_reason: str | None
+    """Why there is no doubling time."""
+    lesion_count: int
+    largest_lesion_ml: float
+    n_series: int
+    """Segmented series of the study, of which one was chosen."""
+    series_instance_uid: str
+
+
+def subject_trend(database: Database, subject_key: str, model: str | None = None) -> list[TrendRow]:
+    """The studies of a subject by model and day; those without a date come last.
+
+    Empty for a subject of whom nothing was segmented.
+
+    Raises:
+        UsageError: no such subject, or it has no finding by such a model.
+    """
+    view = TUMOUR_VOLUME_TREND
+    order = (view.c.model, view.c.study_date.asc().nulls_last(), view.c.study_instance_uid)
+    statement = select(*(view.c[field.name] for field in fields(TrendRow))).order_by(*order)
+    with database.read() as connection:
+        _check_subject(connection, subject_key)
+        found = connection.execute(statement.where(view.c.subject_key == subject_key))
+        rows = [TrendRow(**row._mapping) for row in found]
+    if model is None:
+        return rows
+    models = sorted({row.model for row in rows})
+    if model not in models:
+        raise UsageError(
+            f"subject {subject_key} has nothing segmented by {model}, only by {', '.join(models) or 'none'}"
+        )
+    return [row for row in rows if row.model == model]
+
+
+def _check_subject(connection: Connection, subject_key: str) -> None:
+    for table in (SeriesTable, FindingTable):
+        if connection.scalar(select(func.count()).select_from(table).where(table.subject_key == subject_key)):
+            return
+    raise UsageError(f"no subject {subject_key} in this store: 'vaeseg-batch findings --json' shows the subject keys")

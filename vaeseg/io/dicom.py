@@ -152,7 +152,8 @@ def _values_as_text(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
     is_meta = (tag_for_keyword(keyword) or 0) >> 16 == 2
     try:
         found = values(dataset.file_meta if is_meta else dataset, keyword)[:VALUES_OF_ELEMENT]
-        texts = [str(value).strip(" \0")[:VALUE_CHARACTERS] for value in found]
+        plain = [value for value in found if not isinstance(value, bytes | pydicom.Sequence)]
+        texts = [str(value).strip(" \0")[:VALUE_CHARACTERS] for value in plain]
     except PARSE_ERRORS:
         return ()
     return tuple(text.encode("utf-8", "replace").decode() for text in texts if text)

@@ -69,8 +69,10 @@ def ask_header(root: Path, path: str, rules: SeriesRules, config: ReadingConfig)
         ReadingError: the file cannot be read (any more).
     """
     try:
-        for file in found_file(root, root / path):
-            check_regular(root / path, file)
+        found = list(found_file(root, root / path))
+        if not found:
+            raise ReadingError(Reason.CHANGED_WHILE_READING, "a file of it vanished since it was listed")
+        check_regular(root / path, found[0])
         values = read_values(root, path, rules.keywords, config)
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error

@@ -153,7 +153,7 @@ def _rule_name(value: Any) -> str:
 
 
 def _criteria(value: Any) -> tuple[Criterion, ...]:
-    chosen = tuple(criterion for criterion in CRITERIA for item in _filled(value) if item == criterion)
-    if len(chosen) != len(value):
+    chosen = [criterion for item in _filled(value) for criterion in CRITERIA if criterion == item]
+    if not len(value) == len(chosen) == len(set(chosen)):
         raise ValueError(f"expected some of {', '.join(CRITERIA)}, each once")
-    return tuple(sorted(chosen, key=value.index))
+    return tuple(chosen)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.upsert import in_batches
-from vaeseg.distributed.indexing import FILES_A_TASK, FILES_READ_HERE
+from vaeseg.distributed.indexing import FILES_A_TASK
 from vaeseg.distributed.spread import here, on_ray
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import quiet_pydicom
@@ -49,7 +49,7 @@ def ask(
     rules: SeriesRules,
     questions: Sequence[Question],
     check: Callable[[], None],
-    here_up_to: int = FILES_READ_HERE,
+    here_up_to: int,
 ) -> Answers:
     """Ask headers, unless the answer would change nothing: sizes leave the series out, or no rule is about headers.
 

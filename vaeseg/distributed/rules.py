@@ -16,7 +16,7 @@ from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import DONE, LEFT_OUT, RunKey
 from vaeseg.distributed.asking import Question, ask, decide_studies
-from vaeseg.distributed.indexing import IndexJob, manifests_of
+from vaeseg.distributed.indexing import FILES_READ_HERE, IndexJob, manifests_of
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError
 from vaeseg.io.manifest import SeriesManifest
@@ -87,7 +87,7 @@ def select_series(
     undecided = _undecided(database, series, config)
     to_decide = _with_their_studies(series, undecided) if rules.prefer else undecided
     questions = _questions(database, to_decide)
-    answers = ask(job.root, job.reading, rules, questions, check)
+    answers = ask(job.root, job.reading, rules, questions, check, here_up_to=FILES_READ_HERE)
 
     def skipped_anyway(series_keys: Sequence[str]) -> set[str]:
         return _skipped_anyway(database, job, config, series_keys, check)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from vaeseg.io.rules import HeaderAnswer, answer_without_header, ask_header, rea
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import Exclusion
 
-EXAMPLE = Path(__file__).parents[2] / "docs/examples/chest.toml"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLE = DOCS / "examples/chest.toml"
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -30,6 +33,15 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     """The example of the documentation in both; JSON is known by its brace."""
     values = read_rules(EXAMPLE)
     assert read_rules(written(tmp_path / "rules", "\ufeff" + json.dumps(values))) == values
+
+
+def test_the_documentation_shows_a_part_of_the_example() -> None:
+    """Key by key, and condition by condition, the same."""
+    (block,) = re.findall(r"^```toml\n(.*?)^```", (DOCS / "archives.md").read_text(), re.MULTILINE | re.DOTALL)
+    shown, example = tomllib.loads(block), read_rules(EXAMPLE)
+    for kind in ("require", "leave_out"):
+        assert all(condition in example[kind] for condition in shown.pop(kind))
+    assert shown.items() <= example.items()
 
 
 @pytest.mark.parametrize(

@@ -350,6 +350,9 @@ class RunConfig:
     """The checkpoint file; its digest is the run's."""
     label_dir: str | None = None
     """Directory of label volumes."""
+    rules: dict[str, Any] | None = None
+    """Which readable series are segmented, as the file of `--select` says it (`vaeseg.rules`). No part of the work key:
+    other rules do not undo what is done."""
     limit: int | None = None
     """At most this many series in this run."""
     retry: bool = False

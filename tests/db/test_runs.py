@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from vaeseg.db import runs
 from vaeseg.db.archives import ensure_archive
+from vaeseg.db.coverage import Scanned
 from vaeseg.db.runs import (
     cancel_run,
     close_lost_runs,
@@ -49,15 +50,17 @@ def test_a_run_from_start_to_end(database: Database, archive_id: int, clock: Clo
     assert summary.files == FileCount(found=5, in_series=3, refused=2, refused_by_reason={"not_an_image": 2})
 
 
-def test_files_can_be_counted_at_the_end(database: Database, archive_id: int) -> None:
-    """A run that begins before its scan knows no files until it says so."""
-    run_id = start_run(
-        database, kind="scan", archive_id=archive_id, model_digest=None, config_json="{}", config_digest="c"
-    )
-    assert run_summary(database, run_id).files is None
-    files = FileCount(found=2, in_series=2, refused=0)
-    finish_run(database, run_id, "nothing_to_do", files=files)
-    assert run_summary(database, run_id).files == files
+def test_files_are_counted_at_the_end(database: Database, archive_id: int) -> None:
+    """A run that begins before its scan knows no files until it says so; one that ends within its scan never does."""
+    runs = [
+        start_run(database, kind="index", archive_id=archive_id, model_digest=None, config_json="{}", config_digest="c")
+        for _ in range(2)
+    ]
+    assert run_summary(database, runs[0]).files is None
+    finish_run(database, runs[0], "finished", scanned=Scanned(n_waiting=4))
+    assert run_summary(database, runs[0]).files == FileCount(found=10, in_series=6, refused=0, waiting=4)
+    finish_run(database, runs[1], "interrupted")
+    assert run_summary(database, runs[1]).files is None
 
 
 def test_a_silent_run_is_lost_until_it_is_heard_again(database: Database, archive_id: int, clock: Clock) -> None:

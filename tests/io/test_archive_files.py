@@ -128,14 +128,14 @@ def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_that_vanishes_while_scanning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gone before it is looked at: not found. Gone before it is opened: refused."""
     series = write_series(tmp_path)
-    really_look = archive._check_regular
+    really_look = archive.check_regular
 
     def look_too_late(path: Path, file: FoundFile) -> None:
         if path == series.paths[5]:
             path.unlink()
         really_look(path, file)
 
-    monkeypatch.setattr(archive, "_check_regular", look_too_late)
+    monkeypatch.setattr(archive, "check_regular", look_too_late)
     assert reasons(tmp_path) == {"readable": 5, "unreadable_file": 1}
 
 

@@ -10,6 +10,7 @@ import click
 
 from vaeseg.cli.options import DURATION, opened_for_query
 from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
+from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.archives import Archive
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Leave files alone that changed within this time, and their studies: they may still be arriving.",
 )
+@click.option(
+    "--select",
+    "rules_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Rules in TOML or JSON: which readable series are segmented, and which one of a study.",
+)
 @click.option("--index-only", is_flag=True, help="Bring the index up to date and segment nothing.")
 @segmentation_options
 @click.pass_context
@@ -34,6 +42,7 @@ def command(
     /,
     archive_name: str,
     stable_seconds: float,
+    rules_file: Path | None,
     index_only: bool,
     dry_run: bool,
     as_json: bool,
@@ -43,9 +52,11 @@ def command(
 
     Headers are read of new and changed files only. Exit code 3 when some series failed, crashed or were refused.
     """
+    if index_only and rules_file:
+        raise UsageError("--select has no effect with --index-only, which segments nothing")
     archive = _archive(archive_name, options["store"], options["db"])
     labels = Path(archive.label_root) if archive.label_root else None
-    submitted = submission(Path(archive.root), labels, stable_seconds=stable_seconds, **options)
+    submitted = submission(Path(archive.root), labels, stable_seconds=stable_seconds, rules_file=rules_file, **options)
     if index_only and not dry_run:
         _index(submitted, as_json)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -49,6 +49,7 @@ def submission(
     label_dir: Path | None,
     *,
     stable_seconds: float = 0.0,
+    rules_file: Path | None = None,
     model: str,
     store: Path,
     db: str | None,
@@ -65,14 +66,16 @@ def submission(
         root: absolute path of the archive.
         label_dir: absolute path.
         stable_seconds: files that changed within this time wait.
+        rules_file: which series to segment.
         model: and the others: as the options have them.
 
     Raises:
-        UsageError: no such model, device or output type.
+        UsageError: no such model, device or output type, or rules that cannot be followed.
     """
     from vaeseg.config import RunConfig, SegmentationConfig
     from vaeseg.distributed.submit import Submission
     from vaeseg.inference.predictor import choose_device
+    from vaeseg.io.rules import read_rules
     from vaeseg.models.checkpoint import resolve_model
 
     if address is None:
@@ -89,6 +92,7 @@ def submission(
             segmentation=segmentation,
             model_path=str(checkpoint.resolve()),
             label_dir=str(label_dir) if label_dir else None,
+            rules=read_rules(rules_file) if rules_file else None,
             limit=limit,
             retry=retry,
             device=device,
@@ -167,9 +171,10 @@ def _show_preview(preview: Preview, as_json: bool) -> None:
     if as_json:
         print(json.dumps(fields))
         return
-    files = fields.pop("files")
+    files, by_rule = fields.pop("files"), fields.pop("left_out_by_rule")
     print("dry run: nothing was written")
     print("series  " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in fields.items()))
+    _show_rules(by_rule)
     print(f"files   {files['found']} found, {files['in_series']} in series, {files['refused']} refused")
 
 
@@ -178,6 +183,7 @@ def _show_report(report: RunReport, store: Path) -> None:
     reasons = ", ".join(f"{reason} {count}" for reason, count in files.refused_by_reason.items())
     print(f"run     {report.run_id} {_what_happened(report)} in {report.seconds:.1f} s ({NOTICE})")
     print("series  " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in report.outcomes.items() if n))
+    _show_rules(report.left_out_by_rule)
     print(
         f"files   {files.found} found, {files.in_series} in series, {files.refused} refused"
         + f" ({reasons})" * bool(reasons)
@@ -191,6 +197,11 @@ def _show_report(report: RunReport, store: Path) -> None:
     print(f"store   {store}")
     if report.n_slices:
         print(f"next    vaeseg-batch findings --run {report.run_id} --store {store}")
+
+
+def _show_rules(left_out: Mapping[str, int]) -> None:
+    if left_out:
+        print("rules   left out: " + ", ".join(f"{rule} {count}" for rule, count in left_out.items()))
 
 
 def _what_happened(report: RunReport) -> str:
@@ -212,6 +223,7 @@ def _as_json(report: RunReport, store_root: Path, db: str | None) -> dict[str, A
         "db": url.render_as_string(hide_password=True),
         "n_series": report.n_series,
         "outcomes": report.outcomes,
+        "left_out_by_rule": report.left_out_by_rule,
         "files": {name: getattr(report.files, name) for name in ("found", "in_series", "refused", "waiting")},
         "index": report.index,
         "seconds": round(report.seconds, 3),

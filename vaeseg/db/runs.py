@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select, update
 
+from vaeseg.db.coverage import Scanned, record_coverage
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, EventTable, ModelTable, RunTable
 from vaeseg.db.upsert import insert_missing
@@ -168,16 +169,16 @@ def finish_run(
     run_id: str,
     status: EndStatus,
     counts: Mapping[str, Any] | None = None,
-    files: FileCount | None = None,
+    scanned: Scanned | None = None,
 ) -> None:
-    """Record how a run ended.
+    """Record how a run ended, and what had become of everything in its archive.
 
     Args:
         database: where.
         run_id: from `start_run`.
         status: how.
         counts: further figures to keep with it, JSON values.
-        files: what its scan found, where `start_run` could not know.
+        scanned: what its scan found; None where it did not come to its end, and nobody knows what there is.
 
     Raises:
         RunNotFoundError: no such run.
@@ -185,7 +186,9 @@ def finish_run(
     now = database.now()
     values = {"status": status, "finished_at": now, "heartbeat_at": now, "counts": dict(counts or {})}
     with database.write() as connection:
-        _update(connection, run_id, values | _file_values(files))
+        _update(connection, run_id, values)
+        if scanned is not None:
+            _update(connection, run_id, _file_values(record_coverage(connection, run_id, scanned)))
         add_event(connection, database, f"run_{status}", run_id)
 
 

@@ -28,6 +28,8 @@ class RunReport:
     outcomes: dict[str, int] = field(default_factory=dict)
     """Every series found, by what became of it: the values add up to `n_series`."""
     files: FileCount
+    left_out_by_rule: dict[str, int] = field(default_factory=dict)
+    """Series that the rules of the run leave out, by the name of the rule."""
     index: dict[str, int] = field(default_factory=dict)
     """What bringing the index up to date took, by `indexing.IndexReport`."""
     is_retry: bool = False
@@ -45,7 +47,7 @@ class RunReport:
 
     @property
     def complete(self) -> bool:
-        """Whether everything it was about was segmented or skipped by rule, now or before."""
+        """Whether everything it was about was segmented, skipped or left out by rule, now or before."""
         lacking = ("failed", "crashed", "refused", "left_out", "not_planned")
         is_refused = self.files.refused > 0 and not self.is_retry
         return not any(self.outcomes[outcome] for outcome in lacking) and not is_refused

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vaeseg.config import RunConfig
+from vaeseg.db.coverage import Scanned
 from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.index_series import SeriesName, count_files, readable_series, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
@@ -32,6 +35,7 @@ from vaeseg.distributed.lifecycle import (
 from vaeseg.distributed.local import start_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
+from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.errors import CheckpointError, StoreError, VaesegError
@@ -45,11 +49,13 @@ from vaeseg.telemetry import FILES_REFUSED
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SERIES_AT_ONCE = 500
 """Series in one pipeline: their manifests are in memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Run:
     """What the steps of one run share."""
 
@@ -59,7 +65,29 @@ class _Run:
     config: RunConfig
     job: IndexJob
     interruption: Interruption
-    on_progress: ProgressCallback
+    rules_digest: str | None
+    """Of the rules that it follows beside those of its configuration."""
+    index: IndexReport | None = None
+    """None until the index is up to date."""
+
+    def update_index(self) -> IndexReport:
+        """Bring the index up to date; from then on it is known what there is to account for."""
+        self.index = self.outlasting(lambda: update_index(self.database, self.job, self.interruption.check))
+        return self.index
+
+    def outlasting(self, work: Callable[[], T]) -> T:
+        """`Database.outlasting`."""
+        return self.database.outlasting(work)
+
+    def scanned(self) -> Scanned | None:
+        """What the scan found; None before its end."""
+        if self.index is None:
+            return None
+        return Scanned(
+            n_waiting=self.index.n_waiting,
+            waiting_studies=self.index.waiting_studies,
+            rules_digest=self.rules_digest,
+        )
 
 
 def execute_run(
@@ -78,26 +106,17 @@ def execute_run(
         VaesegError: the store or the database failed; finished series are kept.
     """
     started = time.monotonic()
-    with _executed(database, store, run_id) as (job, config, interruption):
-        patient = database.patient(interruption.check)
-        run = _Run(
-            run_id=run_id,
-            database=patient,
-            store=store,
-            config=config,
-            job=job,
-            interruption=interruption,
-            on_progress=on_progress,
-        )
-        report = _process(run, patient.outlasting(lambda: update_index(patient, job, interruption.check)))
+    with _executed(database, store, run_id) as run:
+        report = _process(run, run.update_index(), on_progress)
     report.seconds = time.monotonic() - started
     counts = {
         "outcomes": report.outcomes,
+        "left_out_by_rule": report.left_out_by_rule,
         "n_slices": report.n_slices,
         "seconds": round(report.seconds, 3),
         "index": report.index,
     }
-    patient.outlasting(lambda: finish_run(patient, run_id, report.status, counts, report.files))
+    run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
     return report
 
 
@@ -107,26 +126,36 @@ def execute_index(database: Database, store: Store, run_id: str) -> dict[str, in
     Raises:
         VaesegError: as `execute_run`.
     """
-    with _executed(database, store, run_id) as (job, _, interruption):
-        patient = database.patient(interruption.check)
-        report = patient.outlasting(lambda: update_index(patient, job, interruption.check))
-    files = count_files(database, job.archive_id, report.n_waiting, report.waiting_studies)
-    finish_run(database, run_id, "finished", {"index": report.counts()}, files)
+    with _executed(database, store, run_id) as run:
+        report = run.update_index()
+    counts = {"index": report.counts()}
+    run.outlasting(lambda: finish_run(run.database, run_id, "finished", counts, run.scanned()))
     return report.counts()
 
 
 @contextmanager
-def _executed(database: Database, store: Store, run_id: str) -> Iterator[tuple[IndexJob, RunConfig, Interruption]]:
+def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
     """A run that beats its heart; if it cannot end well, its row says how it ended."""
     task = run_task(database, run_id)
     config = RunConfig.from_json(task.config)
     how_to_go_on = f"finished series are kept, 'vaeseg-batch resume {run_id}' goes on with the rest"
+    run: _Run | None = None
     try:
         take_archive(database, task.archive_id, run_id)
         with interruptible(how_to_go_on) as interruption, heartbeats(database, run_id, interruption.cancel):
-            yield index_job(task.archive_id, Path(task.root), store, config), config, interruption
+            run = _Run(
+                run_id=run_id,
+                database=database.patient(interruption.check),
+                store=store,
+                config=config,
+                job=index_job(task.archive_id, Path(task.root), store, config),
+                interruption=interruption,
+                rules_digest=rules_digest(config),
+            )
+            yield run
     except VaesegError as error:
-        _finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
+        status: EndStatus = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
+        _finish_quietly(database, run_id, status, run.scanned() if run else None)
         raise
 
 
@@ -148,11 +177,12 @@ def not_entered(store_root: Path, config: RunConfig) -> tuple[Path, ...]:
     return tuple(path.resolve() for path in paths)
 
 
-def _process(run: _Run, index: IndexReport) -> RunReport:
+def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> RunReport:
     """Plan what is left to do, skip by rule, segment the rest."""
     run.interruption.check()
-    series = run.database.outlasting(lambda: readable_series(run.database, run.job.archive_id))
-    work, report = run.database.outlasting(lambda: _planned(run, index, series))
+    series = run.outlasting(lambda: readable_series(run.database, run.job.archive_id))
+    selection = run.outlasting(lambda: _select(run, index))
+    work, report = run.outlasting(lambda: _plan(run, index, series, selection))
     FILES_REFUSED.inc(report.files.refused)
     labels: dict[str, Path] = {}
     if run.config.label_dir is not None:
@@ -163,27 +193,37 @@ def _process(run: _Run, index: IndexReport) -> RunReport:
     if not work.pending:
         report.status = "nothing_to_do"
         return report
-    committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), run.on_progress)
+    committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), on_progress)
     for items in in_batches(work.pending, SERIES_AT_ONCE):
-        _segment(run, committer, _to_segment(run, committer, items), labels)
+        _segment(run, committer, _to_segment(run, committer, items, selection), labels)
     return report
 
 
-def _planned(run: _Run, index: IndexReport, series: Sequence[SeriesName]) -> tuple[PlannedWork, RunReport]:
-    """The work that is entered in the ledger, and the counts that are known before any of it is done."""
+def _select(run: _Run, index: IndexReport) -> Selection:
+    key = run_key(run.database, run.run_id)
+    return select_series(run.database, run.job, key, run.config, index.waiting_studies, run.interruption.check)
+
+
+def _plan(
+    run: _Run, index: IndexReport, series: Sequence[SeriesName], selection: Selection
+) -> tuple[PlannedWork, RunReport]:
+    """Enter in the ledger what is to do; the report accounts for every series that the run is about."""
     files = count_files(run.database, run.job.archive_id, index.n_waiting, index.waiting_studies)
+    report = RunReport(run_id=run.run_id, files=files, index=index.counts(), is_retry=run.config.retry_of is not None)
     to_plan = [name.series_key for name in series if name.study_instance_uid not in index.waiting_studies]
     refused = studies_of_refused_series(run.database, run.job.archive_id)
     n_refused = sum(study not in index.waiting_studies for study in refused)
     n_waiting = len(series) + len(refused) - len(to_plan) - n_refused
-    is_retry = run.config.retry_of is not None
     if run.config.retry_of is not None:
         n_refused = n_waiting = 0
         wanted = series_with_outcome(run.database, run.config.retry_of, run.config.retry_outcomes)
         to_plan = [key for key in to_plan if key in wanted]
+    left_out = Counter(selection.left_out[key] for key in to_plan if key in selection.left_out)
+    to_plan = [key for key in to_plan if key not in selection.left_out]
     work = plan_work(run.database, run.run_id, to_plan, retry=run.config.retry, limit=run.config.limit)
-    outcomes = _planned_outcomes(len(to_plan), work) | {"refused": n_refused, "waiting": n_waiting}
-    report = RunReport(run_id=run.run_id, files=files, outcomes=outcomes, index=index.counts(), is_retry=is_retry)
+    report.left_out_by_rule = dict(sorted(left_out.items()))
+    report.outcomes = _planned_outcomes(len(to_plan), work)
+    report.outcomes |= {"left_out_by_rule": left_out.total(), "refused": n_refused, "waiting": n_waiting}
     return work, report
 
 
@@ -200,15 +240,20 @@ def _planned_outcomes(n_to_plan: int, work: PlannedWork) -> dict[str, int]:
     }
 
 
-def _to_segment(run: _Run, committer: Committer, items: Sequence[WorkItem]) -> list[tuple[WorkItem, SeriesManifest]]:
+def _to_segment(
+    run: _Run, committer: Committer, items: Sequence[WorkItem], selection: Selection
+) -> list[tuple[WorkItem, SeriesManifest]]:
     """Those of some series that no rule leaves out; the others are committed."""
     keys = [item.series_key for item in items]
-    manifests = run.database.outlasting(lambda: manifests_of(run.database, run.job, keys))
+    manifests = run.outlasting(lambda: manifests_of(run.database, run.job, keys))
     to_segment = []
     for item in items:
         manifest = manifests.get(item.series_key)
         if manifest is None:
             committer.add(item, _changed_since(item))
+        elif item.series_key in selection.unread:
+            reason, detail = selection.unread[item.series_key]
+            committer.add(item, FailedSeries(ref=item.ref, reason=reason, detail=detail))
         elif skipped := skip_by_rule(manifest, run.config.segmentation.selection):
             committer.add(item, skipped)
         else:
@@ -231,7 +276,7 @@ def _segment(
     """Run series through the pipeline, committing as they come; those that never come have crashed."""
     if not work:
         return
-    key = run_key(run.database, run.run_id)
+    key = run.outlasting(lambda: run_key(run.database, run.run_id))
     items = {item.work_item_id: item for item, _ in work}
     rows = [
         planned_row(
@@ -279,9 +324,9 @@ def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageCo
     )
 
 
-def _finish_quietly(database: Database, run_id: str, status: EndStatus) -> None:
+def _finish_quietly(database: Database, run_id: str, status: EndStatus, scanned: Scanned | None) -> None:
     """Record the end if the database still can; the error that brought us here matters more."""
     try:
-        finish_run(database, run_id, status)
+        finish_run(database, run_id, status, scanned=scanned)
     except StoreError as error:
         logger.debug("the end of run %s was not recorded: %s", run_id, error)

@@ -18,6 +18,7 @@ from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.local import RayChatter, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
+from vaeseg.distributed.rules import left_out_of_scan
 from vaeseg.distributed.runs import execute_index, execute_run, not_entered
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError, UsageError
@@ -48,6 +49,8 @@ class Preview:
 
     to_segment: int
     to_skip: int
+    left_out_by_rule: dict[str, int]
+    """By the name of the rule, of the rules of `--select`."""
     already_done: int
     left_out: int
     refused: int
@@ -178,13 +181,20 @@ def preview(submission: Submission) -> Preview:
         raise StoreError(f"cannot list the study directory: {error.strerror}") from error
     manifests = {v.series_key: v.manifest for v in scan.verdicts if v.manifest is not None}
     prints = {v.series_key: v.fingerprint for v in scan.verdicts if v.manifest is not None}
-    to_skip = {k: prints[k] for k, m in manifests.items() if skip_by_rule(m, config.segmentation.selection)}
-    to_segment = {key: fingerprint for key, fingerprint in prints.items() if key not in to_skip}
-    skipped, segmented = (_known_work(submission, checkpoint, part) for part in (to_skip, to_segment))
-    known = skipped + segmented
+    rule_of = left_out_of_scan(scan.root, manifests, config)
+    others = {key: manifest for key, manifest in manifests.items() if key not in rule_of}
+    to_skip = {k: prints[k] for k, m in others.items() if skip_by_rule(m, config.segmentation.selection)}
+    to_segment = {key: prints[key] for key in others if key not in to_skip}
+    by_rule = {rule: {k: prints[k] for k, r in rule_of.items() if r == rule} for rule in sorted({*rule_of.values()})}
+    parts = (to_skip, to_segment, *by_rule.values())
+    skipped, segmented, *ruled_out = (_known_work(submission, checkpoint, part) for part in parts)
+    known = sum(ruled_out, skipped + segmented)
     return Preview(
         to_segment=len(to_segment) - segmented.total(),
         to_skip=len(to_skip) - skipped.total(),
+        left_out_by_rule={
+            rule: len(part) - done.total() for (rule, part), done in zip(by_rule.items(), ruled_out, strict=True)
+        },
         already_done=known["already_done"],
         left_out=known["left_out"],
         refused=sum(verdict.ref is not None and not verdict.readable for verdict in scan.verdicts),

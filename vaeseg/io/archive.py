@@ -132,7 +132,7 @@ def read_file(root: Path, file: FoundFile, config: ReadingConfig, keyer: Subject
 
 def _recognised(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
     try:
-        _check_regular(root / file.path, file)
+        check_regular(root / file.path, file)
         start = read_start(root / file.path, HEADER_BYTES)
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error
@@ -145,7 +145,13 @@ def _recognised(root: Path, file: FoundFile, config: ReadingConfig, keyer: Subje
     raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
 
 
-def _check_regular(path: Path, file: FoundFile) -> None:
+def check_regular(path: Path, file: FoundFile) -> None:
+    """Refuse what is no file with content, before it is opened.
+
+    Raises:
+        ReadingError: with what it is.
+        OSError: it is gone, or out of reach.
+    """
     mode = path.lstat().st_mode
     if stat.S_ISLNK(mode):
         raise ReadingError(Reason.LINK_NOT_FOLLOWED, "a symbolic link; what it points to is read where it lies")

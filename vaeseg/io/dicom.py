@@ -1,7 +1,8 @@
 """Opening DICOM files and reading their headers; `vaeseg.io.pixels` decodes what follows.
 
 The only module that sees what names a patient. PatientID and its issuer become a keyed pseudonym here (`SubjectKeyer`)
-and go no further; nothing that is read from a text element appears in a message.
+and go no further; nothing that is read from a text element appears in a message. The elements that an operator's rules
+ask for (`read_values`) are judged in `vaeseg.io.rules`, and go no further than that.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import hmac
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_partial
 
 from vaeseg.config import ReadingConfig
@@ -48,6 +50,10 @@ DEFER_BYTES = 64 * 1024
 STUDY_DATE_KEYWORDS = ("StudyDate", "AcquisitionDate", "SeriesDate")
 """Where the day of a study is looked for: StudyDate may be empty (type 2, PS3.3 C.7.2.1); a series that was derived
 years later has the AcquisitionDate of its source, and a SeriesDate of its own."""
+VALUE_CHARACTERS = 256
+"""Of a value that rules look at; text elements of a CT header are 64 long."""
+VALUES_OF_ELEMENT = 64
+"""Values that rules look at."""
 SERIES_KEYWORDS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -116,6 +122,45 @@ def read_header(root: Path, path: str, keyer: SubjectKeyer | None, config: Readi
     except PARSE_ERRORS as error:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
     return header
+
+
+def read_values(root: Path, path: str, keywords: Sequence[str], config: ReadingConfig) -> dict[str, tuple[str, ...]]:
+    """Values of some elements of a header, as text; none of one that is missing, empty or cannot be decoded.
+
+    Args:
+        root: the directory scanned.
+        path: of the file, relative to it.
+        keywords: of elements that are no sequences and no bulk data.
+        config: bounds.
+
+    Raises:
+        ReadingError: ``unreadable_instance`` or ``unreadable_file`` or ``too_large``.
+    """
+    try:
+        with (root / path).open("rb") as file:
+            check_inflated_size(file, config)
+            is_bare = not starts_with_preamble(file)
+            dataset = read_partial(file, stop_when=_is_pixels, defer_size=DEFER_BYTES, force=is_bare)
+    except PermissionError as error:
+        raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
+    except PARSE_ERRORS as error:
+        raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
+    return {keyword: _values_as_text(dataset, keyword) for keyword in keywords}
+
+
+def _is_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag in PIXEL_TAGS
+
+
+def _values_as_text(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
+    is_meta = (tag_for_keyword(keyword) or 0) >> 16 == 2
+    try:
+        found = values(dataset.file_meta if is_meta else dataset, keyword)[:VALUES_OF_ELEMENT]
+        plain = [value for value in found if not isinstance(value, bytes | pydicom.Sequence)]
+        texts = [str(value).strip(" \0")[:VALUE_CHARACTERS] for value in plain]
+    except PARSE_ERRORS:
+        return ()
+    return tuple(text.encode("utf-8", "replace").decode() for text in texts if text)
 
 
 def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> InstanceHeader:

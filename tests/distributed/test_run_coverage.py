@@ -1,0 +1,96 @@
+"""Runs that end early leave their coverage, once they know what there is to cover."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from factories import write_series
+from ledger_factories import DIGEST, MODEL
+from sqlalchemy import select
+
+from vaeseg.config import RunConfig, as_json
+from vaeseg.db.archives import ensure_archive
+from vaeseg.db.runs import ModelRow, register_model, start_run
+from vaeseg.db.session import Database
+from vaeseg.db.summaries import run_summary
+from vaeseg.db.tables import RunCoverageTable
+from vaeseg.distributed import runs
+from vaeseg.distributed.lifecycle import RunInterruptedError
+from vaeseg.distributed.runs import execute_index, execute_run
+from vaeseg.errors import StoreError
+from vaeseg.io.store import Store
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    write_series(tmp_path / "ward" / "a")
+    (tmp_path / "ward" / "notes.txt").write_text("junk")
+    return tmp_path / "ward"
+
+
+def begin(database: Database, ward: Path, kind: str = "segment", config: RunConfig | None = None) -> str:
+    register_model(database, ModelRow(digest=DIGEST, name=MODEL))
+    return start_run(
+        database,
+        kind=kind,
+        archive_id=ensure_archive(database, str(ward)),
+        model_digest=DIGEST if kind == "segment" else None,
+        config_json=as_json(config or RunConfig(model_path="")),
+        config_digest="c" * 64,
+    )
+
+
+def coverage(database: Database, run_id: str) -> list[tuple[str, str, int, int]]:
+    columns = RunCoverageTable.__table__.columns
+    with database.read() as connection:
+        rows = connection.execute(select(RunCoverageTable.__table__).where(columns.run_id == run_id))
+        return sorted((row.category, row.reason, row.n_series, row.n_files) for row in rows)
+
+
+FOUND = [("pending", "", 1, 6), ("refused", "not_an_image", 0, 1)]
+
+
+def test_an_index_run_leaves_its_coverage(database: Database, store: Store, ward: Path) -> None:
+    """Everything readable is pending: no model was asked."""
+    run_id = begin(database, ward, kind="index")
+    execute_index(database, store, run_id)
+    assert coverage(database, run_id) == FOUND
+
+
+@pytest.mark.parametrize("error", [RunInterruptedError("interrupted by SIGTERM"), StoreError("the disk is full")])
+def test_a_run_that_stops_after_its_scan_leaves_its_coverage(
+    database: Database, store: Store, ward: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """With the files of its scan, which are known by then."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runs, "plan_work", stop)
+    run_id = begin(database, ward)
+    with pytest.raises(type(error)):
+        execute_run(database, store, run_id)
+    assert coverage(database, run_id) == FOUND
+    summary = run_summary(database, run_id)
+    assert summary.status in ("interrupted", "failed")
+    assert summary.files is not None
+    assert (summary.files.found, summary.files.in_series) == (7, 6)
+
+
+def test_a_run_whose_scan_failed_knows_nothing(database: Database, store: Store, ward: Path) -> None:
+    """A share that is not mounted: what lies there is not known, and nothing is counted."""
+    shutil.rmtree(ward)
+    run_id = begin(database, ward)
+    with pytest.raises(StoreError, match="cannot list"):
+        execute_run(database, store, run_id)
+    assert (coverage(database, run_id), run_summary(database, run_id).files) == ([], None)
+
+
+def test_a_run_whose_rules_are_not_known_fails_before_its_scan(database: Database, store: Store, ward: Path) -> None:
+    """Written down by a newer version."""
+    run_id = begin(database, ward, config=RunConfig(model_path="", rules={"future": 1}))
+    with pytest.raises(StoreError, match="unknown key 'future'"):
+        execute_run(database, store, run_id)
+    assert run_summary(database, run_id).status == "failed"

@@ -1,0 +1,203 @@
+"""What had become of everything in an archive when a run ended: every series and every file in exactly one category."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, case, delete, func, insert, select
+
+from vaeseg.db.tables import (
+    ExclusionTable,
+    FindingTable,
+    InstanceTable,
+    RunCoverageTable,
+    RunTable,
+    SeriesTable,
+    WorkItemTable,
+)
+from vaeseg.db.upsert import in_batches
+from vaeseg.records import FileCount
+
+Counted = Literal["n_series", "n_files"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """What a run knows of its archive beside the index."""
+
+    n_waiting: int = 0
+    """Files that the scan found and left alone."""
+    waiting_studies: Collection[str] = ()
+    """Studies that still arrive: files of these that make no volume yet are waiting, and not refused."""
+    rules_digest: str | None = None
+    """Of the rules that the run followed, 64 hex digits."""
+
+
+class _Category(NamedTuple):
+    category: str
+    reason: str = ""
+
+
+def record_coverage(connection: Connection, run_id: str, scanned: Scanned) -> FileCount:
+    """Write the coverage of a run, in place of what an earlier attempt wrote; returns its files.
+
+    Args:
+        connection: in the transaction that ends the run.
+        run_id: a run with an archive, whose index is up to date.
+        scanned: what its scan found.
+    """
+    run = connection.execute(select(RunTable.__table__).where(RunTable.id == run_id)).one()
+    counts = {name: Counter[_Category]() for name in get_args(Counted)}
+    _count_series(connection, run, scanned.rules_digest, counts)
+    _count_waiting_series(connection, run, scanned.waiting_studies, counts)
+    _count_other_files(connection, run, counts["n_files"])
+    counts["n_files"][_Category("waiting")] += scanned.n_waiting
+    _write(connection, run_id, counts)
+    return _file_count(counts["n_files"])
+
+
+def _count_series(
+    connection: Connection, run: Row[Any], rules_digest: str | None, counts: dict[str, Counter[_Category]]
+) -> None:
+    """All series that are there, with their files."""
+    judged = _series_by_category(run, rules_digest)
+    statement = select(
+        judged.c.category, judged.c.reason, func.count().label("n_series"), func.sum(judged.c.n_files).label("n_files")
+    ).group_by(judged.c.category, judged.c.reason)
+    for row in connection.execute(statement):
+        for name, counter in counts.items():
+            counter[_Category(row.category, row.reason)] += int(getattr(row, name))
+
+
+def _series_by_category(run: Row[Any], rules_digest: str | None) -> Subquery:
+    """One row a series. What is done stays done, whatever rules came later; else rules come before failures."""
+    files = _files_by_series(run.archive_id)
+    work = (
+        (WorkItemTable.series_id == SeriesTable.id)
+        & (WorkItemTable.fingerprint == SeriesTable.fingerprint)
+        & (WorkItemTable.model_digest == run.model_digest)
+        & (WorkItemTable.config_digest == run.config_digest)
+    )
+    rule = (
+        (ExclusionTable.series_id == SeriesTable.id)
+        & (ExclusionTable.fingerprint == SeriesTable.fingerprint)
+        & (ExclusionTable.rules_digest == rules_digest)
+    )
+    is_refused, state = SeriesTable.verdict == "refused", WorkItemTable.state
+    category = case(
+        (is_refused, "refused"),
+        (state == "segmented", "segmented"),
+        (state == "skipped", "left_out_by_rule"),
+        (ExclusionTable.rule.is_not(None), "left_out_by_rule"),
+        (state.in_(("failed", "crashed")), state),
+        else_="pending",
+    )
+    reason = case(
+        (is_refused, SeriesTable.reason),
+        (state == "segmented", ""),
+        (state == "skipped", _last_reason()),
+        (ExclusionTable.rule.is_not(None), ExclusionTable.rule),
+        (state.in_(("failed", "crashed")), _last_reason()),
+        else_="",
+    )
+    return (
+        select(
+            category.label("category"),
+            func.coalesce(reason, "").label("reason"),
+            func.coalesce(files.c.n_files, 0).label("n_files"),
+        )
+        .select_from(SeriesTable)
+        .join(files, files.c.series_id == SeriesTable.id, isouter=True)
+        .join(WorkItemTable, work, isouter=True)
+        .join(ExclusionTable, rule, isouter=True)
+        .where(_is_there(run.archive_id))
+        .subquery()
+    )
+
+
+def _count_waiting_series(
+    connection: Connection, run: Row[Any], studies: Collection[str], counts: dict[str, Counter[_Category]]
+) -> None:
+    """Move refused series of studies that still arrive to those that wait."""
+    files = _files_by_series(run.archive_id)
+    refused = (
+        select(
+            SeriesTable.reason,
+            func.count().label("n_series"),
+            func.sum(func.coalesce(files.c.n_files, 0)).label("n_files"),
+        )
+        .join(files, files.c.series_id == SeriesTable.id, isouter=True)
+        .where(_is_there(run.archive_id), SeriesTable.verdict == "refused")
+        .group_by(SeriesTable.reason)
+    )
+    for batch in in_batches(sorted(studies)):
+        for row in connection.execute(refused.where(SeriesTable.study_instance_uid.in_(batch))):
+            for name, counter in counts.items():
+                counter[_Category("refused", row.reason)] -= int(getattr(row, name))
+                counter[_Category("waiting")] += int(getattr(row, name))
+
+
+def _count_other_files(connection: Connection, run: Row[Any], n_files: Counter[_Category]) -> None:
+    """Files of no series that is there: refused, or read and not judged yet."""
+    in_series = (SeriesTable.id == InstanceTable.series_id) & SeriesTable.missing_since.is_(None)
+    statement = (
+        select(InstanceTable.reason, func.count())
+        .join(SeriesTable, in_series, isouter=True)
+        .where(InstanceTable.archive_id == run.archive_id, InstanceTable.missing_since.is_(None))
+        .where(SeriesTable.id.is_(None))
+        .group_by(InstanceTable.reason)
+    )
+    for reason, count in connection.execute(statement):
+        n_files[_Category("refused", reason) if reason is not None else _Category("pending")] += count
+
+
+def _files_by_series(archive_id: int) -> Subquery:
+    return (
+        select(InstanceTable.series_id, func.count().label("n_files"))
+        .where(InstanceTable.archive_id == archive_id, InstanceTable.missing_since.is_(None))
+        .where(InstanceTable.series_id.is_not(None))
+        .group_by(InstanceTable.series_id)
+        .subquery()
+    )
+
+
+def _is_there(archive_id: int) -> ColumnElement[bool]:
+    return (SeriesTable.archive_id == archive_id) & SeriesTable.missing_since.is_(None)
+
+
+def _last_reason() -> Any:
+    """Of the newest finding of the work item; an item that was done again has several."""
+    return (
+        select(FindingTable.reason)
+        .where(FindingTable.work_item_id == WorkItemTable.id)
+        .order_by(FindingTable.id.desc())
+        .limit(1)
+        .correlate(WorkItemTable)
+        .scalar_subquery()
+    )
+
+
+def _write(connection: Connection, run_id: str, counts: dict[str, Counter[_Category]]) -> None:
+    categories = sorted({category for counter in counts.values() for category, count in counter.items() if count})
+    rows = [
+        {"run_id": run_id, **category._asdict(), **{name: counter[category] for name, counter in counts.items()}}
+        for category in categories
+    ]
+    connection.execute(delete(RunCoverageTable).where(RunCoverageTable.run_id == run_id))
+    if rows:
+        connection.execute(insert(RunCoverageTable), rows)
+
+
+def _file_count(n_files: Counter[_Category]) -> FileCount:
+    refused = {key.reason: count for key, count in sorted(n_files.items()) if key.category == "refused" and count}
+    waiting = n_files[_Category("waiting")]
+    return FileCount(
+        found=n_files.total(),
+        in_series=n_files.total() - sum(refused.values()) - waiting,
+        refused=sum(refused.values()),
+        refused_by_reason=refused,
+        waiting=waiting,
+    )

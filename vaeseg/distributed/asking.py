@@ -1,0 +1,152 @@
+"""Asking rules about series: headers by tasks where there are many, then study by study."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vaeseg.config import ReadingConfig
+from vaeseg.db.upsert import in_batches
+from vaeseg.distributed.indexing import FILES_A_TASK
+from vaeseg.distributed.spread import here, on_ray
+from vaeseg.errors import ReadingError
+from vaeseg.io.dicom import quiet_pydicom
+from vaeseg.io.rules import HeaderAnswer, answer_without_header, ask_header
+from vaeseg.rules.choice import Candidate, broken_size, decide, passing
+from vaeseg.rules.series_rules import Exclusion, SeriesRules
+
+
+class Question(NamedTuple):
+    """A readable series that rules are asked about."""
+
+    series_key: str
+    study_instance_uid: str
+    n_slices: int
+    spacing_mm: float
+    """Between slices."""
+    path: str | None
+    """Of one of its files, relative to the archive's root; None where there is no DICOM header to ask."""
+
+
+@dataclass(kw_only=True)
+class Answers:
+    """What headers said."""
+
+    of_series: dict[str, HeaderAnswer] = field(default_factory=dict)
+    """By series key."""
+    unread: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Series key to reason and detail of a header that cannot be read."""
+
+
+def ask(
+    root: Path,
+    reading: ReadingConfig,
+    rules: SeriesRules,
+    questions: Sequence[Question],
+    check: Callable[[], None],
+    here_up_to: int,
+) -> Answers:
+    """Ask headers, unless the answer would change nothing: sizes leave the series out, or no rule is about headers.
+
+    Args:
+        root: of the archive.
+        reading: bounds.
+        rules: whose conditions count.
+        questions: any number.
+        check: called often; what it raises ends it.
+        here_up_to: more headers than these are asked by tasks.
+
+    Raises:
+        PipelineError: Ray failed.
+    """
+    answers = Answers(of_series={one.series_key: answer_without_header(rules) for one in questions if not one.path})
+    asked = [
+        (one.series_key, one.path)
+        for one in questions
+        if one.path and rules.keywords and not broken_size(rules, one.n_slices, one.spacing_mm)
+    ]
+    spread = here if len(asked) <= here_up_to else on_ray
+    items = [json.dumps(batch) for batch in in_batches(asked, FILES_A_TASK)]
+    for text in spread(partial(ask_headers, root, rules, reading), items, check):
+        key, answer, failure = json.loads(text)
+        if failure is None:
+            answers.of_series[key] = _answer_from_json(answer)
+        else:
+            answers.unread[key] = (failure[0], failure[1])
+    return answers
+
+
+def ask_headers(root: Path, rules: SeriesRules, config: ReadingConfig, item: str) -> list[str]:
+    """Ask the rules about some headers; a task.
+
+    Args:
+        root: of the archive.
+        rules: whose conditions count.
+        config: bounds.
+        item: JSON list of series keys with a path each.
+
+    Returns:
+        JSON of each key with its answer, or with reason and detail of why there is none.
+    """
+    answers = []
+    with quiet_pydicom():
+        for key, path in json.loads(item):
+            try:
+                answers.append(json.dumps([key, asdict(ask_header(root, path, rules, config)), None]))
+            except ReadingError as error:
+                answers.append(json.dumps([key, None, [str(error.reason), error.detail]]))
+    return answers
+
+
+def _answer_from_json(values: dict[str, Any]) -> HeaderAnswer:
+    broken = values["broken"]
+    return HeaderAnswer(broken=broken and Exclusion(**broken), kernels=tuple(values["kernels"]))
+
+
+def decide_studies(
+    rules: SeriesRules,
+    questions: Iterable[Question],
+    answers: Answers,
+    skipped_anyway: Callable[[Sequence[str]], set[str]],
+) -> dict[str, Exclusion]:
+    """Series key to why it is left out; nothing is decided about series whose header cannot be read.
+
+    Args:
+        rules: what to go by.
+        questions: whole studies, if there is a preference.
+        answers: of `ask`.
+        skipped_anyway: those of some series that are not segmented for another reason; a study must not lose its other
+            series for them.
+    """
+    studies: dict[str, list[Candidate]] = defaultdict(list)
+    for one in questions:
+        if one.series_key not in answers.unread:
+            studies[one.study_instance_uid].append(_candidate(one, answers.of_series.get(one.series_key)))
+    hopeless = skipped_anyway(_contested(rules, studies.values()))
+    left_out: dict[str, Exclusion] = {}
+    for study in studies.values():
+        left_out |= decide(rules, [replace(one, competes=one.series_key not in hopeless) for one in study])
+    return left_out
+
+
+def _candidate(one: Question, answer: HeaderAnswer | None) -> Candidate:
+    return Candidate(
+        series_key=one.series_key,
+        n_slices=one.n_slices,
+        spacing_mm=one.spacing_mm,
+        broken=answer.broken if answer else None,
+        kernels=answer.kernels if answer else (),
+    )
+
+
+def _contested(rules: SeriesRules, studies: Iterable[Sequence[Candidate]]) -> list[str]:
+    """Series of studies in which there is something to prefer."""
+    if not rules.prefer:
+        return []
+    rivals = [passing(rules, study) for study in studies]
+    return [one.series_key for study in rivals if len(study) > 1 for one in study]

@@ -13,7 +13,7 @@ from vaeseg.db.migrate import current_revision, migrate, migrations_directory
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import LATEST_FINDINGS, ArchiveTable, Base, FindingTable
 
-HEAD = "0003"
+HEAD = "0005"
 
 DATA_0001 = (
     f"INSERT INTO archives (id, name, root) VALUES (1, 'a', '{ROOT}')",

@@ -31,7 +31,7 @@ def test_opening_makes_and_migrates_and_opening_again_keeps(tmp_path: Path) -> N
     again = _open_file(path)
     with again.read() as connection:
         assert connection.scalar(select(ArchiveTable.name)) == "a"
-        assert current_revision(connection) == "0003"
+        assert current_revision(connection) == "0005"
     again.close()
 
 
@@ -148,7 +148,7 @@ def test_a_newer_database_is_refused_by_its_revision(tmp_path: Path) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0099'"))
     database.close()
-    with pytest.raises(DatabaseVersionError, match=r"0099.*up to 0003.*upgrade vaeseg"):
+    with pytest.raises(DatabaseVersionError, match=r"0099.*up to 0005.*upgrade vaeseg"):
         _open_file(path)
 
 

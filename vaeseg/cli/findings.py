@@ -104,14 +104,18 @@ def command(
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive or column.
     """
+    from vaeseg.db.events import record_shown
     from vaeseg.db.findings import ORDER_COLUMNS, FindingFilter, query_findings
 
     check_choice("--order-by", order_by, list(ORDER_COLUMNS))
     with opened_for_query(store, db) as database:
         asked = FindingFilter(since=_utc(since), until=_utc(until), **wanted)
         rows = query_findings(database, asked, order_by=order_by, limit=limit)
+        chosen = "json" if as_json else output_format
+        filters = sorted(name for name, value in vars(asked).items() if value is not None)
+        record_shown(database, "findings_shown", len(rows), {"format": chosen, "filters": filters}, asked.run_id)
     printers = {"table": _print_table, "csv": _print_csv, "json": _print_json}
-    printers["json" if as_json else output_format](rows)
+    printers[chosen](rows)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

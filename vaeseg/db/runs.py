@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select, update
 
+from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
-from vaeseg.db.tables import ArchiveTable, EventTable, ModelTable, RunTable
+from vaeseg.db.tables import ArchiveTable, ModelTable, RunTable
 from vaeseg.db.upsert import insert_missing
 from vaeseg.errors import ArchiveBusyError, RunNotFoundError, UsageError
 from vaeseg.process import is_surely_dead, this_process
@@ -103,7 +104,7 @@ def start_run(
     }
     with database.write() as connection:
         connection.execute(insert(RunTable).values(values | _file_values(files)))
-        add_event(connection, database, "run_started", run_id)
+        add_event(connection, database, "run_started", run_id, actor=account())
     return run_id
 
 
@@ -131,7 +132,7 @@ def cancel_run(database: Database, run_id: str) -> bool:
         if status != "running":
             raise UsageError(f"run {run_id} has ended already: {status}")
         _update(connection, run_id, {"cancel_requested_at": database.now()})
-        add_event(connection, database, "run_cancel_requested", run_id)
+        add_event(connection, database, "run_cancel_requested", run_id, actor=account())
     if is_live(database, run_id):
         return True
     finish_run(database, run_id, "interrupted")
@@ -160,7 +161,7 @@ def reopen_run(database: Database, run_id: str) -> None:
         if status in ("finished", "nothing_to_do"):
             raise UsageError(f"run {run_id} has finished: there is nothing to go on with")
         _update(connection, run_id, values)
-        add_event(connection, database, "run_resumed", run_id)
+        add_event(connection, database, "run_resumed", run_id, actor=account())
 
 
 def finish_run(
@@ -244,14 +245,6 @@ def run_task(database: Database, run_id: str) -> RunTask:
     if row is None:
         raise run_not_found(run_id)
     return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)
-
-
-def add_event(
-    connection: Connection, database: Database, kind: str, run_id: str | None, detail: Mapping[str, Any] | None = None
-) -> None:
-    """Append to the record of what happened; `detail` holds no patient data and no path."""
-    values = {"at": database.now(), "kind": kind, "run_id": run_id, "detail": dict(detail or {})}
-    connection.execute(insert(EventTable).values(values))
 
 
 def _file_values(files: FileCount | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from vaeseg.config import RunConfig
 from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.index_series import count_files, readable_series, studies_of_refused_series
-from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
+from vaeseg.db.runs import finish_run, run_task, take_archive
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
@@ -26,6 +26,7 @@ from vaeseg.distributed.lifecycle import (
     Interruption,
     RunInterruptedError,
     consume_in_thread,
+    finish_quietly,
     heartbeats,
     interruptible,
 )
@@ -124,7 +125,7 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[tuple[I
         with interruptible(how_to_go_on) as interruption, heartbeats(database, run_id, interruption.cancel):
             yield index_job(task.archive_id, Path(task.root), store, config), config, interruption
     except VaesegError as error:
-        _finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
+        finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
         raise
 
 
@@ -268,11 +269,3 @@ def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageCo
         device=config.device,
         batch_size=config.batch_size,
     )
-
-
-def _finish_quietly(database: Database, run_id: str, status: EndStatus) -> None:
-    """Record the end if the database still can; the error that brought us here matters more."""
-    try:
-        finish_run(database, run_id, status)
-    except StoreError as error:
-        logger.debug("the end of run %s was not recorded: %s", run_id, error)

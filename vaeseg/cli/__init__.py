@@ -11,6 +11,7 @@ import sys
 import click
 
 from vaeseg import __version__
+from vaeseg.cli.tracebacks import LogFormatter, show, without_messages
 from vaeseg.errors import VaesegError
 
 COMMANDS = {
@@ -62,9 +63,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except VaesegError as error:
-            if ctx.params.get("debug"):
-                raise
-            print(f"vaeseg-batch: {error}", file=sys.stderr)
+            shown = without_messages(error) if ctx.params.get("debug") else f"vaeseg-batch: {error}"
+            print(shown, file=sys.stderr)
             ctx.exit(error.exit_code)
 
 
@@ -80,4 +80,7 @@ def main(debug: bool) -> None:
     """
     import logging
 
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    sys.excepthook = show
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])

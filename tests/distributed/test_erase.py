@@ -19,7 +19,7 @@ from vaeseg.distributed import erase
 from vaeseg.distributed.commit import commit_group
 from vaeseg.distributed.erase import ERASE_STEPS, erase_subject, find_traces
 from vaeseg.distributed.verify import collect_garbage, verify
-from vaeseg.errors import ArchiveBusyError, StoreError
+from vaeseg.errors import ArchiveBusyError, StoreError, UsageError
 from vaeseg.io.store import Store
 from vaeseg.records import IndexedFile, SegmentedSeries
 
@@ -207,6 +207,14 @@ def test_a_part_that_was_changed_is_refused_and_a_lost_one_is_not(
 
 def find_traces_of_masks(store: Store) -> int:
     return len(list(store.masks.rglob("mask.nii.gz")))
+
+
+@pytest.mark.parametrize("key", ["", "a", "CT", "%", "[]", SUBJECT[:-1], SUBJECT.upper()])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_is_no_key_finds_nobody(database: Database, store: Store, key: str) -> None:
+    """Refused before anything is looked for: it could be in every header."""
+    with pytest.raises(UsageError, match="32 hexadecimal digits"):
+        erase_subject(store, database, key)
 
 
 def test_a_finding_under_a_key_that_was_corrected_goes_too(database: Database, store: Store, archive_id: int) -> None:

@@ -28,7 +28,7 @@ def command(ctx: click.Context, /, subject_key: str, yes: bool, store: Path, db:
     That it was done is recorded, and to whom is not. Remove the subject's files from the archive first: what is still
     there is read again by the next scan. An erasure that was interrupted is finished by the same command.
 
-    Exit codes: 0 erased, 1 no such subject, or a run has one of its archives, 2 without --yes, or no such store.
+    Exit codes: 0 erased, 1 no such subject, or a run has one of its archives, 2 without --yes, no key or no such store.
     """
     from vaeseg.distributed.erase import erase_subject, find_traces
     from vaeseg.io.store import Store

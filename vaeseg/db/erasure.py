@@ -92,7 +92,12 @@ class SubjectRows:
 
 
 def subject_rows(database: Database, subject_key: str) -> SubjectRows:
-    """What there is of a subject; empty for one that is not known."""
+    """What there is of a subject; empty for one that is not known.
+
+    Args:
+        database: where.
+        subject_key: 32 hex digits; also looked for, as a JSON string, in what files said.
+    """
     with database.read() as connection:
         series = _series(connection, subject_key)
         series_ids = [row.id for row in series]
@@ -205,7 +210,7 @@ def _instances(connection: Connection, subject_key: str, series_ids: Sequence[in
         InstanceTable.missing_since,
     )
     own = list(_selected(connection, statement, InstanceTable.series_id, series_ids))
-    own += connection.execute(statement.where(InstanceTable.header.contains(subject_key, autoescape=True))).all()
+    own += connection.execute(statement.where(InstanceTable.header.contains(f'"{subject_key}"', autoescape=True))).all()
     gone = statement.where(InstanceTable.reason.is_not(None), InstanceTable.missing_since.is_not(None))
     for archive_id, directories in _by_archive((row.archive_id, row.directory) for row in list(own)):
         of_archive = gone.where(InstanceTable.archive_id == archive_id)

@@ -234,7 +234,8 @@ def run_task(database: Database, run_id: str) -> RunTask:
     """What to execute.
 
     Raises:
-        RunNotFoundError: no such run, or one without an archive.
+        RunNotFoundError: no such run.
+        UsageError: it has no archive.
     """
     with database.read() as connection:
         row = connection.execute(
@@ -242,8 +243,11 @@ def run_task(database: Database, run_id: str) -> RunTask:
             .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id)
             .where(RunTable.id == run_id)
         ).one_or_none()
-    if row is None:
+        kind = connection.scalar(select(RunTable.kind).where(RunTable.id == run_id))
+    if kind is None:
         raise run_not_found(run_id)
+    if row is None:
+        raise UsageError(f"run {run_id} works on no archive: give the command of its kind, {kind}, again")
     return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)
 
 

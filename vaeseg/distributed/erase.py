@@ -13,6 +13,7 @@ here knows Ray.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,13 +27,16 @@ from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
 from vaeseg.distributed.verify import remove_file, unknown_parts
-from vaeseg.errors import StoreError, VaesegError
+from vaeseg.errors import StoreError, UsageError, VaesegError
 from vaeseg.io.parts import rows_of_series, stage_without
 from vaeseg.io.store import Store
 from vaeseg.records import PartFile
 
 ERASE_STEPS = ("staged", "unmasked", "recorded", "published", "compacted", "forgotten")
 """Names with which the step hook is called, each after what it names."""
+
+SUBJECT_KEY = re.compile("[0-9a-f]{32}")
+"""Nothing else is looked for, since it is looked for in the text of headers too."""
 
 Step = Callable[[str], None]
 
@@ -62,11 +66,16 @@ def find_traces(store: Store, database: Database, subject_key: str) -> Traces:
     """What there is of a subject; changes nothing.
 
     Raises:
-        StoreError: nothing is, or a part file is not what was recorded.
+        UsageError: this cannot be the key of a subject.
+        StoreError: there is nothing, or a part file is not what was recorded.
     """
+    if not SUBJECT_KEY.fullmatch(subject_key):
+        raise UsageError(
+            "the key of a subject is 32 hexadecimal digits: 'vaeseg-batch subject-key' gives that of a patient"
+        )
     rows = subject_rows(database, subject_key)
     if not (rows.series or rows.work_items or rows.instances):
-        raise StoreError("no such subject in this store; 'vaeseg-batch subject-key' gives the key of a patient id")
+        raise StoreError("no such subject in this store: nothing is left to erase")
     directories = _mask_directories(store, database, rows)
     return Traces(
         rows=rows,
@@ -89,6 +98,7 @@ def erase_subject(store: Store, database: Database, subject_key: str, step: Step
         What was removed.
 
     Raises:
+        UsageError: this cannot be the key of a subject.
         ArchiveBusyError: a run that is alive has an archive with files of the subject.
         RunInterruptedError: Ctrl-C, SIGTERM or `cancel`; the same command goes on.
         StoreError: there is nothing of such a subject, or the store or the database cannot be written.

@@ -23,9 +23,8 @@ DOCUMENT = (PROJECT / "docs/security.md").read_text(encoding="utf-8")
 def test_every_kind_of_event_is_documented() -> None:
     """Exactly those that the code records."""
     section = DOCUMENT.split("\n## Events")[1].split("\n## ")[0]
-    documented = {
-        kind for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for kind in re.findall(r"`(\w+)`", row)
-    }
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    documented = {kind for row in rows for kind in re.findall(r"`(\w+)`", row)}
     source = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "vaeseg").rglob("*.py"))
     recorded = set(re.findall(r"(?:add_event|record_shown)\(\s*(?:connection, )?database, \"(\w+)\"", source))
     assert documented - {"n_rows"} == recorded | {f"run_{status}" for status in get_args(EndStatus)}

@@ -5,6 +5,7 @@ The run that is searched has every outcome: series are segmented, refused, fail,
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import sqlite3
@@ -140,6 +141,16 @@ def test_no_output_names_a_patient(
     assert_printed_clean(failed.stdout, failed.stderr, *(result.output for result in erased))
     assert_files_clean(store, ray_directory)
     assert_tables_clean(store)
+
+
+def test_the_search_finds_every_form() -> None:
+    """As bytes, escaped, in wide characters and within base64; and nothing in what holds nothing."""
+    name = canaries.ELEMENTS["PatientName"]
+    encoded = [name.encode(encoding) for encoding in ("utf-8", "latin-1", "utf-16", "utf-16-be")]
+    encoded += [base64.b64encode(b"x" * shift + f"{name} and more".encode()) for shift in range(4)]
+    encoded += [json.dumps([name]).encode(), repr(name.encode("latin-1")).encode()]
+    assert [canaries.found_in(data) for data in encoded] == [[name]] * len(encoded)
+    assert canaries.found_in(b"VSMK" + bytes(range(256)) * 100) == []
 
 
 def asked(*arguments: str | Path, text: str = "") -> Result:

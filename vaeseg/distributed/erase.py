@@ -70,9 +70,7 @@ def find_traces(store: Store, database: Database, subject_key: str) -> Traces:
         StoreError: there is nothing, or a part file is not what was recorded.
     """
     if not SUBJECT_KEY.fullmatch(subject_key):
-        raise UsageError(
-            "the key of a subject is 32 hexadecimal digits: 'vaeseg-batch subject-key' gives that of a patient"
-        )
+        raise UsageError("a subject's key is 32 hexadecimal digits: 'vaeseg-batch subject-key' gives that of a patient")
     rows = subject_rows(database, subject_key)
     if not (rows.series or rows.work_items or rows.instances):
         raise StoreError("no such subject in this store: nothing is left to erase")

@@ -147,9 +147,9 @@ def _erasing(database: Database, archive_ids: tuple[int, ...]) -> Iterator[tuple
 def _parts(store: Store, database: Database, rows: SubjectRows) -> Iterator[tuple[PartFile, int]]:
     touched = {(finding.run_id, finding.part) for finding in rows.findings}
     for run_id in sorted({run_id for run_id, _ in touched}):
-        for part, _ in recorded_parts(database, run_id):
-            if (run_id, part.name) not in touched:
-                continue
+        for part, is_published in recorded_parts(database, run_id):
+            if not is_published or (run_id, part.name) not in touched:
+                continue  # not in its place: lost, or what `recover_parts` moves
             if count := rows_of_series(store, part, _series_in(part, rows)):
                 yield part, count
 

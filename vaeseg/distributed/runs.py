@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,8 +42,6 @@ from vaeseg.io.store import Store
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
-
-logger = logging.getLogger(__name__)
 
 SERIES_AT_ONCE = 500
 """Series in one pipeline: their manifests are in memory."""

@@ -14,7 +14,7 @@ from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import ArchiveTable, Base
 from vaeseg.db.views import VIEWS
 
-HEAD = "0004"
+HEAD = "0005"
 
 DATA_0001 = (
     f"INSERT INTO archives (id, name, root) VALUES (1, 'a', '{ROOT}')",

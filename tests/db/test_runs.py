@@ -132,6 +132,13 @@ def test_a_run_can_be_executed_from_its_row(database: Database, archive_id: int)
     assert task.config == {"with_labels": False}
 
 
+def test_a_run_without_an_archive_has_no_task(database: Database) -> None:
+    """An erasure, say, is not resumed but begun again."""
+    run_id = start_run(database, kind="erase", archive_id=None, model_digest=None, config_json="{}", config_digest="")
+    with pytest.raises(UsageError, match="give the command of its kind, erase, again"):
+        run_task(database, run_id)
+
+
 def test_a_run_that_is_asked_to_stop_hears_of_it_with_its_heartbeat(database: Database, archive_id: int) -> None:
     """Whoever asks learns that there is a driver to hear it."""
     run_id = begin_run(database, archive_id)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_opening_makes_and_migrates_and_opening_again_keeps(tmp_path: Path) -> N
     again = _open_file(path)
     with again.read() as connection:
         assert connection.scalar(select(ArchiveTable.name)) == "a"
-        assert current_revision(connection) == "0004"
+        assert current_revision(connection) == "0005"
     again.close()
 
 
@@ -45,6 +46,29 @@ def test_sqlite_is_set_up_for_several_processes(tmp_path: Path) -> None:
             for name in ("journal_mode", "busy_timeout", "foreign_keys", "synchronous")
         ]
     assert pragmas == ["wal", 30_000, 1, 2]
+    database.close()
+
+
+def test_compacting_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
+    """Even where it was deleted without being overwritten; while somebody reads, it is refused."""
+    path = tmp_path / "r.db"
+    database = _open_file(path)
+    with database.write() as connection:
+        connection.execute(insert(ArchiveTable).values(name="deleted", root="/rubbed-out"))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA secure_delete = OFF")
+        other.execute("DELETE FROM archives")
+        other.commit()
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert b"rubbed-out" in path.read_bytes()
+        database.compact()
+        assert b"rubbed-out" not in path.read_bytes() + path.with_name("r.db-wal").read_bytes()
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM archives").fetchall()
+        with database.read() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+        with pytest.raises(StoreError, match="being read by another process"):
+            database.compact()
     database.close()
 
 
@@ -149,7 +173,7 @@ def test_a_newer_database_is_refused_by_its_revision(tmp_path: Path) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0099'"))
     database.close()
-    with pytest.raises(DatabaseVersionError, match=r"0099.*up to 0004.*upgrade vaeseg"):
+    with pytest.raises(DatabaseVersionError, match=r"0099.*up to 0005.*upgrade vaeseg"):
         _open_file(path)
 
 

@@ -45,10 +45,11 @@ indexing.TREES, indexing.FILES_READ_HERE, runs.SERIES_AT_ONCE = 2, 0, 2
 
 
 def vaeseg_batch(
-    *arguments: str | Path, program: str = COMMAND, **environment: str
+    *arguments: str | Path, program: str = COMMAND, stdin: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
+        input=stdin,
         capture_output=True,
         text=True,
         env={**os.environ, **environment},

@@ -11,6 +11,7 @@ import sys
 import click
 
 from vaeseg import __version__
+from vaeseg.cli.tracebacks import LogFormatter, show, without_messages
 from vaeseg.errors import VaesegError
 
 COMMANDS = {
@@ -18,6 +19,7 @@ COMMANDS = {
     "cancel": "Stop a run.",
     "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
     "db": "Upgrade and check the database; roles.",
+    "erase": "Remove everything that is stored of a subject.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
     "findings": "Query findings in SQL.",
     "gc": "Remove files that nothing refers to.",
@@ -31,6 +33,7 @@ COMMANDS = {
     "retry": "Do again what a run could not do.",
     "scan": "Segment what is new in an archive.",
     "status": "Show runs and what became of their series.",
+    "subject-key": "Print the pseudonym of a patient.",
     "submit": "Segment the series of a study directory.",
     "verify": "Prove that SQL, Parquet and masks agree.",
     "train": "Train a model.",
@@ -63,9 +66,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except VaesegError as error:
-            if ctx.params.get("debug"):
-                raise
-            print(f"vaeseg-batch: {error}", file=sys.stderr)
+            shown = without_messages(error) if ctx.params.get("debug") else f"vaeseg-batch: {error}"
+            print(shown, file=sys.stderr)
             ctx.exit(error.exit_code)
 
 
@@ -81,4 +83,7 @@ def main(debug: bool) -> None:
     """
     import logging
 
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    sys.excepthook = show
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])

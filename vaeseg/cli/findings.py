@@ -98,6 +98,7 @@ def command(
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive or column.
     """
+    from vaeseg.db.events import record_shown
     from vaeseg.db.findings import ORDER_COLUMNS, FindingFilter, query_findings
 
     shown_as = chosen_format(output_format, as_json, out)
@@ -105,6 +106,8 @@ def command(
     with opened_for_query(store, db) as database:
         asked = FindingFilter(since=_utc(since), until=_utc(until), **wanted)
         rows = query_findings(database, asked, order_by=order_by, limit=limit)
+        filters = sorted(name for name, value in vars(asked).items() if value is not None)
+        record_shown(database, "findings_shown", len(rows), {"format": shown_as, "filters": filters}, asked.run_id)
     if shown_as == "table":
         _print_table(rows)
     else:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaeseg.cli.options import DURATION, NOTICE, database_url, store_options
+from vaeseg.cli.options import DURATION, NOTICE, database_url, opened_for_query, store_options
 from vaeseg.cli.output import chosen_format, output_options, write_rows
-from vaeseg.errors import UsageError
+from vaeseg.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.answers import Answer
@@ -53,12 +53,25 @@ def command(
     if timeout <= 0:
         raise UsageError("--timeout 0 leaves no time: name one such as 60s")
     answer = ask(database_url(store, db), Question(statement=statement, limit=limit, timeout_seconds=timeout))
+    _record(store, db, statement, len(answer.rows))
     if shown_as == "table":
         _print_answer(answer)
     else:
         write_rows(answer.columns, answer.rows, shown_as, out)
     if answer.is_cut:
         print(f"only the first {limit} rows; --limit asks for more", file=sys.stderr)
+
+
+def _record(store: Path, db: str | None, statement: str, n_rows: int) -> None:
+    """Who may not even see the tables cannot write an event; the server's own log has such readers."""
+    from vaeseg.db.events import may_not_write, query_detail, record_shown
+
+    try:
+        with opened_for_query(store, db) as database:
+            record_shown(database, "query_shown", n_rows, query_detail(database, statement))
+    except StoreError as error:
+        if not may_not_write(error):
+            raise
 
 
 def _print_answer(answer: Answer) -> None:

@@ -37,10 +37,12 @@ def command(subject_key: str, model: str | None, png: Path | None, store: Path, 
 
     Exit codes: 0 ok, 1 the database cannot be read or the file not written, 2 no such subject, model or store.
     """
+    from vaeseg.db.events import record_shown
     from vaeseg.db.trends import subject_trend
 
     with opened_for_query(store, db) as database:
         rows = subject_trend(database, subject_key, model)
+        record_shown(database, "trend_shown", len(rows), {})
     if as_json:
         print(json.dumps([_as_json(row) for row in rows]))
     else:

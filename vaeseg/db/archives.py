@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from vaeseg.db.runs import add_event
+from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, InstanceTable, SeriesTable
 from vaeseg.errors import UsageError
@@ -59,7 +59,7 @@ def add_archive(database: Database, name: str, root: str, label_root: str | None
         archive_id = known.id if known is not None else _inserted(connection, root, name)
         values = {"name": name, "label_root": label_root, "removed_at": None}
         connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive_id).values(values))
-        add_event(connection, database, "archive_added", None, {"archive_id": archive_id})
+        add_event(connection, database, "archive_added", None, {"archive_id": archive_id}, actor=account())
     return Archive(id=archive_id, name=name, root=root, label_root=label_root)
 
 
@@ -73,7 +73,7 @@ def remove_archive(database: Database, name: str) -> None:
     values = {"name": f"{name}-removed-{archive.id}", "removed_at": database.now()}
     with database.write() as connection:
         connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive.id).values(values))
-        add_event(connection, database, "archive_removed", None, {"archive_id": archive.id})
+        add_event(connection, database, "archive_removed", None, {"archive_id": archive.id}, actor=account())
 
 
 def ensure_archive(database: Database, root: str) -> int:

@@ -12,10 +12,20 @@ from vaeseg.records import PartFile
 
 
 def next_part_name(database: Database, run_id: str) -> str:
-    """Name for a run's next part; the same again until a part of that name is recorded."""
+    """Name for a run's next part; the same again until a part of that name is recorded.
+
+    One behind the last, not their number: an erasure may have removed some.
+    """
+    last = (
+        select(PartTable.name)
+        .where(PartTable.run_id == run_id)
+        .order_by(func.length(PartTable.name).desc(), PartTable.name.desc())
+        .limit(1)
+    )
     with database.read() as connection:
-        recorded = connection.scalar(select(func.count(PartTable.name.distinct())).where(PartTable.run_id == run_id))
-    return f"part-{(recorded or 0) + 1:05d}.parquet"
+        name = connection.scalar(last)
+    number = int(name.removeprefix("part-").removesuffix(".parquet")) if name else 0
+    return f"part-{number + 1:05d}.parquet"
 
 
 def unpublished_parts(database: Database) -> list[PartFile]:

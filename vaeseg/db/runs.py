@@ -12,8 +12,9 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select, update
 
 from vaeseg.db.coverage import Scanned, record_coverage
+from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
-from vaeseg.db.tables import ArchiveTable, EventTable, ModelTable, RunTable
+from vaeseg.db.tables import ArchiveTable, ModelTable, RunTable
 from vaeseg.db.upsert import insert_missing
 from vaeseg.errors import ArchiveBusyError, RunNotFoundError, UsageError
 from vaeseg.process import is_surely_dead, this_process
@@ -104,7 +105,7 @@ def start_run(
     }
     with database.write() as connection:
         connection.execute(insert(RunTable).values(values | _file_values(files)))
-        add_event(connection, database, "run_started", run_id)
+        add_event(connection, database, "run_started", run_id, actor=account())
     return run_id
 
 
@@ -132,7 +133,7 @@ def cancel_run(database: Database, run_id: str) -> bool:
         if status != "running":
             raise UsageError(f"run {run_id} has ended already: {status}")
         _update(connection, run_id, {"cancel_requested_at": database.now()})
-        add_event(connection, database, "run_cancel_requested", run_id)
+        add_event(connection, database, "run_cancel_requested", run_id, actor=account())
     if is_live(database, run_id):
         return True
     finish_run(database, run_id, "interrupted")
@@ -161,7 +162,7 @@ def reopen_run(database: Database, run_id: str) -> None:
         if status in ("finished", "nothing_to_do"):
             raise UsageError(f"run {run_id} has finished: there is nothing to go on with")
         _update(connection, run_id, values)
-        add_event(connection, database, "run_resumed", run_id)
+        add_event(connection, database, "run_resumed", run_id, actor=account())
 
 
 def finish_run(
@@ -236,7 +237,8 @@ def run_task(database: Database, run_id: str) -> RunTask:
     """What to execute.
 
     Raises:
-        RunNotFoundError: no such run, or one without an archive.
+        RunNotFoundError: no such run.
+        UsageError: it has no archive.
     """
     with database.read() as connection:
         row = connection.execute(
@@ -244,17 +246,12 @@ def run_task(database: Database, run_id: str) -> RunTask:
             .join(ArchiveTable, ArchiveTable.id == RunTable.archive_id)
             .where(RunTable.id == run_id)
         ).one_or_none()
-    if row is None:
+        kind = connection.scalar(select(RunTable.kind).where(RunTable.id == run_id))
+    if kind is None:
         raise run_not_found(run_id)
+    if row is None:
+        raise UsageError(f"run {run_id} works on no archive: give the command of its kind, {kind}, again")
     return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)
-
-
-def add_event(
-    connection: Connection, database: Database, kind: str, run_id: str | None, detail: Mapping[str, Any] | None = None
-) -> None:
-    """Append to the record of what happened; `detail` holds no patient data and no path."""
-    values = {"at": database.now(), "kind": kind, "run_id": run_id, "detail": dict(detail or {})}
-    connection.execute(insert(EventTable).values(values))
 
 
 def _file_values(files: FileCount | None) -> dict[str, Any]:

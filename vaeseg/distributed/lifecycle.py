@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-from vaeseg.db.runs import heartbeat
+from vaeseg.db.coverage import Scanned
+from vaeseg.db.runs import EndStatus, finish_run, heartbeat
 from vaeseg.db.session import Database
 from vaeseg.errors import StoreError, VaesegError
 
@@ -62,6 +63,14 @@ def heartbeats(database: Database, run_id: str, on_cancel: Callable[[], None]) -
     finally:
         stopped.set()
         thread.join()
+
+
+def finish_quietly(database: Database, run_id: str, status: EndStatus, scanned: Scanned | None = None) -> None:
+    """Record the end if the database still can; the error that brought us here matters more."""
+    try:
+        finish_run(database, run_id, status, scanned=scanned)
+    except StoreError as error:
+        logger.debug("the end of run %s was not recorded: %s", run_id, error)
 
 
 class Interruption:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from vaeseg.distributed.lifecycle import (
     Interruption,
     RunInterruptedError,
     consume_in_thread,
+    finish_quietly,
     heartbeats,
     interruptible,
 )
@@ -46,8 +46,6 @@ from vaeseg.io.store import Store
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -155,7 +153,7 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
             yield run
     except VaesegError as error:
         status: EndStatus = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
-        _finish_quietly(database, run_id, status, run.scanned() if run else None)
+        finish_quietly(database, run_id, status, run.scanned() if run else None)
         raise
 
 
@@ -322,11 +320,3 @@ def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageCo
         device=config.device,
         batch_size=config.batch_size,
     )
-
-
-def _finish_quietly(database: Database, run_id: str, status: EndStatus, scanned: Scanned | None) -> None:
-    """Record the end if the database still can; the error that brought us here matters more."""
-    try:
-        finish_run(database, run_id, status, scanned=scanned)
-    except StoreError as error:
-        logger.debug("the end of run %s was not recorded: %s", run_id, error)

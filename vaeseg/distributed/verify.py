@@ -19,6 +19,7 @@ from vaeseg.db.audit import (
     rows_of_part,
     running_runs,
 )
+from vaeseg.db.events import account, add_event
 from vaeseg.db.parts import recorded_parts
 from vaeseg.db.runs import close_lost_runs, is_live
 from vaeseg.db.session import Database
@@ -111,16 +112,43 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
         close_lost_runs(database)
         recover_parts(store, database)  # removes these, and moves those that SQL knows
     named = {Path(mask.uri).parent for mask in recorded_masks(database, None)}
-    paths = [
+    paths = unknown_parts(store, database)
+    masks = [directory / path.name for directory in _unknown_masks(store, named) for path in _files(store, directory)]
+    removed = sorted(map(str, (*staged, *paths, *masks)))
+    if not dry_run:
+        for path in (*paths, *masks):
+            remove_file(store, path)
+        with database.write() as connection:
+            add_event(connection, database, "garbage_removed", None, {"n_files": len(removed)}, actor=account())
+    return removed
+
+
+def unknown_parts(store: Store, database: Database) -> list[Path]:
+    """Files among the published parts, relative to the store, that SQL does not know."""
+    known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
+    return [
         published_path(store, part).relative_to(store.root)
         for part in published_files(store)
         if (part.run_id, part.dataset, part.name) not in known
     ]
-    masks = [directory / path.name for directory in _unknown_masks(store, named) for path in _files(store, directory)]
-    if not dry_run:
-        for path in (*paths, *masks):
-            _remove(store, path)
-    return sorted(map(str, (*staged, *paths, *masks)))
+
+
+def remove_file(store: Store, path: Path) -> None:
+    """Remove a file, by its path relative to the store, and the directories above it that are empty then.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    try:
+        (store.root / path).unlink(missing_ok=True)
+        for parent in path.parents[:-2]:
+            (store.root / parent).rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if not (store.root / path).exists():
+            return  # a directory above it holds more
+        raise StoreError(f"cannot write the store {store.root}: {error.strerror}") from error
 
 
 def _verify_part(store: Store, database: Database, part: PartFile, is_published: bool) -> Iterator[Disagreement]:
@@ -189,19 +217,6 @@ def _unknown_masks(store: Store, named: set[Path]) -> Iterator[Path]:
 
 def _files(store: Store, directory: Path) -> list[Path]:
     return sorted((store.root / directory).iterdir())
-
-
-def _remove(store: Store, path: Path) -> None:
-    try:
-        (store.root / path).unlink(missing_ok=True)
-        for parent in path.parents[:-2]:
-            (store.root / parent).rmdir()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if not (store.root / path).exists():
-            return  # a directory above it holds more
-        raise StoreError(f"cannot write the store {store.root}: {error.strerror}") from error
 
 
 def _live_runs(database: Database) -> list[str]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +115,15 @@ SCHEMAS: dict[str, pa.Schema] = {
 """Every data set under `parquet/`, in the order in which a part's files are written and published."""
 
 
+SERIES_COLUMNS: dict[str, tuple[str, ...]] = {
+    "findings": ("series_instance_uid", "study_instance_uid", "subject_key", "outcome", "mask_uri"),
+    "lesions": ("series_key",),
+    "slices": ("series_key",),
+    "masks": ("series_key",),
+}
+"""Columns that tell which series of its part, of which subject, a row belongs to."""
+
+
 class StoredMask(NamedTuple):
     """One row of the masks data set, decoded."""
 
@@ -200,6 +209,29 @@ def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     except pa.ArrowInvalid as error:
         raise OSError(f"not a Parquet file: {path.name}") from error
     return list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+
+
+def copy_without(source: Path, target: Path, dataset: str, series: Set[tuple[Any, ...]]) -> int:
+    """Write a file of a data set again, without the rows of some series; where none is left, nothing is written.
+
+    Args:
+        source: the file as it is.
+        target: where to write; its directory exists.
+        dataset: a key of `SCHEMAS`.
+        series: values of `SERIES_COLUMNS`.
+
+    Returns:
+        Rows that are left.
+
+    Raises:
+        OSError: one cannot be read or written.
+    """
+    table = pq.read_table(source, schema=SCHEMAS[dataset], partitioning=None)
+    keys = zip(*(table.column(name).to_pylist() for name in SERIES_COLUMNS[dataset]), strict=True)
+    kept = table.filter(pa.array([key not in series for key in keys], pa.bool_()))
+    if len(kept):
+        pq.write_table(kept, target, compression="zstd")
+    return len(kept)
 
 
 def read_dataset(parquet_root: Path, dataset: str) -> pa.Table:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vaeseg.errors import StoreError
-from vaeseg.io.parquet import SCHEMAS, write_dataset_file
+from vaeseg.io.parquet import SCHEMAS, SERIES_COLUMNS, copy_without, read_columns, write_dataset_file
 from vaeseg.io.store import Store
 from vaeseg.records import PartFile
 
@@ -33,6 +34,55 @@ def stage_part(store: Store, run_id: str, name: str, rows: Mapping[str, Sequence
     """
     try:
         return [_stage_file(store, run_id, dataset, name, rows[dataset]) for dataset in SCHEMAS if rows.get(dataset)]
+    except OSError as error:
+        raise _cannot_write(store, error) from error
+
+
+def rows_of_series(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) -> int:
+    """How many rows of some series a published file holds; none where it is gone.
+
+    Args:
+        store: where.
+        part: as recorded, with its digest.
+        series: values of `parquet.SERIES_COLUMNS`.
+
+    Raises:
+        StoreError: the file is not what was recorded.
+    """
+    path = published_path(store, part)
+    try:
+        if not path.exists():
+            return 0
+        if _digest(path) != part.sha256:
+            where = path.relative_to(store.root)
+            raise StoreError(f"{where} is not the file that was recorded: restore it or delete it, then try again")
+        return sum(key in series for key in read_columns(path, SERIES_COLUMNS[part.dataset]))
+    except OSError as error:
+        raise StoreError(f"cannot read the store {store.root}: {error.strerror or error}") from error
+
+
+def stage_without(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) -> PartFile:
+    """Write a published file again into staging, without the rows of some series, and make it durable.
+
+    Args:
+        store: where.
+        part: as recorded.
+        series: values of `parquet.SERIES_COLUMNS`.
+
+    Returns:
+        The file as it shall be; where no row is left its `n_rows` is 0, and nothing is staged.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    target = staged_path(store, part)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = copy_without(published_path(store, part), target, part.dataset, series)
+        if not kept:
+            remove_staged(store, part)
+            return replace(part, n_rows=0, sha256="")
+        return replace(part, n_rows=kept, sha256=_made_durable(store, target))
     except OSError as error:
         raise _cannot_write(store, error) from error
 
@@ -123,11 +173,21 @@ def _stage_file(store: Store, run_id: str, dataset: str, name: str, rows: Sequen
     path = staged_path(store, place)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_dataset_file(path, dataset, rows)
+    sha256 = _made_durable(store, path)
+    return PartFile(run_id=run_id, dataset=dataset, name=name, n_rows=len(rows), sha256=sha256)
+
+
+def _made_durable(store: Store, path: Path) -> str:
+    """Flush a file and its directories to disk; its SHA-256."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     fsync_directories(path.parent, store.root)
-    return PartFile(run_id=run_id, dataset=dataset, name=name, n_rows=len(rows), sha256=sha256)
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cannot_write(store: Store, error: OSError) -> StoreError:

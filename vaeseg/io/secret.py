@@ -19,11 +19,21 @@ def subject_secret(store_root: Path) -> bytes:
     Raises:
         StoreError: it cannot be read or made, is open to others, or is too short to be one.
     """
+    if not os.environ.get(KEY_VARIABLE):
+        _create(store_root / KEY_NAME)
+    return existing_subject_secret(store_root)
+
+
+def existing_subject_secret(store_root: Path) -> bytes:
+    """The secret of a store that has one; makes none.
+
+    Raises:
+        StoreError: there is none, or as `subject_secret`.
+    """
     if from_environment := os.environ.get(KEY_VARIABLE):
         return _checked(from_environment.encode(), f"${KEY_VARIABLE}")
     path = store_root / KEY_NAME
     try:
-        _create(path)
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             raise StoreError(f"{path} may be read by others (mode {mode:03o}): run 'chmod 600' on it")
@@ -36,12 +46,14 @@ def _create(path: Path) -> None:
     """Write a new key unless there is one; two processes that start together agree on the first."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
     except FileExistsError:
         return
-    with os.fdopen(handle, "wb") as file:
-        file.write(secrets.token_hex(32).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(f"cannot make the key file {path}: {error.strerror}") from error
 
 
 def _checked(secret: bytes, name: str) -> bytes:

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from vaeseg.cli import main
+from vaeseg.cli.tracebacks import LogFormatter, without_messages
+from vaeseg.errors import StoreError
+
+UNEXPECTED = """
+import vaeseg.db.summaries
+from vaeseg.cli import main
+
+def broken(*_):
+    raise KeyError("CANARYNAME")
+
+vaeseg.db.summaries.recent_runs = broken
+main()
+"""
+
+
+def raised() -> StoreError:
+    try:
+        try:
+            Path("/archive/CANARYNAME").read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read: {error.strerror}") from error
+    except StoreError as error:
+        return error
+    raise AssertionError
+
+
+def test_a_traceback_has_places_and_our_own_words_alone() -> None:
+    """Of the error and of what led to it: the message of an OSError quotes a path."""
+    text = without_messages(raised())
+    assert "CANARYNAME" not in text.replace('Path("/archive/CANARYNAME")', "")
+    assert "FileNotFoundError: (message not shown" in text
+    assert text.endswith("StoreError: cannot read: No such file or directory")
+    assert text.count('test_tracebacks.py", line') == 2
+
+
+def test_a_log_shows_errors_so_too() -> None:
+    """Under the line of the record."""
+    error = raised()
+    record = logging.LogRecord("vaeseg", logging.DEBUG, "", 1, "series 1.2", None, (type(error), error, None))
+    text = LogFormatter("%(levelname)s %(message)s").format(record)
+    assert text == f"DEBUG series 1.2\n{without_messages(error)}"
+
+
+def test_an_error_that_nobody_expected_is_shown_so_too(tmp_path: Path) -> None:
+    """With exit code 1."""
+    (tmp_path / "results.db").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", UNEXPECTED, "status", "--store", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "KeyError" in done.stderr, "CANARYNAME" in done.stderr) == (1, True, False)
+
+
+def test_debug_keeps_the_exit_code(tmp_path: Path) -> None:
+    """A usage error is one with a traceback as well."""
+    result = CliRunner(env={"VAESEG_DB": ""}).invoke(main, ["--debug", "status", "--store", str(tmp_path / "none")])
+    assert (result.exit_code, "UsageError: no store at" in result.stderr) == (2, True)

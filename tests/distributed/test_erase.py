@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+from ledger_factories import Clock, begin_run, failed, files_of, group_of, scan, segmented, series_row
+from sqlalchemy import delete, select, update
+
+from vaeseg.db.events import account
+from vaeseg.db.index_files import changed_groups, record_files
+from vaeseg.db.parts import next_part_name
+from vaeseg.db.runs import finish_run, take_archive
+from vaeseg.db.session import Database
+from vaeseg.db.tables import Base, ChangedGroupTable, EventTable, FindingTable, InstanceTable, SeriesTable
+from vaeseg.db.work import WorkItem, plan_work
+from vaeseg.distributed import erase
+from vaeseg.distributed.commit import commit_group
+from vaeseg.distributed.erase import ERASE_STEPS, erase_subject, find_traces
+from vaeseg.distributed.verify import collect_garbage, verify
+from vaeseg.errors import ArchiveBusyError, StoreError, UsageError
+from vaeseg.io.store import Store
+from vaeseg.records import IndexedFile, SegmentedSeries
+
+SUBJECT, OTHER = "5b1e" * 8, "07e2" * 8
+OWN = ["1.2.911", "1.2.912"]
+THEIRS = "1.2.700"
+
+
+def with_mask(item: WorkItem, store: Store, model: str = "") -> SegmentedSeries:
+    """An outcome whose mask and preview are there."""
+    outcome = segmented(item)
+    uri = f"masks/{item.study_instance_uid}/{item.series_key}/{model}/mask.nii.gz" if model else outcome.mask_uri
+    path = store.root / uri
+    path.parent.mkdir(parents=True)
+    path.write_bytes(item.series_key.encode())
+    path.with_name("preview.png").touch()
+    return replace(outcome, mask_uri=uri, mask_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def archive_id(database: Database, store: Store) -> int:
+    """Two series of a subject, one of them done again when it had grown, by two models, and one of somebody else.
+
+    The first part has one series of each; the second has the subject's alone.
+    """
+    rows = [series_row(key, study_instance_uid="1.2.91", subject_key=SUBJECT) for key in OWN]
+    archive_id = scan(database, [*rows, series_row(THEIRS, subject_key=OTHER)], junk=1)
+    run_id = begin_run(database, archive_id)
+    one, two, theirs = plan_work(database, run_id, [*OWN, THEIRS]).pending
+    commit_group(run_id, [(one, with_mask(one, store)), (theirs, with_mask(theirs, store))], store, database)
+    commit_group(run_id, [(two, failed(two))], store, database)
+    finish_run(database, run_id, "finished")
+    scan(database, [replace(rows[0], fingerprint="e" * 64)])
+    again = begin_run(database, archive_id)
+    (item,) = plan_work(database, again, OWN[:1]).pending
+    commit_group(again, [(item, with_mask(item, store))], store, database)
+    finish_run(database, again, "finished")
+    other_model = begin_run(database, archive_id, model="other", digest="9" * 64)
+    (item,) = plan_work(database, other_model, OWN[:1]).pending
+    commit_group(other_model, [(item, with_mask(item, store, "other"))], store, database)
+    finish_run(database, other_model, "finished")
+    return archive_id
+
+
+def kinds(store: Store, database: Database) -> list[str]:
+    return [disagreement.kind for disagreement in verify(store, database)]
+
+
+def content(store: Store, database: Database) -> str:
+    """Every row of SQL and Parquet and every file name, as text."""
+    with database.read() as connection:
+        tables = [repr(connection.execute(table.select()).all()) for table in Base.metadata.sorted_tables]
+    parts = [repr(pq.read_table(path, partitioning=None).to_pylist()) for path in store.parquet.rglob("*.parquet")]
+    return "\n".join([*tables, *parts, *(str(path.relative_to(store.root)) for path in store.root.rglob("*"))])
+
+
+def assert_erased(store: Store, database: Database) -> None:
+    left = content(store, database)
+    assert not [word for word in (SUBJECT, "1.2.91", *OWN) if word in left]
+    assert list(store.staging.iterdir()) == []
+    assert kinds(store, database) == []
+
+
+def test_nothing_is_left_of_the_subject_and_all_of_the_others(
+    database: Database, store: Store, archive_id: int
+) -> None:
+    """Rows, rows of Parquet, masks of every generation and model; numbers alone are told and recorded."""
+    theirs = find_traces(store, database, OTHER)
+    found = erase_subject(store, database, SUBJECT)
+    assert found.rows.counts == {
+        "series": 2,
+        "instances": 6,
+        "work_items": 4,
+        "findings": 4,
+        "lesions": 6,
+        "exclusions": 0,
+    }
+    assert found.file_counts == {"parquet_rows": 4 + 6 + 9 + 3, "parquet_files": 13, "mask_files": 6}
+    assert found.rows.n_files_present == 6
+    assert_erased(store, database)
+    left = find_traces(store, database, OTHER)
+    assert (left.rows, left.mask_directories, left.file_counts) == (
+        theirs.rows,
+        theirs.mask_directories,
+        theirs.file_counts,
+    )
+
+
+def test_the_erasure_is_recorded_in_numbers(database: Database, store: Store, archive_id: int) -> None:
+    """Who, when, how many rows and files; the run that did it has ended."""
+    erase_subject(store, database, SUBJECT)
+    with database.read() as connection:
+        events = connection.execute(select(EventTable.__table__).order_by(EventTable.id)).all()[-4:]
+    assert [(event.kind, event.n_rows, event.actor) for event in events] == [
+        ("run_started", None, account()),
+        ("subject_rows_erased", 20, account()),
+        ("subject_erased", 2, account()),
+        ("run_finished", None, None),
+    ]
+    assert events[1].detail == {
+        "rows": {"instances": 6, "work_items": 4, "findings": 4, "lesions": 6, "exclusions": 0},
+        "parquet_rows": 22,
+        "parquet_files": 13,
+        "mask_files": 6,
+    }
+    assert len({event.run_id for event in events}) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sqlite_file_keeps_no_deleted_content(database: Database, store: Store, archive_id: int) -> None:
+    """Neither the file nor its log; paths neither."""
+    files = [store.root / f"results.db{suffix}" for suffix in ("", "-wal")]
+    words = [SUBJECT.encode(), *(key.encode() for key in OWN)]
+
+    def found() -> list[bytes]:
+        held = b"".join(path.read_bytes() for path in files if path.exists())
+        return [word for word in words if word in held]
+
+    assert found() == words
+    erase_subject(store, database, SUBJECT)
+    database.close()
+    assert found() == []
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_killed_after_any_step_the_same_command_goes_on(
+    database: Database, store: Store, archive_id: int, clock: Clock
+) -> None:
+    """Killed after each step in turn, it is begun again every time and ends with nothing left and no disagreement."""
+    for last in ERASE_STEPS:
+
+        def die(step: str, last: str = last) -> None:
+            if step == last:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            erase_subject(store, database, SUBJECT, die)
+        clock.advance(3600)
+    with pytest.raises(StoreError, match="no such subject"):
+        erase_subject(store, database, SUBJECT)
+    assert_erased(store, database)
+    assert len(find_traces(store, database, OTHER).parts) == 4
+
+
+def test_killed_while_parts_move_another_command_moves_the_rest(
+    database: Database, store: Store, archive_id: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are gone from SQL; what lies in staging is moved by whatever recovers, and what SQL forgot is removed."""
+    monkeypatch.setattr(erase, "recover_parts", lambda *_: None)
+    monkeypatch.setattr(erase, "unknown_parts", lambda *_: [])
+    erase_subject(store, database, SUBJECT)
+    assert {"part_unpublished", "part_unknown"} == set(kinds(store, database))
+    collect_garbage(store, database, dry_run=False)
+    assert_erased(store, database)
+
+
+def test_a_live_run_is_not_disturbed(database: Database, store: Store, archive_id: int) -> None:
+    """Refused, naming the run, while one has an archive of the subject; nothing is gone."""
+    live = begin_run(database, archive_id)
+    take_archive(database, archive_id, live)
+    with pytest.raises(ArchiveBusyError, match=live):
+        erase_subject(store, database, SUBJECT)
+    assert find_traces(store, database, SUBJECT).file_counts["parquet_rows"] == 22
+    finish_run(database, live, "finished")
+    erase_subject(store, database, SUBJECT)
+
+
+def test_a_part_that_was_changed_is_refused_and_a_lost_one_is_not(
+    database: Database, store: Store, archive_id: int
+) -> None:
+    """What a changed file holds cannot be known, and nothing is removed; one that is gone holds nothing."""
+    paths = sorted(store.parquet.glob("slices/*/*.parquet"))
+    paths[0].write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="is not the file that was recorded: restore it or delete it"):
+        erase_subject(store, database, SUBJECT)
+    assert find_traces_of_masks(store) == 4
+    for path in paths:
+        path.unlink()
+    erase_subject(store, database, SUBJECT)
+    assert kinds(store, database) == ["part_missing"], "of the part that has a series of somebody else"
+
+
+def find_traces_of_masks(store: Store) -> int:
+    return len(list(store.masks.rglob("mask.nii.gz")))
+
+
+@pytest.mark.parametrize("key", ["", "a", "CT", "%", "[]", SUBJECT[:-1], SUBJECT.upper()])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_is_no_key_finds_nobody(database: Database, store: Store, key: str) -> None:
+    """Refused before anything is looked for: it could be in every header."""
+    with pytest.raises(UsageError, match="32 hexadecimal digits"):
+        erase_subject(store, database, key)
+
+
+def test_a_finding_under_a_key_that_was_corrected_goes_too(database: Database, store: Store, archive_id: int) -> None:
+    """The series is somebody else's by now and stays; it is to be done again under that name."""
+    with database.write() as connection:
+        connection.execute(update(SeriesTable).where(SeriesTable.series_key == OWN[0]).values(subject_key=OTHER))
+    erase_subject(store, database, SUBJECT)
+    assert SUBJECT not in content(store, database)
+    assert kinds(store, database) == []
+    run_id = begin_run(database, archive_id)
+    assert [item.series_key for item in plan_work(database, run_id, [OWN[0], THEIRS]).pending] == [OWN[0]]
+
+
+def test_a_mask_that_another_archive_names_stays(database: Database, store: Store, archive_id: int) -> None:
+    """A copy of the study under another patient id has its masks at the same place."""
+    with database.write() as connection:
+        mask = connection.scalar(select(FindingTable.mask_uri).where(FindingTable.series_instance_uid == OWN[0]))
+        theirs = FindingTable.series_instance_uid == THEIRS
+        connection.execute(update(FindingTable).where(theirs).values(mask_uri=mask, study_instance_uid="1.2.91"))
+    erase_subject(store, database, SUBJECT)
+    assert mask is not None
+    assert (store.root / mask).exists()
+
+
+def test_files_that_name_the_subject_go_whatever_series_they_are_in(
+    database: Database, store: Store, archive_id: int
+) -> None:
+    """A slice among somebody else's, whose series is judged again; and junk beside its files that is gone by now."""
+    stray = replace(files_of(series_row(THEIRS))[0], header=f'["{SUBJECT}"]')
+    beside = f"{files_of(series_row(OWN[0]))[0].directory}/junk.dcm"
+    junk = [IndexedFile(path=path, size=1, mtime_ns=1, reason="empty_file") for path in (beside, "elsewhere/junk.dcm")]
+    record_files(database, archive_id, 1, [stray, *junk])
+    record_files(database, archive_id, 1, vanished=[file.path for file in junk])
+    with database.write() as connection:
+        connection.execute(delete(ChangedGroupTable))
+    assert erase_subject(store, database, SUBJECT).rows.counts["instances"] == 6 + 1 + 1
+    assert SUBJECT not in content(store, database)
+    (group,) = changed_groups(database, archive_id, 100)
+    assert group == group_of(series_row(THEIRS, subject_key=OTHER))
+    with database.read() as connection:
+        kept = connection.scalars(select(InstanceTable.path).where(InstanceTable.reason.is_not(None))).all()
+    assert sorted(kept) == ["elsewhere/junk.dcm", "junk/0.txt"]
+
+
+def test_an_erasure_does_not_give_names_of_parts_again(database: Database, store: Store, archive_id: int) -> None:
+    """A run that goes on after its first part was emptied: the next has a name that no other has."""
+    run_id = begin_run(database, archive_id)
+    rows = [series_row("1.2.5", subject_key=SUBJECT), series_row("1.2.6", subject_key=OTHER)]
+    scan(database, rows)
+    for item in plan_work(database, run_id, ["1.2.5", "1.2.6"]).pending:
+        commit_group(run_id, [(item, failed(item))], store, database)
+    finish_run(database, run_id, "interrupted")
+    erase_subject(store, database, SUBJECT)
+    assert next_part_name(database, run_id) == "part-00003.parquet"

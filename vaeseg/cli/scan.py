@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaeseg.cli.options import DURATION, opened_for_query
+from vaeseg.cli.options import DEADLINE, DURATION, opened_for_query
 from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
 
 if TYPE_CHECKING:
-    from vaeseg.db.archives import Archive
     from vaeseg.distributed.submit import Submission
 
 
@@ -26,6 +25,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Leave files alone that changed within this time, and their studies: they may still be arriving.",
 )
+@click.option(
+    "--until",
+    "plan_until",
+    type=DEADLINE,
+    help="Begin no series after this time of day; what is left stays pending. Also 2026-11-22T07:00+01:00.",
+)
 @click.option("--index-only", is_flag=True, help="Bring the index up to date and segment nothing.")
 @segmentation_options
 @click.pass_context
@@ -33,7 +38,6 @@ def command(
     ctx: click.Context,
     /,
     archive_name: str,
-    stable_seconds: float,
     index_only: bool,
     dry_run: bool,
     as_json: bool,
@@ -43,20 +47,26 @@ def command(
 
     Headers are read of new and changed files only. Exit code 3 when some series failed, crashed or were refused.
     """
-    archive = _archive(archive_name, options["store"], options["db"])
-    labels = Path(archive.label_root) if archive.label_root else None
-    submitted = submission(Path(archive.root), labels, stable_seconds=stable_seconds, **options)
+    submitted = scan_submission(archive_name, **options)
     if index_only and not dry_run:
         _index(submitted, as_json)
     else:
         carry_out(ctx, submitted, dry_run, as_json)
 
 
-def _archive(name: str, store: Path, db: str | None) -> Archive:
+def scan_submission(archive_name: str, **options: Any) -> Submission:
+    """What a scan with these options does, checked; `options` are those of the command, without what it only shows.
+
+    Raises:
+        UsageError: no such store, archive, model, device or output type.
+        StoreError: the database cannot be opened.
+    """
     from vaeseg.db.archives import archive_named
 
-    with opened_for_query(store, db) as database:
-        return archive_named(database, name)
+    with opened_for_query(options["store"], options["db"]) as database:
+        archive = archive_named(database, archive_name)
+    labels = Path(archive.label_root) if archive.label_root else None
+    return submission(Path(archive.root), labels, **options)
 
 
 def _index(submitted: Submission, as_json: bool) -> None:

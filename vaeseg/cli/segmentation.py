@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -48,6 +49,7 @@ def submission(
     label_dir: Path | None,
     *,
     stable_seconds: float = 0.0,
+    plan_until: datetime | None = None,
     model: str,
     store: Path,
     db: str | None,
@@ -63,6 +65,7 @@ def submission(
         root: absolute path of the archive.
         label_dir: absolute path.
         stable_seconds: files that changed within this time wait.
+        plan_until: from this moment on no series is begun; aware.
         model: and the others: as the options have them.
 
     Raises:
@@ -90,6 +93,7 @@ def submission(
             device=device,
             batch_size=batch_size,
             stable_seconds=stable_seconds,
+            plan_until=plan_until.astimezone(UTC).isoformat() if plan_until else None,
         ),
     )
 
@@ -184,6 +188,8 @@ def _show_report(report: RunReport, store: Path) -> None:
         print(f"labels  {report.unmatched_labels} belong to no series found")
     if report.outcomes["left_out"]:
         print(f"note    {report.outcomes['left_out']} series failed before and were left out; --retry does them again")
+    if report.outcomes["pending"]:
+        print(f"note    {report.outcomes['pending']} series were not begun before --until and are left to the next scan")
     print(f"store   {store}")
     if report.n_slices:
         print(f"next    vaeseg-batch findings --run {report.run_id} --store {store}")

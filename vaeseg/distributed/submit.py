@@ -67,7 +67,7 @@ def submit(submission: Submission, on_progress: ProgressCallback = no_progress) 
 
 
 def resume(store: Store, database: Database, run_id: str, on_progress: ProgressCallback = no_progress) -> RunReport:
-    """Go on with a run that did not finish, under its id and with its configuration.
+    """Go on with a run that did not finish, under its id and with its configuration, but until the work is done.
 
     Raises:
         UsageError: it is running, has finished, or segmented nothing.
@@ -76,7 +76,7 @@ def resume(store: Store, database: Database, run_id: str, on_progress: ProgressC
     close_lost_runs(database)
     if run_task(database, run_id).model_digest is None:
         raise UsageError(f"run {run_id} only brought an index up to date: scan again")
-    reopen_run(database, run_id)
+    reopen_run(database, run_id, {"plan_until": None})
     return _executed(store, database, run_id, on_progress)
 
 
@@ -95,7 +95,9 @@ def retry(
     task = run_task(database, run_id)
     if task.model_digest is None:
         raise UsageError(f"run {run_id} segmented nothing")
-    config = replace(RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes)
+    config = replace(
+        RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes, plan_until=None
+    )
     close_lost_runs(database)
     new_id = start_run(
         database,

@@ -129,7 +129,8 @@ def test_when_the_next_scan_begins() -> None:
 
 
 @pytest.mark.parametrize(
-    "cron", ["", "nonsense", "0 25 * * *", "0 1 * *", "0 0 1 * * *", "@daily", "0 1 30 2 *", "0 1 * * FOO", "*/0 * * * *"]
+    "cron",
+    ["", "nonsense", "0 25 * * *", "0 1 * *", "0 0 1 * * *", "@daily", "0 1 30 2 *", "0 1 * * FOO", "*/0 * * * *"],
 )
 def test_what_is_no_cron_expression_is_named(cron: str) -> None:
     """Also one that never comes, and one with seconds."""

@@ -1,8 +1,8 @@
 """When a scan is due: times of a cron expression in a time zone, and the hours of the day in which scans may work.
 
-A planned time that the clock skips (02:30 in the night in which it jumps from 02:00 to 03:00) is the moment of the jump;
-one that comes twice is the first of the two. Expressions that begin with a star in minute or hour count real minutes and
-hours instead, as Debian's cron does.
+A planned time that the clock skips (02:30 in the night in which it jumps from 02:00 to 03:00) is the moment of the
+jump; one that comes twice is the first of the two. Expressions that begin with a star in minute or hour count real
+minutes and hours instead, as Debian's cron does.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Timetable:
         try:
             self.next_time(SOME_DAY)
         except CronSimError as error:
-            raise UsageError(f'--cron "{self.cron}": {str(error).lower()}; every night at one is "0 1 * * *"') from error
+            raise UsageError(
+                f'--cron "{self.cron}": {str(error).lower()}; every night at one is "0 1 * * *"'
+            ) from error
         _ = self._window
 
     def next_time(self, after: datetime) -> datetime:

@@ -189,7 +189,9 @@ def _show_report(report: RunReport, store: Path) -> None:
     if report.outcomes["left_out"]:
         print(f"note    {report.outcomes['left_out']} series failed before and were left out; --retry does them again")
     if report.outcomes["pending"]:
-        print(f"note    {report.outcomes['pending']} series were not begun before --until and are left to the next scan")
+        print(
+            f"note    {report.outcomes['pending']} series were not begun before --until and are left to the next scan"
+        )
     print(f"store   {store}")
     if report.n_slices:
         print(f"next    vaeseg-batch findings --run {report.run_id} --store {store}")

@@ -185,7 +185,6 @@ class Scheduler:
         return any(running.schedule.id == schedule.id for running in self._running)
 
     def _begin(self, schedule: Schedule, slot: datetime) -> None:
-        self._said.pop(schedule.id, None)
         deadline = schedule.timetable.closes_at(self._database.now())
         try:
             process = self._start(schedule, deadline)
@@ -193,6 +192,7 @@ class Scheduler:
             release_slot(self._database, schedule.id, slot)
             self._say_once(schedule, f"a scan cannot be started: {error.strerror}")
             return
+        self._said.pop(schedule.id, None)
         self._running.append(_Running(schedule=schedule, slot=slot, process=process))
         until = f", until {_shown(deadline)}" if deadline else ""
         self._say(f"schedule {schedule.name}: scan of archive {schedule.archive} starts, due {_shown(slot)}{until}")

@@ -79,7 +79,7 @@ def test_a_schedule_outlives_its_archive(database: Database, nightly: Schedule) 
 
 
 def test_a_planned_time_is_taken_once(database: Database, nightly: Schedule) -> None:
-    """By whoever read the schedule before anybody took it; given back, it is due again, unless a later one was taken."""
+    """By whoever read the schedule before; given back, it is due again, unless a later one was taken since."""
     assert claim_slot(database, nightly, SLOT)
     assert not claim_slot(database, nightly, SLOT)
     taken = schedule_named(database, "nightly")

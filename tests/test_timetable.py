@@ -49,6 +49,13 @@ def test_a_scheduler_that_starts_within_the_hour_that_comes_twice(down_until: st
     assert table.due(utc("2026-10-25T00:30"), utc(f"2026-10-25T{down_until}")) is None
 
 
+def test_a_schedule_made_in_the_second_of_the_two_hours_waits_for_the_next_night() -> None:
+    """02:30 has been, although the clock is at 02:10 again."""
+    table, made = Timetable(cron="30 2 * * *", timezone=BERLIN), utc("2026-10-25T01:10")
+    assert table.next_time(made) == utc("2026-10-26T01:30")
+    assert table.due(made, utc("2026-10-25T02:00")) is None
+
+
 def test_every_half_hour_counts_real_half_hours() -> None:
     """In both nights nothing is left out and nothing doubled."""
     table = Timetable(cron="*/30 * * * *", timezone=BERLIN)

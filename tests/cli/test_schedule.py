@@ -166,10 +166,14 @@ def test_a_scan_process_tells_no_secret(tmp_path: Path) -> None:
     )
     pid = process.driver.rpartition("; ")[2].partition(" ")[0]
     try:
-        line = (Path("/proc") / pid / "cmdline").read_bytes().decode().split("\0")
+        line, environment = (
+            (Path("/proc") / pid / name).read_bytes().decode().split("\0") for name in ("cmdline", "environ")
+        )
     finally:
         process.ask_to_stop()
     assert line[4:-1] == ["scan", "ward", "--retry", "--until=2026-11-22T00:00:00+00:00", "--json"]
+    assert "VAESEG_DB=postgresql://writer:s3cret@192.0.2.1/vaeseg" in environment
+    assert f"VAESEG_STORE={tmp_path / 'store'}" in environment
     assert process._process.wait(30) != 0
 
 

@@ -46,6 +46,8 @@ class Duration(click.ParamType[float]):
 
 DURATION = Duration()
 
+DAYTIME = re.compile(r"\d\d:\d\d")
+
 
 class Deadline(click.ParamType[datetime]):
     """A time of day on this machine's clock (``07:00``), the next there is, or a moment in ISO 8601 with an offset."""
@@ -75,8 +77,6 @@ def _next_daytime(daytime: time, now: datetime) -> datetime:
 
 
 DEADLINE = Deadline()
-
-DAYTIME = re.compile(r"\d\d:\d\d")
 
 NOTICE = "research software, not for clinical use"
 """Goes with every table of results, on stderr."""

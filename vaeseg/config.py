@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
@@ -363,6 +364,8 @@ class RunConfig:
     """Outcomes."""
     stable_seconds: float = 0.0
     """Files that changed within this time may still be arriving, and wait with their studies."""
+    plan_until: str | None = None
+    """Moment in ISO 8601 with an offset; from then on no series is begun, and those that are left stay pending."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs."""
     batch_size: int = 32
@@ -375,6 +378,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.commit_every < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("batch_size, commit_every and limit must be at least 1")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise ValueError(f"plan_until {self.plan_until} has no offset from UTC")
+
+    @property
+    def deadline(self) -> datetime | None:
+        """`plan_until` as an aware moment."""
+        return None if self.plan_until is None else datetime.fromisoformat(self.plan_until)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunConfig:

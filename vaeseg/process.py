@@ -11,9 +11,14 @@ START_FIELD = 19
 
 
 def this_process() -> str:
-    """Boot, pid namespace, pid and start of this process; empty where the system does not tell."""
-    started = _started(os.getpid())
-    return f"{_machine()}; {os.getpid()} {started}" if started else ""
+    """Name of this process; empty where the system does not tell."""
+    return process_name(os.getpid())
+
+
+def process_name(pid: int) -> str:
+    """Boot, pid namespace, pid and start of a process; empty for one that is gone or where the system does not tell."""
+    started = _started(pid)
+    return f"{_machine()}; {pid} {started}" if started else ""
 
 
 def is_surely_dead(name: str) -> bool:

@@ -12,6 +12,7 @@ from vaeseg.db import runs
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.coverage import Scanned
 from vaeseg.db.runs import (
+    archive_holder,
     cancel_run,
     close_lost_runs,
     finish_run,
@@ -179,6 +180,24 @@ def test_a_run_that_did_not_finish_can_be_opened_again(database: Database, archi
         reopen_run(database, run_id)
     with pytest.raises(RunNotFoundError):
         reopen_run(database, "no-such-run")
+
+
+def test_what_a_run_is_resumed_with_can_differ(database: Database, archive_id: int) -> None:
+    """The fields that are named, and no others."""
+    run_id = begin_run(database, archive_id)
+    finish_run(database, run_id, "interrupted")
+    reopen_run(database, run_id, {"plan_until": None})
+    assert run_task(database, run_id).config == {"with_labels": False, "plan_until": None}
+
+
+def test_an_archive_tells_who_holds_it(database: Database, archive_id: int, clock: Clock) -> None:
+    """The run that took it, while that one lives."""
+    assert archive_holder(database, archive_id) is None
+    run_id = begin_run(database, archive_id)
+    take_archive(database, archive_id, run_id)
+    assert archive_holder(database, archive_id) == run_id
+    clock.advance(61)
+    assert archive_holder(database, archive_id) is None
 
 
 def test_a_run_whose_process_is_gone_is_lost_at_once(

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_a_series_is_measured_on_its_own_grid(tmp_path: Path, mirrored: bool) ->
     mask = np.asarray(nibabel.load(tmp_path / "store" / outcome.mask_uri).dataobj).T
     expected = volume() == 40
     np.testing.assert_array_equal(mask, expected[:, :, ::-1] if mirrored else expected)
+
+
+def test_a_series_whose_turn_comes_too_late_is_not_begun(tmp_path: Path) -> None:
+    """It goes through untouched and says so; a deadline that is to come changes nothing."""
+    row, now = planned(tmp_path), datetime.now(UTC)
+    late = measure(read(row, config(tmp_path, plan_until=now)), config(tmp_path))
+    failure = failure_of(late)
+    assert failure is not None
+    assert (failure.is_postponed, failure.stops_run, late["outcome"]) == (True, False, "")
+    assert failure_of(read(row, config(tmp_path, plan_until=now + timedelta(hours=1)))) is None
 
 
 def test_without_a_label_overlap_is_unknown_and_not_zero(tmp_path: Path) -> None:

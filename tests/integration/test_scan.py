@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pydicom
 import pytest
 
-from vaeseg.distributed import indexing
+from vaeseg.config import RunConfig
+from vaeseg.db.session import open_database, sqlite_url
+from vaeseg.db.summaries import run_summary
+from vaeseg.distributed import indexing, runs
+from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.submit import Submission, index_only, submit
+from vaeseg.distributed.verify import verify
+from vaeseg.io.store import Store, create_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -78,3 +86,35 @@ def test_a_series_that_vanished_keeps_its_finding(nightly: Submission) -> None:
     report = submit(nightly)
     assert (report.status, report.outcomes["already_done"], report.n_series) == ("nothing_to_do", 2, 2)
     assert len(list(nightly.store_root.glob("masks/*/*/*/mask.nii.gz"))) == 3
+
+
+def test_a_run_whose_time_is_over_begins_nothing(submission: Submission) -> None:
+    """It ends as finished, and not as complete: no series is failed, crashed or lost."""
+    over = replace(submission.config, plan_until=(datetime.now(UTC) - timedelta(seconds=1)).isoformat())
+    report = submit(replace(submission, config=over))
+    assert (report.status, report.outcomes["pending"], report.n_series, report.complete) == ("finished", 3, 3, False)
+
+
+def test_what_is_in_work_at_the_end_of_the_time_is_finished(
+    submission: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The series whose turn came too late pass through the pipeline untouched, and are the next run's."""
+    real = runs._stage_config
+
+    def over_after_the_first(store: Store, config: RunConfig, digest: str) -> StageConfig:
+        begun.append(digest)
+        at = datetime.now(UTC) + timedelta(hours=1 if len(begun) == 1 else -1)
+        return replace(real(store, config, digest), plan_until=at)
+
+    begun: list[str] = []
+    monkeypatch.setattr(runs, "SERIES_AT_ONCE", 1)
+    monkeypatch.setattr(runs, "_stage_config", over_after_the_first)
+    first = submit(submission)
+    assert (first.outcomes["segmented"], first.outcomes["pending"], first.outcomes["crashed"]) == (1, 2, 0)
+    monkeypatch.undo()
+    second = submit(submission)
+    assert (second.outcomes["segmented"], second.outcomes["already_done"]) == (2, 1)
+    store = create_store(submission.store_root)
+    with closing(open_database(sqlite_url(store.database_path))) as database:
+        assert run_summary(database, first.run_id).outcomes["segmented"] == 1
+        assert list(verify(store, database)) == []

@@ -32,6 +32,8 @@ COMMANDS = {
     "resume": "Go on with a run that did not finish.",
     "retry": "Do again what a run could not do.",
     "scan": "Segment what is new in an archive.",
+    "schedule": "Plan scans of archives.",
+    "scheduler": "Start planned scans when they are due.",
     "status": "Show runs and what became of their series.",
     "subject-key": "Print the pseudonym of a patient.",
     "submit": "Segment the series of a study directory.",

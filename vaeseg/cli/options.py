@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +45,38 @@ class Duration(click.ParamType[float]):
 
 
 DURATION = Duration()
+
+DAYTIME = re.compile(r"\d\d:\d\d")
+
+
+class Deadline(click.ParamType[datetime]):
+    """A time of day on this machine's clock (``07:00``), the next there is, or a moment in ISO 8601 with an offset."""
+
+    name = "deadline"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """For --help."""
+        return "HH:MM"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """To an aware moment."""
+        try:
+            if DAYTIME.fullmatch(str(value)):
+                return _next_daytime(time.fromisoformat(str(value)), datetime.now().astimezone())
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            moment = datetime.min
+        if moment.tzinfo is None:
+            self.fail(f"{value} is not a time such as 07:00 or 2026-11-22T07:00+01:00")
+        return moment
+
+
+def _next_daytime(daytime: time, now: datetime) -> datetime:
+    days = (datetime.combine(now.date() + timedelta(days=n), daytime).astimezone() for n in (0, 1))
+    return next(moment for moment in days if moment > now)
+
+
+DEADLINE = Deadline()
 
 NOTICE = "research software, not for clinical use"
 """Goes with every table of results, on stderr."""

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaeseg.cli.options import DURATION, opened_for_query
+from vaeseg.cli.options import DEADLINE, DURATION, opened_for_query
 from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
 from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from vaeseg.db.archives import Archive
     from vaeseg.distributed.submit import Submission
 
 
@@ -34,6 +33,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Rules in TOML or JSON: which readable series are segmented, and which one of a study.",
 )
+@click.option(
+    "--until",
+    "plan_until",
+    type=DEADLINE,
+    help="Begin no series after this time of day; what is left stays pending. Also 2026-11-22T07:00+01:00.",
+)
 @click.option("--index-only", is_flag=True, help="Bring the index up to date and segment nothing.")
 @segmentation_options
 @click.pass_context
@@ -41,8 +46,6 @@ def command(
     ctx: click.Context,
     /,
     archive_name: str,
-    stable_seconds: float,
-    rules_file: Path | None,
     index_only: bool,
     dry_run: bool,
     as_json: bool,
@@ -52,22 +55,28 @@ def command(
 
     Headers are read of new and changed files only. Exit code 3 when some series failed, crashed or were refused.
     """
-    if index_only and rules_file:
+    if index_only and options["rules_file"]:
         raise UsageError("--select has no effect with --index-only, which segments nothing")
-    archive = _archive(archive_name, options["store"], options["db"])
-    labels = Path(archive.label_root) if archive.label_root else None
-    submitted = submission(Path(archive.root), labels, stable_seconds=stable_seconds, rules_file=rules_file, **options)
+    submitted = scan_submission(archive_name, **options)
     if index_only and not dry_run:
         _index(submitted, as_json)
     else:
         carry_out(ctx, submitted, dry_run, as_json)
 
 
-def _archive(name: str, store: Path, db: str | None) -> Archive:
+def scan_submission(archive_name: str, **options: Any) -> Submission:
+    """What a scan with these options does, checked; `options` are those of the command, without what it only shows.
+
+    Raises:
+        UsageError: no such store, archive, model, device or output type.
+        StoreError: the database cannot be opened.
+    """
     from vaeseg.db.archives import archive_named
 
-    with opened_for_query(store, db) as database:
-        return archive_named(database, name)
+    with opened_for_query(options["store"], options["db"]) as database:
+        archive = archive_named(database, archive_name)
+    labels = Path(archive.label_root) if archive.label_root else None
+    return submission(Path(archive.root), labels, **options)
 
 
 def _index(submitted: Submission, as_json: bool) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -50,6 +51,7 @@ def submission(
     *,
     stable_seconds: float = 0.0,
     rules_file: Path | None = None,
+    plan_until: datetime | None = None,
     model: str,
     store: Path,
     db: str | None,
@@ -67,6 +69,7 @@ def submission(
         label_dir: absolute path.
         stable_seconds: files that changed within this time wait.
         rules_file: which series to segment.
+        plan_until: from this moment on no series is begun; aware.
         model: and the others: as the options have them.
 
     Raises:
@@ -98,6 +101,7 @@ def submission(
             device=device,
             batch_size=batch_size,
             stable_seconds=stable_seconds,
+            plan_until=plan_until.astimezone(UTC).isoformat() if plan_until else None,
         ),
     )
 
@@ -194,6 +198,10 @@ def _show_report(report: RunReport, store: Path) -> None:
         print(f"labels  {report.unmatched_labels} belong to no series found")
     if report.outcomes["left_out"]:
         print(f"note    {report.outcomes['left_out']} series failed before and were left out; --retry does them again")
+    if report.outcomes["pending"]:
+        print(
+            f"note    {report.outcomes['pending']} series were not begun before --until and are left to the next scan"
+        )
     print(f"store   {store}")
     if report.n_slices:
         print(f"next    vaeseg-batch findings --run {report.run_id} --store {store}")

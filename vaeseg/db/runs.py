@@ -140,8 +140,13 @@ def cancel_run(database: Database, run_id: str) -> bool:
     return False
 
 
-def reopen_run(database: Database, run_id: str) -> None:
+def reopen_run(database: Database, run_id: str, changes: Mapping[str, Any] | None = None) -> None:
     """Make a run that did not finish run again.
+
+    Args:
+        database: where.
+        run_id: from `start_run`.
+        changes: fields of its configuration, outside the part that `config_digest` is over.
 
     Raises:
         RunNotFoundError: no such run.
@@ -161,7 +166,8 @@ def reopen_run(database: Database, run_id: str) -> None:
         status = _status(connection, run_id)
         if status in ("finished", "nothing_to_do"):
             raise UsageError(f"run {run_id} has finished: there is nothing to go on with")
-        _update(connection, run_id, values)
+        config = connection.scalar(select(RunTable.config).where(RunTable.id == run_id)) or {}
+        _update(connection, run_id, values | {"config": config | dict(changes or {})})
         add_event(connection, database, "run_resumed", run_id, actor=account())
 
 
@@ -208,6 +214,13 @@ def take_archive(database: Database, archive_id: int, run_id: str) -> None:
                 f"{held_by}'"
             )
         connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive_id).values(held_by=run_id))
+
+
+def archive_holder(database: Database, archive_id: int) -> str | None:
+    """The run that has an archive and is alive; None where it is free."""
+    with database.read() as connection:
+        held_by = connection.scalar(select(ArchiveTable.held_by).where(ArchiveTable.id == archive_id))
+        return held_by if held_by is not None and _lives(connection, database, held_by) else None
 
 
 def close_lost_runs(database: Database) -> tuple[str, ...]:

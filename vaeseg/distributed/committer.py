@@ -32,7 +32,8 @@ class Committer:
         self._config, self._report, self._total, self._on_progress = config, report, total, on_progress
         self._group: list[tuple[WorkItem, SeriesOutcome]] = []
         self._last_commit = time.monotonic()
-        self._done = 0
+        self.n_done = 0
+        """Series that have met their end, committed or about to be."""
 
     def add(self, item: WorkItem, outcome: SeriesOutcome) -> None:
         """Take one outcome; commit if the group is full or has waited long enough."""
@@ -71,11 +72,11 @@ class Committer:
         self._show(1)
 
     def _show(self, n_done: int) -> None:
-        self._done += n_done
+        self.n_done += n_done
         outcomes = self._report.outcomes
         self._on_progress(
             Progress(
-                series_done=self._done,
+                series_done=self.n_done,
                 series_total=self._total,
                 slices_done=self._report.n_slices,
                 failures=outcomes["failed"] + outcomes["crashed"],

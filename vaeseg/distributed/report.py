@@ -48,7 +48,7 @@ class RunReport:
     @property
     def complete(self) -> bool:
         """Whether everything it was about was segmented, skipped or left out by rule, now or before."""
-        lacking = ("failed", "crashed", "refused", "left_out", "not_planned")
+        lacking = ("failed", "crashed", "pending", "refused", "left_out", "not_planned")
         is_refused = self.files.refused > 0 and not self.is_retry
         return not any(self.outcomes[outcome] for outcome in lacking) and not is_refused
 

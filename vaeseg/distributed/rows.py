@@ -65,6 +65,8 @@ class Failure:
     detail: str
     stops_run: bool = False
     """The store cannot be written: no series' fault, and no series after it would fare better."""
+    is_postponed: bool = False
+    """Not begun, because the run begins no more series: no failure of the series, which stays pending."""
 
 
 def planned_row(work_item: int, manifest: SeriesManifest, root: str, label: str, mask_dir: str) -> SeriesRow:

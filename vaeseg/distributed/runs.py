@@ -193,8 +193,15 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
         return report
     committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), on_progress)
     for items in in_batches(work.pending, SERIES_AT_ONCE):
+        if _begins_no_more(run):
+            break
         _segment(run, committer, _to_segment(run, committer, items, selection), labels)
+    report.outcomes["pending"] = len(work.pending) - committer.n_done
     return report
+
+
+def _begins_no_more(run: _Run) -> bool:
+    return run.config.deadline is not None and run.database.now() >= run.config.deadline
 
 
 def _select(run: _Run, index: IndexReport) -> Selection:
@@ -232,6 +239,7 @@ def _planned_outcomes(n_to_plan: int, work: PlannedWork) -> dict[str, int]:
         "skipped": 0,
         "failed": 0,
         "crashed": 0,
+        "pending": 0,
         "already_done": len(work.already_done),
         "left_out": len(work.left_out),
         "not_planned": n_to_plan - accounted,
@@ -271,7 +279,10 @@ def _segment(
     work: Sequence[tuple[WorkItem, SeriesManifest]],
     labels: Mapping[str, Path],
 ) -> None:
-    """Run series through the pipeline, committing as they come; those that never come have crashed."""
+    """Run series through the pipeline, committing as they come; those that never come have crashed.
+
+    A series whose turn comes after the run's deadline passes through untouched and stays pending.
+    """
     if not work:
         return
     key = run.outlasting(lambda: run_key(run.database, run.run_id))
@@ -294,14 +305,19 @@ def _segment(
 
     try:
         for row in consume_in_thread(produce, run.interruption.check):
-            committer.add(items.pop(row["work_item"]), _checked(row))
+            item = items.pop(row["work_item"])
+            if (outcome := _checked(row)) is not None:
+                committer.add(item, outcome)
     finally:
         committer.flush()
     committer.crashed(list(items.values()))
 
 
-def _checked(row: SeriesRow) -> SeriesOutcome:
+def _checked(row: SeriesRow) -> SeriesOutcome | None:
+    """What became of a series; None for one that was postponed."""
     failure = failure_of(row)
+    if failure is not None and failure.is_postponed:
+        return None
     if failure is not None and failure.stops_run:
         raise StoreError(failure.detail)
     return outcome_of(row)
@@ -319,4 +335,5 @@ def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageCo
         output_types=config.segmentation.output_types,
         device=config.device,
         batch_size=config.batch_size,
+        plan_until=config.deadline,
     )

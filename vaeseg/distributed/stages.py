@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -58,10 +59,14 @@ class StageConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = 32
     num_threads: int | None = None
+    plan_until: datetime | None = None
+    """From this moment on no series is begun."""
 
 
 def read(row: SeriesRow, config: StageConfig) -> SeriesRow:
-    """Decode a series and resample it to the model grid."""
+    """Decode a series and resample it to the model grid; after `plan_until`, postpone it."""
+    if config.plan_until is not None and datetime.now(UTC) >= config.plan_until:
+        return failed_row(row, Failure(reason="postponed", detail="", is_postponed=True))
     return _guarded(row, lambda: _read(row, config))
 
 

@@ -79,7 +79,7 @@ def resume(
     on_progress: ProgressCallback = no_progress,
     address: str | None = None,
 ) -> RunReport:
-    """Go on with a run that did not finish, under its id and with its configuration.
+    """Go on with a run that did not finish, under its id and with its configuration, but until the work is done.
 
     Raises:
         UsageError: it is running, has finished, or segmented nothing.
@@ -89,7 +89,7 @@ def resume(
     if run_task(database, run_id).model_digest is None:
         raise UsageError(f"run {run_id} only brought an index up to date: scan again")
     with _on_ray(address):
-        reopen_run(database, run_id)
+        reopen_run(database, run_id, {"plan_until": None})
         return _executed(store, database, run_id, on_progress)
 
 
@@ -109,7 +109,9 @@ def retry(
     task = run_task(database, run_id)
     if task.model_digest is None:
         raise UsageError(f"run {run_id} segmented nothing")
-    config = replace(RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes)
+    config = replace(
+        RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes, plan_until=None
+    )
     close_lost_runs(database)
     with _on_ray(address):
         new_id = start_run(

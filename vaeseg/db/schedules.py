@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row, Select, delete, insert, select, update
 
 from vaeseg.db.archives import Archive
-from vaeseg.db.runs import add_event
+from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, RunTable, ScheduleTable
 from vaeseg.errors import UsageError
@@ -101,7 +101,7 @@ def add_schedule(
         if connection.scalar(select(ScheduleTable.id).where(ScheduleTable.name == name)) is not None:
             raise UsageError(f"there is a schedule {name}: choose another name, or remove that one first")
         connection.execute(insert(ScheduleTable).values(values))
-        add_event(connection, database, "schedule_added", None, {"schedule": name})
+        add_event(connection, database, "schedule_added", None, {"schedule": name}, actor=account())
     return schedule_named(database, name)
 
 
@@ -114,7 +114,7 @@ def remove_schedule(database: Database, name: str) -> None:
     with database.write() as connection:
         if connection.execute(delete(ScheduleTable).where(ScheduleTable.name == name)).rowcount == 0:
             raise _not_found(name)
-        add_event(connection, database, "schedule_removed", None, {"schedule": name})
+        add_event(connection, database, "schedule_removed", None, {"schedule": name}, actor=account())
 
 
 def list_schedules(database: Database) -> list[Schedule]:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from vaeseg.cli import main
 from vaeseg.db import migrate as migrate_module
-from vaeseg.db.session import Database
+from vaeseg.db.session import Database, open_database
 from vaeseg.io.store import Store
 
 HEAD = "0004"
@@ -78,7 +78,7 @@ def test_tables_of_others_on_the_server_are_not_judged(database: Database, datab
 def test_references_into_nothing_are_named(store: Store) -> None:
     """SQLite keeps no foreign keys for a program that does not ask for it."""
     url = f"sqlite:///{store.database_path}"
-    db(url, "upgrade")
+    open_database(url).close()
     with closing(sqlite3.connect(store.database_path)) as connection, connection:
         connection.execute("INSERT INTO changed_groups VALUES (7, 'g')")
     checked = db(url, "check")

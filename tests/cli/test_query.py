@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 from ledger_factories import begin_run, failed, scan, segmented, series_row
 
 from vaeseg.cli import main
+from vaeseg.cli.output import _json, plain_value
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
@@ -59,6 +61,13 @@ def test_text_from_the_database_cannot_steer_the_terminal(store: Store) -> None:
     """Control characters are shown as spaces, and brackets are no markup."""
     shown = query(store, "SELECT char(27) || '[2J [red]' || char(10) || '[/]' AS x")
     assert shown.stdout == "x\n [2J [red] [/]\n"
+
+
+def test_exact_decimals_are_numbers() -> None:
+    """PostgreSQL sums to such; what is not finite is null in JSON."""
+    values = [Decimal("21.000"), Decimal("2.5"), Decimal("Infinity"), Decimal("NaN")]
+    assert [plain_value(value) for value in values[:2]] == [21, 2.5]
+    assert json.loads(_json(["a", "b", "c", "d"], [values])) == [{"a": 21, "b": 2.5, "c": None, "d": None}]
 
 
 def test_an_answer_that_was_cut_off_says_so(store: Store) -> None:

@@ -130,6 +130,15 @@ def refusal(url: str, statement: str) -> str:
     raise AssertionError(f"{statement} was answered with {answer.rows}")
 
 
+def test_values_that_only_postgresql_has(database: Database, database_url: str) -> None:
+    """Moments are UTC whatever zone the server speaks; one that Python cannot hold is a usage error."""
+    if database.engine.dialect.name == "postgresql":
+        moment = asked(database_url, "SELECT TIMESTAMPTZ '2026-11-22 02:30:00+01'").rows[0][0]
+        assert moment.isoformat() == "2026-11-22T01:30:00+00:00"
+        assert "infinity" in refusal(database_url, "SELECT TIMESTAMPTZ 'infinity'")
+        assert "division by zero" in refusal(database_url, "SELECT 1 / 0")
+
+
 def test_every_view_is_answered(filled: str) -> None:
     """Although some are made of tables that hold paths."""
     for view in VIEWS.tables:

@@ -86,7 +86,9 @@ def write_rows(
     if output_format == "parquet":
         from vaeseg.io.tables import parquet_bytes
 
-        data = parquet_bytes(columns, rows if schema else [[_cell(value) for value in row] for row in rows], schema)
+        data = parquet_bytes(
+            columns, rows if schema else [[plain_value(value) for value in row] for row in rows], schema
+        )
     else:
         data = (_csv if output_format == "csv" else _json)(columns, rows).encode("utf-8", "replace")
     if out is None:
@@ -104,25 +106,23 @@ def _csv(columns: Sequence[str], rows: Rows) -> str:
 
 
 def _json(columns: Sequence[str], rows: Rows) -> str:
-    return (
-        json.dumps([{name: _json_value(value) for name, value in zip(columns, row, strict=True)} for row in rows])
-        + "\n"
-    )
+    objects = [dict(zip(columns, map(_json_value, row), strict=True)) for row in rows]
+    return json.dumps(objects) + "\n"
 
 
-def _cell(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """What every format can hold: JSON values become text, exact decimals become numbers."""
     if isinstance(value, list | dict):
         return json.dumps(value)
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
     if value is None or isinstance(value, bool | int | float | str | bytes | date):
         return value
     return str(value)
 
 
 def _text(value: Any) -> Any:
-    value = _cell(value)
+    value = plain_value(value)
     if isinstance(value, bytes):
         return value.hex()
     return value.isoformat() if isinstance(value, date) else value

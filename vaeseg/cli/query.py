@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vaeseg.cli.options import DURATION, NOTICE, database_url, opened_for_query, store_options
-from vaeseg.cli.output import chosen_format, output_options, write_rows
+from vaeseg.cli.output import chosen_format, output_options, plain_value, write_rows
 from vaeseg.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -76,21 +76,18 @@ def _record(store: Path, db: str | None, statement: str, n_rows: int) -> None:
 
 def _print_answer(answer: Answer) -> None:
     """Side by side where that fits the terminal, else a line for each value."""
-    rows = [[_cell(value) for value in row] for row in answer.rows]
-    widths = [max(map(len, column)) for column in zip(answer.columns, *rows, strict=True)]
-    fits = sum(widths) + len(GAP) * (len(widths) - 1) <= shutil.get_terminal_size().columns
-    lines = _side_by_side(answer, rows, widths) if fits else _one_below_another(answer.columns, rows)
+    values = [[plain_value(value) for value in row] for row in answer.rows]
+    cells = [[_cell(value) for value in row] for row in values]
+    widths = [max(map(len, column)) for column in zip(answer.columns, *cells, strict=True)]
+    if sum(widths) + len(GAP) * (len(widths) - 1) <= shutil.get_terminal_size().columns:
+        alignments = [">" if _are_numbers(row[place] for row in values) else "<" for place in range(len(widths))]
+        formats = [f"{alignment}{width}" for alignment, width in zip(alignments, widths, strict=True)]
+        lines = [GAP.join(map(format, line, formats)) for line in [answer.columns, *cells]]
+    else:
+        lines = _one_below_another(answer.columns, cells)
     for line in lines:
         print(line.rstrip())
-    print(f"{len(rows)} rows; {NOTICE}", file=sys.stderr)
-
-
-def _side_by_side(answer: Answer, rows: list[list[str]], widths: Sequence[int]) -> list[str]:
-    aligned = [">" if _are_numbers([row[place] for row in answer.rows]) else "<" for place in range(len(widths))]
-    return [
-        GAP.join(f"{cell:{align}{width}}" for cell, align, width in zip(line, aligned, widths, strict=True))
-        for line in [answer.columns, *rows]
-    ]
+    print(f"{len(cells)} rows; {NOTICE}", file=sys.stderr)
 
 
 def _one_below_another(columns: Sequence[str], rows: list[list[str]]) -> list[str]:
@@ -102,7 +99,7 @@ def _one_below_another(columns: Sequence[str], rows: list[list[str]]) -> list[st
     ]
 
 
-def _are_numbers(values: list[Any]) -> bool:
+def _are_numbers(values: Iterable[Any]) -> bool:
     return all(isinstance(value, int | float | None) for value in values)
 
 

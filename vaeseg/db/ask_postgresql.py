@@ -21,8 +21,9 @@ TABLES_WITH_PATHS = sorted(PRIVATE_TABLES | {table for table, _ in PRIVATE_COLUM
 
 MAX_TIMEOUT_MS = 2**31 - 1
 
-OF_THE_QUESTION = ("0A", "21", "22", "25", "34", "42", "54")
-"""Classes of SQLSTATE that tell of the statement: not supported, data, read-only, syntax and access, too complex."""
+OF_THE_QUESTION = ("0A", "21", "25", "34", "42", "54")
+"""Classes of SQLSTATE that tell of the statement: not supported, cardinality, read-only, cursor, syntax and access,
+too complex."""
 
 CAN_BE_READER = f"""
 SELECT CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = '{READER_ROLE}')
@@ -62,6 +63,8 @@ def ask_postgresql(url: str, question: Question) -> Answer:
             with database.read() as connection:
                 driver: Any = connection.connection.driver_connection
                 return _answered(driver, question)
+        except psycopg.DataError as error:  # the server's, or a value that Python cannot hold, such as 'infinity'
+            raise UsageError(_sentence(error)) from error
         except psycopg.Error as error:
             raise _understood(error, database.shown_url, question) from error
 
@@ -73,6 +76,7 @@ def _answered(connection: psycopg.Connection[Any], question: Question) -> Answer
     connection.rollback()
     milliseconds = min(MAX_TIMEOUT_MS, max(1, round(question.timeout_seconds * 1000)))
     connection.execute("SET TRANSACTION READ ONLY")
+    connection.execute("SET LOCAL timezone = 'UTC'")
     connection.execute(f"SET LOCAL statement_timeout = {milliseconds}".encode())
     if is_reader:
         connection.execute(f"SET LOCAL ROLE {READER_ROLE}".encode())

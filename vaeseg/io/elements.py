@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.datadict import dictionary_VR
@@ -50,7 +50,7 @@ PLAIN_NUMBERS = {"DS": re.compile(rb"[0-9+\-.eE\\ ]+\0?"), "IS": re.compile(rb"[
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
     """One element as stripped text; empty where it is missing."""
     raw = _as_read(dataset, keyword)
-    if raw and raw.VR in TEXT_VRS and PLAIN_TEXT.fullmatch(raw.value) and b"\\" not in raw.value:
+    if raw.vr in TEXT_VRS and PLAIN_TEXT.fullmatch(raw.value) and b"\\" not in raw.value:
         return raw.value.decode("ascii").strip(" \0")
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip(" \0")
@@ -64,7 +64,7 @@ def meta_text(dataset: pydicom.Dataset, keyword: str) -> str:
 def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     """All values of an element; none where it is missing."""
     raw = _as_read(dataset, keyword)
-    if raw and raw.VR == "CS" and PLAIN_TEXT.fullmatch(raw.value):
+    if raw.vr == "CS" and PLAIN_TEXT.fullmatch(raw.value):
         return raw.value.decode("ascii").rstrip(" \0").split("\\")
     value = dataset.get(keyword)
     if value is None:
@@ -88,19 +88,25 @@ def _plain_numbers(dataset: pydicom.Dataset, keyword: str) -> tuple[float, ...] 
         ValueError: they are no numbers.
     """
     raw = _as_read(dataset, keyword)
-    if raw and raw.VR == "US" and len(raw.value) == 2:
+    if raw.vr == "US" and len(raw.value) == 2:
         return (float(int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")),)
-    if raw and raw.VR in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.VR].fullmatch(raw.value):
+    if raw.vr in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.vr].fullmatch(raw.value):
         return tuple(map(float, raw.value.rstrip(b" \0").split(b"\\")))
     return None
 
 
-def _as_read(dataset: pydicom.Dataset, keyword: str) -> RawDataElement | None:
-    """The element before conversion, with its VR; None where it is missing, empty, long, or was converted already."""
-    element = dataset.get_item(_tag(keyword), keep_deferred=True)
+class _RawValue(NamedTuple):
+    vr: str = ""
+    value: bytes = b""
+    is_little_endian: bool = True
+
+
+def _as_read(dataset: pydicom.Dataset, keyword: str) -> _RawValue:
+    """An element before its conversion; empty where it is missing, empty, long, or converted already."""
+    element: Any = dataset.get_item(_tag(keyword), keep_deferred=True)
     if not isinstance(element, RawDataElement) or not element.value:
-        return None
-    return element if element.VR else element._replace(VR=dictionary_VR(element.tag))
+        return _RawValue()
+    return _RawValue(element.VR or dictionary_VR(element.tag), element.value, element.is_little_endian)
 
 
 _tag: Callable[[str], BaseTag] = cache(Tag)

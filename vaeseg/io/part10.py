@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 import pydicom
+from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
 
 from vaeseg.config import ReadingConfig
@@ -83,7 +84,7 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen) -> pydicom.Dataset | None:
     if is_unusual:
         return None
     dataset.set_original_encoding(is_implicit, True, dataset.original_character_set)
-    dataset.file_meta = meta
+    dataset.file_meta = FileMetaDataset(meta)
     return dataset
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import pytest
 from ledger_factories import ROOT, SUBJECT, Clock, counted_statements, files_of, group_of, scan, series_row
@@ -17,9 +18,10 @@ from vaeseg.db.index_series import (
     series_with_files,
     studies_of_refused_series,
 )
-from vaeseg.db.session import Database
+from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import InstanceTable, SeriesTable
 from vaeseg.errors import StoreError
+from vaeseg.io.store import Store
 from vaeseg.records import IndexedFile
 
 HOSTILE = ["caf\u00e9.dcm", "a\udcff.dcm", "a\\udcff.dcm", "back\\slash\\u12", "two\\\\u0041", "\udc80\udc81\\"]
@@ -229,3 +231,17 @@ def test_text_from_headers_cannot_break_the_database(database: Database) -> None
     record_groups(database, ensure_archive(database, ROOT), {"1.2/1.2.3": [JudgedSeries(row=row, paths=())]})
     with database.read() as connection:
         assert connection.scalar(select(SeriesTable.modality)) == "C?T?"
+
+
+def test_files_of_groups_are_found_by_their_group(store: Store) -> None:
+    """And not by going through all files in order of path, for each batch of groups, as SQLite likes to do."""
+    with closing(open_database(sqlite_url(store.database_path))) as database:
+        archive_id = scan(database, [series_row("1.2.3")])
+        record_files(database, archive_id, 1, files_of(series_row("1.2.3")))
+        with counted_statements(database) as statements:
+            changed_groups(database, archive_id, 100)
+        (of_groups,) = [statement for statement in statements if "instances.header" in statement]
+        with database.read() as connection:
+            values = (None,) * of_groups.count("?")
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {of_groups}", values).all()
+    assert "ix_instances_archive_id_group_key" in str(plan)

@@ -19,7 +19,7 @@ from vaeseg.db.archives import ensure_archive, index_counts
 from vaeseg.db.index_series import count_files, readable_series, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
-from vaeseg.distributed import indexing
+from vaeseg.distributed import index_tasks, indexing
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.errors import StoreError
 from vaeseg.io.archive import scan_archive
@@ -110,7 +110,7 @@ def test_an_unchanged_archive_is_only_listed(database: Database, ugly: Path, mon
     def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(indexing, "read_file", refuse)
+    monkeypatch.setattr(index_tasks, "read_file", refuse)
     again = index(database, ugly)
     assert (again.n_listed, again.n_read, again.n_judged, again.n_vanished) == (first.n_listed, 0, 0, 0)
 
@@ -263,7 +263,8 @@ def test_a_scan_that_is_killed_is_gone_on_with(
 ) -> None:
     """Wherever it stops, the next one ends with the same index, and reads nothing twice that was recorded."""
     monkeypatch.setattr(indexing, "FILES_COMPARED", 8)
-    monkeypatch.setattr(indexing, "FILES_READ", 8)
+    monkeypatch.setattr(indexing, "FILES_READ", 16)
+    monkeypatch.setattr(indexing, "FILES_RECORDED", 8)
     monkeypatch.setattr(indexing, "FILES_JUDGED", 1)
     left = calls
 

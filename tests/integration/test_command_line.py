@@ -39,7 +39,7 @@ COMMAND = "from vaeseg.cli import main; main()"
 
 IN_SMALL_PORTIONS = """
 from vaeseg.distributed import indexing, runs
-indexing.TREES, indexing.FILES_READ_HERE, runs.SERIES_AT_ONCE = 2, 0, 2
+indexing.TREES, indexing.LISTED_HERE_SECONDS, indexing.FILES_READ_HERE, runs.SERIES_AT_ONCE = 2, 0, 0, 2
 """
 """What a large archive does, with a small one: directories and headers by tasks, series in several pipelines."""
 

@@ -47,6 +47,7 @@ def age(directory: Path) -> None:
 def test_listing_and_reading_as_tasks_make_the_same_index(nightly: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Ray, however few files there are; the second time no header is read."""
     monkeypatch.setattr(indexing, "TREES", 2)
+    monkeypatch.setattr(indexing, "LISTED_HERE_SECONDS", 0)
     monkeypatch.setattr(indexing, "FILES_READ_HERE", 0)
     age(nightly.study_dir)
     n_files = sum(1 for _ in nightly.study_dir.rglob("*.dcm"))

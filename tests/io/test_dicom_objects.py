@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,9 +231,20 @@ def test_a_dicomdir_is_counted(tmp_path: Path) -> None:
     assert reasons(tmp_path) == {"readable": 6, "dicomdir": 1}
 
 
+def without_preamble(start: bytes) -> bytes:
+    return start[132:]
+
+
+def without_vr(start: bytes) -> bytes:
+    """File meta that consists of the transfer syntax, as implicit VR has it."""
+    uid = b"1.2.840.10008.1.2.1.99"
+    return start[:132] + bytes.fromhex("02001000") + len(uid).to_bytes(4, "little") + uid
+
+
+@pytest.mark.parametrize("disguised", [bytes, without_preamble, without_vr])
 @pytest.mark.parametrize("padding", [0, 100_000])
-def test_a_deflate_bomb_is_refused(tmp_path: Path, padding: int) -> None:
-    """70 MB of zeros in 70 KB: refused before they are in memory, however long the file meta is."""
+def test_a_deflate_bomb_is_refused(tmp_path: Path, padding: int, disguised: Callable[[bytes], bytes]) -> None:
+    """70 MB of zeros in 70 KB: refused before they are in memory, however long the file meta is or is written."""
     plain = ct_slice(stored_values()[0], 0, TransferSyntaxUID=DeflatedExplicitVRLittleEndian)
     plain.file_meta.FileMetaInformationGroupLength = 0
     plain.file_meta.PrivateInformationCreatorUID = "1.2.3"
@@ -241,7 +253,8 @@ def test_a_deflate_bomb_is_refused(tmp_path: Path, padding: int) -> None:
     raw = (tmp_path / "bomb").read_bytes()
     meta_end = 132 + 12 + int.from_bytes(raw[140:144], "little")
     bomb = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    (tmp_path / "bomb").write_bytes(raw[:meta_end] + bomb.compress(bytes(70 * 2**20)) + bomb.flush())
+    start = disguised(raw[:meta_end])
+    (tmp_path / "bomb").write_bytes(start + bomb.compress(bytes(70 * 2**20)) + bomb.flush())
     tracemalloc.start()
     assert reasons(tmp_path) == {"too_large": 1}
     _, peak = tracemalloc.get_traced_memory()

@@ -1,16 +1,16 @@
 """Bringing the index of an archive up to date: list it, read what is new or changed, judge the series that it touches.
 
-Listing and reading are tasks; only the driver knows the database. A scan that is killed loses nothing: what was read is
-recorded, and groups that were not judged are judged by the next.
+Listing and reading are tasks where there is much to do; only the driver knows the database, and records what was read
+while tasks read on. A scan that is killed loses nothing: what was recorded is not read again, and groups that were not
+judged are judged by the next.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,22 +32,26 @@ from vaeseg.db.index_series import (
     series_with_files,
 )
 from vaeseg.db.session import Database
+from vaeseg.db.upsert import in_batches
+from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_tree, listing_from_json, read_files
 from vaeseg.distributed.spread import here, on_ray
 from vaeseg.errors import StoreError
-from vaeseg.io.archive import read_file
-from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom
-from vaeseg.io.file_index import READER_VERSION, indexed, judge_group, study_of
-from vaeseg.io.listing import FoundFile, Listing, list_directory, walk
+from vaeseg.io.file_index import READER_VERSION, judge_group, study_of
+from vaeseg.io.listing import FoundFile, Listing, list_directory
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.records import IndexedFile, SeriesRef, Warn
 
+LISTED_HERE_SECONDS = 10.0
+"""The driver lists by itself for as long as starting tasks takes: on a local disk, some hundred thousand files."""
 TREES = 128
 """Directories that make it worth while to list them elsewhere."""
 FILES_COMPARED = 5_000
 """Listed files that are compared with the index at once."""
-FILES_READ = 20_000
-"""Headers that are read between two transactions, at most."""
+FILES_READ = 100_000
+"""Files whose headers are read in one go, at most: their names are in memory."""
+FILES_RECORDED = 5_000
+"""Headers between two transactions, at most."""
 FILES_READ_HERE = 1_000
 """Fewer are read by the driver itself: starting Ray takes longer."""
 FILES_A_TASK = 100
@@ -152,31 +156,19 @@ def _find_changes(database: Database, job: IndexJob, report: IndexReport, check:
 
 
 def _listings(job: IndexJob, check: Callable[[], None]) -> Iterator[Listing]:
-    """Every directory: the upper levels here, and the trees below them by tasks once there are many."""
-    frontier = deque([""])
+    """Every directory: by the driver, and after some seconds the trees that are left by tasks, if there are many."""
+    pending = deque([""])
+    here_until = time.monotonic() + LISTED_HERE_SECONDS
     try:
-        while frontier and len(frontier) < TREES:
+        while pending and (time.monotonic() < here_until or len(pending) < TREES):
             check()
-            listing = list_directory(job.root, frontier.popleft(), job.exclude)
-            frontier.extend(listing.directories)
+            listing = list_directory(job.root, pending.popleft(), job.exclude)
+            pending.extend(listing.directories)
             yield listing
     except OSError as error:
         raise StoreError(f"cannot list the study directory: {error.strerror}") from error
-    if frontier:
-        for text in on_ray(partial(list_tree, job.root, job.exclude), list(frontier), check):
-            yield _listing_from_json(text)
-
-
-def list_tree(root: Path, exclude: tuple[Path, ...], start: str) -> Iterator[str]:
-    """Every directory from one on down, as JSON; a task."""
-    for listing in walk(root, start, exclude):
-        yield json.dumps(asdict(listing))
-
-
-def _listing_from_json(text: str) -> Listing:
-    values = json.loads(text)
-    values["files"] = tuple(FoundFile(**file) for file in values["files"])
-    return Listing(**values)
+    if pending:
+        yield from map(listing_from_json, on_ray(partial(list_tree, job.root, job.exclude), list(pending), check))
 
 
 def _batches(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
@@ -246,45 +238,23 @@ def _record(
     database: Database, job: IndexJob, changes: _Changes, report: IndexReport, check: Callable[[], None]
 ) -> None:
     """Read what is to be read, and tell the index."""
-    report.waiting_studies |= {study for study in _read(_study_json, job, changes.young, check) if study}
-    read = [IndexedFile(**json.loads(text)) for text in _read(_indexed_json, job, changes.to_read, check)]
-    record_files(database, job.archive_id, READER_VERSION, read, changes.found_again, changes.vanished)
-    report.n_read += len(read)
+    studies = {study_of(file) for file in _headers(job, changes.young, check)}
+    report.waiting_studies |= {study for study in studies if study}
+    record_files(database, job.archive_id, READER_VERSION, (), changes.found_again, changes.vanished)
+    for read in in_batches(_headers(job, changes.to_read, check), FILES_RECORDED):
+        record_files(database, job.archive_id, READER_VERSION, read)
+        report.n_read += len(read)
     report.n_found_again += len(changes.found_again)
     report.n_vanished += len(changes.vanished)
     report.n_waiting += changes.n_waiting
 
 
-def _read(
-    kept: Callable[[IndexedFile], str], job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None]
-) -> Iterator[str]:
-    items = [
-        json.dumps([asdict(file) for file in files[start : start + FILES_A_TASK]])
-        for start in range(0, len(files), FILES_A_TASK)
-    ]
+def _headers(job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None]) -> Iterator[IndexedFile]:
+    """What files say, in no particular order."""
+    items = [files_to_json(batch) for batch in in_batches(files, FILES_A_TASK)]
     spread = here if len(files) <= FILES_READ_HERE else on_ray
-    return spread(partial(read_files, job, kept), items, check)
-
-
-def read_files(job: IndexJob, kept: Callable[[IndexedFile], str], item: str) -> list[str]:
-    """Read the headers of some files; a task.
-
-    Args:
-        job: root, bounds and secret.
-        kept: what of each file goes back.
-        item: JSON list of files.
-    """
-    keyer = SubjectKeyer(job.secret)
-    with quiet_pydicom():
-        return [kept(indexed(read_file(job.root, FoundFile(**file), job.reading, keyer))) for file in json.loads(item)]
-
-
-def _indexed_json(file: IndexedFile) -> str:
-    return json.dumps(asdict(file))
-
-
-def _study_json(file: IndexedFile) -> str:
-    return study_of(file) or ""
+    for text in spread(partial(read_files, job.root, job.reading, job.secret), items, check):
+        yield from headers_from_json(text)
 
 
 def _judge(database: Database, job: IndexJob, groups: dict[str, list[IndexedFile]]) -> None:

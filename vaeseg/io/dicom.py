@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom.datadict import tag_for_keyword
-from pydicom.filereader import read_partial
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
@@ -38,15 +37,12 @@ from vaeseg.io.elements import (
     values,
 )
 from vaeseg.io.headers import CT_IMAGE, DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
-from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
+from vaeseg.io.part10 import UNDEFINED_LENGTH, read_elements, starts_with_preamble
 from vaeseg.records import Reason, Warn
 
 PIXEL_DATA_TAG = 0x7FE00010
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA_TAG})
 """FloatPixelData, DoubleFloatPixelData, PixelData."""
-UNDEFINED_LENGTH = 0xFFFFFFFF
-DEFER_BYTES = 64 * 1024
-"""Elements longer than this are not loaded with a header."""
 STUDY_DATE_KEYWORDS = ("StudyDate", "AcquisitionDate", "SeriesDate")
 """Where the day of a study is looked for: StudyDate may be empty (type 2, PS3.3 C.7.2.1); a series that was derived
 years later has the AcquisitionDate of its source, and a SeriesDate of its own."""
@@ -115,8 +111,7 @@ def read_header(root: Path, path: str, keyer: SubjectKeyer | None, config: Readi
     """
     try:
         with (root / path).open("rb") as file:
-            check_inflated_size(file, config)
-            header = _read_open_header(file, path, keyer)
+            header = _read_open_header(file, path, keyer, config)
     except PermissionError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
     except PARSE_ERRORS as error:
@@ -138,9 +133,7 @@ def read_values(root: Path, path: str, keywords: Sequence[str], config: ReadingC
     """
     try:
         with (root / path).open("rb") as file:
-            check_inflated_size(file, config)
-            is_bare = not starts_with_preamble(file)
-            dataset = read_partial(file, stop_when=_is_pixels, defer_size=DEFER_BYTES, force=is_bare)
+            dataset = read_elements(file, _is_pixels, config)
     except PermissionError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
     except PARSE_ERRORS as error:
@@ -163,7 +156,7 @@ def _values_as_text(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(text.encode("utf-8", "replace").decode() for text in texts if text)
 
 
-def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> InstanceHeader:
+def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None, config: ReadingConfig) -> InstanceHeader:
     pixels: dict[str, int] = {}
 
     def stop_at_pixels(tag: int, _vr: str | None, length: int) -> bool:
@@ -172,7 +165,7 @@ def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> 
         return tag in PIXEL_TAGS
 
     has_preamble = starts_with_preamble(file)
-    dataset = read_partial(file, stop_when=stop_at_pixels, defer_size=DEFER_BYTES, force=not has_preamble)
+    dataset = read_elements(file, stop_at_pixels, config)
     if meta_text(dataset, "MediaStorageSOPClassUID") == MEDIA_DIRECTORY or "DirectoryRecordSequence" in dataset:
         raise ReadingError(Reason.DICOMDIR, "a DICOMDIR lists other files and holds no image")
     if not any(keyword in dataset for keyword in ("SOPClassUID", "Modality", "SeriesInstanceUID")):
@@ -198,13 +191,14 @@ def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None) -> 
 
 def _identity(dataset: pydicom.Dataset, path: str) -> dict[str, Any]:
     sop_class = standard_uid(text(dataset, "SOPClassUID") or meta_text(dataset, "MediaStorageSOPClassUID"))
+    study, series = (standard_uid(text(dataset, keyword)) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
     return {
         "sop_instance_uid": standard_uid(text(dataset, "SOPInstanceUID"))
         or standard_uid(meta_text(dataset, "MediaStorageSOPInstanceUID")),
         "sop_class_uid": sop_class,
-        "study_instance_uid": standard_uid(text(dataset, "StudyInstanceUID")),
-        "series_instance_uid": standard_uid(text(dataset, "SeriesInstanceUID")),
-        "series_group": _series_group(dataset, path),
+        "study_instance_uid": study,
+        "series_instance_uid": series,
+        "series_group": "" if study and series else _series_group(dataset, path),
         "study_date": first_date(dataset, STUDY_DATE_KEYWORDS),
         "modality": code(text(dataset, "Modality")) or ("CT" if sop_class == CT_IMAGE else ""),
         "image_type": tuple(str(value).strip().upper() for value in values(dataset, "ImageType")),
@@ -258,7 +252,7 @@ def _rescale_type(dataset: pydicom.Dataset) -> str:
 
 
 def _series_group(dataset: pydicom.Dataset, path: str) -> str:
-    """Digest of what sets series apart where SeriesInstanceUID is missing or no UID: the directory, among others."""
+    """Digest of what sets series apart where a UID is missing or is none: the directory, among others."""
     parts = [str(Path(path).parent), *(text(dataset, keyword) for keyword in SERIES_KEYWORDS)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 

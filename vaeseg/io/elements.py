@@ -1,4 +1,8 @@
-"""Single elements of a DICOM data set as plain values; what is missing or is not what it should be gives a default."""
+"""Single elements of a DICOM data set as plain values; what is missing or is not what it should be gives a default.
+
+A value that is plain ASCII, as nearly all are, is taken from the bytes that pydicom read; converting it into pydicom's
+own types first takes ten times as long. Anything else is left to pydicom.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import BaseTag, Tag
 
 PARSE_ERRORS = (
     BytesLengthException,
@@ -36,9 +44,17 @@ DATE_PATTERN = re.compile(r"(\d{4})(\d\d)(\d\d)|(\d{4})\.(\d\d)\.(\d\d)", re.ASC
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 """Value representation CS (PS3.5 6.2); anything else is taken as empty, so that no message can quote a name."""
 
+PLAIN_TEXT = re.compile(rb"[ -}]+\0?")
+"""ASCII that means the same in every character set."""
+TEXT_VRS = frozenset({"CS", "DA", "LO", "SH", "TM", "UI"})
+PLAIN_NUMBERS = {"DS": re.compile(rb"[0-9+\-.eE\\ ]+\0?"), "IS": re.compile(rb"[0-9+\-\\ ]+\0?")}
+
 
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
     """One element as stripped text; empty where it is missing."""
+    raw = _as_read(dataset, keyword)
+    if raw.vr in TEXT_VRS and PLAIN_TEXT.fullmatch(raw.value) and b"\\" not in raw.value:
+        return raw.value.decode("ascii").strip(" \0")
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip(" \0")
 
@@ -50,6 +66,9 @@ def meta_text(dataset: pydicom.Dataset, keyword: str) -> str:
 
 def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     """All values of an element; none where it is missing."""
+    raw = _as_read(dataset, keyword)
+    if raw.vr == "CS" and PLAIN_TEXT.fullmatch(raw.value):
+        return raw.value.decode("ascii").rstrip(" \0").split("\\")
     value = dataset.get(keyword)
     if value is None:
         return []
@@ -59,10 +78,41 @@ def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
 def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """`count` finite numbers, or None where the element is missing or is anything else."""
     try:
-        numbers = tuple(float(value) for value in values(dataset, keyword))
+        numbers = _plain_numbers(dataset, keyword) or tuple(float(value) for value in values(dataset, keyword))
     except PARSE_ERRORS:
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def _plain_numbers(dataset: pydicom.Dataset, keyword: str) -> tuple[float, ...] | None:
+    """From the bytes as they were read, or None where they are not plain.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    raw = _as_read(dataset, keyword)
+    if raw.vr == "US" and len(raw.value) == 2:
+        return (float(int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")),)
+    if raw.vr in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.vr].fullmatch(raw.value):
+        return tuple(map(float, raw.value.rstrip(b" \0").split(b"\\")))
+    return None
+
+
+class _RawValue(NamedTuple):
+    vr: str = ""
+    value: bytes = b""
+    is_little_endian: bool = True
+
+
+def _as_read(dataset: pydicom.Dataset, keyword: str) -> _RawValue:
+    """An element before its conversion; empty where it is missing, empty, long, or converted already."""
+    element: Any = dataset.get_item(_tag(keyword), keep_deferred=True)
+    if not isinstance(element, RawDataElement) or not element.value:
+        return _RawValue()
+    return _RawValue(element.VR or dictionary_VR(element.tag), element.value, element.is_little_endian)
+
+
+_tag: Callable[[str], BaseTag] = cache(Tag)
 
 
 def integer(dataset: pydicom.Dataset, keyword: str, default: int | None) -> int | None:

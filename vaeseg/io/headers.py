@@ -29,7 +29,7 @@ class InstanceHeader:
     series_instance_uid: str
     """Empty where the data set has none; `series_group` tells such series apart."""
     series_group: str
-    """Digest of what keeps the series of a study apart where UIDs are missing."""
+    """Digest of what keeps series apart where a UID of study or series is missing; else empty."""
     subject_key: str | None
     study_date: date | None
     """None where no date element holds a date."""

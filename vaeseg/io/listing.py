@@ -61,24 +61,32 @@ def list_directory(root: Path, directory: str, exclude: Sequence[Path] = ()) -> 
     try:
         with os.scandir(here) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
+        return _listing(directory, entries, exclude)
     except OSError:
         if not directory:
             raise
         itself = tuple(replace(file, path=f"{directory}/.") for file in found_file(root, here))
         return Listing(directory=directory, files=itself, directories=(), is_readable=False)
+
+
+def _listing(directory: str, entries: Sequence[os.DirEntry[str]], exclude: Sequence[Path]) -> Listing:
+    prefix = f"{directory}/" if directory else ""
     files: list[FoundFile] = []
     directories: list[str] = []
     for entry in entries:
-        path = Path(entry.path)
         if not entry.is_dir(follow_symlinks=False):
-            files += found_file(root, path)
-        elif path not in exclude:
-            directories.append(str(path.relative_to(root)))
+            with suppress(FileNotFoundError):
+                files.append(_found(prefix + entry.name, entry.stat(follow_symlinks=False)))
+        elif Path(entry.path) not in exclude:
+            directories.append(prefix + entry.name)
     return Listing(directory=directory, files=tuple(files), directories=tuple(directories))
 
 
 def found_file(root: Path, path: Path) -> Iterator[FoundFile]:
     """The entry, or nothing where it is gone since it was listed."""
     with suppress(FileNotFoundError):
-        status = path.lstat()
-        yield FoundFile(path=str(path.relative_to(root)), size=status.st_size, mtime_ns=status.st_mtime_ns)
+        yield _found(str(path.relative_to(root)), path.lstat())
+
+
+def _found(path: str, status: os.stat_result) -> FoundFile:
+    return FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)

@@ -1,17 +1,29 @@
-"""The outside of a DICOM file (PS3.10): its prefix, and the bound on what a deflated data set may grow to."""
+"""The outside of a DICOM file (PS3.10): its prefix, how its data set is read, and to what a deflated one may grow."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO
 
-from pydicom.filereader import read_dataset
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset, read_partial
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.elements import text
-from vaeseg.io.headers import DEFLATED_SYNTAX
+from vaeseg.io.headers import DEFLATED_SYNTAX, PINNED_PLUGINS
 from vaeseg.records import Reason
+
+StopWhen = Callable[[int, str | None, int], bool]
+"""Of an element's tag, value representation and length: whether reading ends before it."""
+IMPLICIT_SYNTAX, BIG_ENDIAN_SYNTAX = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+USUAL_SYNTAXES = frozenset(PINNED_PLUGINS) - {BIG_ENDIAN_SYNTAX, DEFLATED_SYNTAX}
+"""Little endian, and explicit but for one."""
+DEFER_BYTES = 64 * 1024
+"""Elements longer than this are not loaded with a header."""
+UNDEFINED_LENGTH = 0xFFFFFFFF
 
 PREAMBLE_BYTES = 132
 """128 of anything, then DICM."""
@@ -31,6 +43,51 @@ def starts_with_preamble(file: BinaryIO) -> bool:
     return is_dicom(start)
 
 
+def read_elements(file: BinaryIO, stop_when: StopWhen, config: ReadingConfig) -> pydicom.Dataset:
+    """The elements of a file, of file meta too, up to where it ends or `stop_when` says so.
+
+    Args:
+        file: left where reading ended.
+        stop_when: asked before each element of the data set, perhaps twice.
+        config: bounds.
+
+    Raises:
+        ReadingError: ``too_large``.
+        Exception: one of `elements.PARSE_ERRORS`.
+    """
+    usual = _read_usual(file, stop_when) if starts_with_preamble(file) else None
+    if usual is not None:
+        return usual
+    check_inflated_size(file, config)
+    force = not starts_with_preamble(file)
+    return read_partial(file, stop_when=stop_when, defer_size=DEFER_BYTES, force=force)
+
+
+def _read_usual(file: BinaryIO, stop_when: StopWhen) -> pydicom.Dataset | None:
+    """What `read_partial` gives, in a third of its time; None where a file is not as nearly all are."""
+    file.seek(PREAMBLE_BYTES)
+    meta = _read_meta(file)
+    syntax = text(meta, "TransferSyntaxUID")
+    if syntax not in USUAL_SYNTAXES:
+        return None
+    is_unusual = False
+
+    def stop_here(tag: int, vr: str | None, length: int) -> bool:
+        nonlocal is_unusual
+        if stop_when(tag, vr, length):
+            return True
+        is_unusual = tag >> 16 == 0 or DEFER_BYTES < length < UNDEFINED_LENGTH
+        return is_unusual
+
+    is_implicit = syntax == IMPLICIT_SYNTAX
+    dataset = read_dataset(file, is_implicit_VR=is_implicit, is_little_endian=True, stop_when=stop_here)
+    if is_unusual:
+        return None
+    dataset.set_original_encoding(is_implicit, True, dataset.original_character_set)
+    dataset.file_meta = FileMetaDataset(meta)
+    return dataset
+
+
 def check_inflated_size(file: BinaryIO, config: ReadingConfig) -> None:
     """Refuse a deflated data set that inflates beyond all bounds, before pydicom inflates it in one go."""
     limit = config.max_header_bytes
@@ -40,14 +97,18 @@ def check_inflated_size(file: BinaryIO, config: ReadingConfig) -> None:
 
 
 def _is_deflated(file: BinaryIO) -> bool:
-    """By the file meta; leaves the file where the data set begins."""
-    if not starts_with_preamble(file):
-        return False
-    file.seek(PREAMBLE_BYTES)
-    meta = read_dataset(
-        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _n: tag >> 16 != 2
-    )
-    return text(meta, "TransferSyntaxUID") == DEFLATED_SYNTAX
+    """By the file meta, behind a preamble or not; leaves the file where the data set begins."""
+    file.seek(PREAMBLE_BYTES if starts_with_preamble(file) else 0)
+    return text(_read_meta(file), "TransferSyntaxUID") == DEFLATED_SYNTAX
+
+
+def _read_meta(file: BinaryIO) -> pydicom.Dataset:
+    """From where the file stands; pydicom notices by itself where value representations were forgotten."""
+    return read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_beyond_meta)
+
+
+def _is_beyond_meta(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag >> 16 != 2
 
 
 def _inflates_beyond(file: BinaryIO, limit: int) -> bool:

@@ -260,11 +260,18 @@ def _check_consistent(headers: Sequence[InstanceHeader]) -> None:
         if (header.rows, header.columns) != (first.rows, first.columns):
             one, other = (first.rows, first.columns), (header.rows, header.columns)
             raise ReadingError(Reason.INCONSISTENT_GEOMETRY, f"slices of {one} and of {other} rows and columns")
-        if not np.allclose(header.orientation or (), first.orientation or (), rtol=0, atol=ORIENTATION_TOLERANCE):
+        if not _are_close(header.orientation, first.orientation, rtol=0, atol=ORIENTATION_TOLERANCE):
             raise ReadingError(Reason.INCONSISTENT_GEOMETRY, "slices of different ImageOrientationPatient")
-        if not np.allclose(header.pixel_spacing_mm or (), first.pixel_spacing_mm or (), rtol=PIXEL_SPACING_TOLERANCE):
+        if not _are_close(header.pixel_spacing_mm, first.pixel_spacing_mm, rtol=PIXEL_SPACING_TOLERANCE):
             detail = f"PixelSpacing {first.pixel_spacing_mm} mm and {header.pixel_spacing_mm} mm"
             raise ReadingError(Reason.INCONSISTENT_GEOMETRY, detail)
+
+
+def _are_close(
+    numbers: Sequence[float] | None, others: Sequence[float] | None, *, rtol: float, atol: float = 1e-8
+) -> bool:
+    """As numpy has it, which takes 30 microseconds to compare the numbers of two slices; nearly all are equal."""
+    return numbers == others or np.allclose(numbers or (), others or (), rtol=rtol, atol=atol)
 
 
 def _warnings(

@@ -1,0 +1,136 @@
+"""What a run over very many series asks of its driver: memory and time from the listing to the last commit.
+
+    python benchmarks/planning.py --series 100000 --out DIR [--db postgresql://...]
+
+Files, their headers and the pipeline are simulated: each series has two slices, and fails as soon as it is asked for.
+All else is what `vaeseg-batch scan` does: the index, the plan, manifests, commits. Prints for each step seconds and the
+largest memory that the driver had so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vaeseg.config import RunConfig, SelectionConfig
+from vaeseg.distributed import indexing, runs
+from vaeseg.distributed.rows import Failure, SeriesRow, failed_row
+from vaeseg.distributed.submit import Submission, submit
+from vaeseg.io.archive import FileRecord
+from vaeseg.io.file_index import indexed
+from vaeseg.io.headers import CT_IMAGE, InstanceHeader
+from vaeseg.io.listing import FoundFile, Listing
+from vaeseg.models.checkpoint import resolve_model
+from vaeseg.records import IndexedFile
+
+SLICES, MODEL = 2, "phantom-v1"
+ANY_SERIES = SelectionConfig(min_slices=2, min_extent_mm=0, min_field_of_view_mm=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--series", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--db", help="instead of SQLite in the store; it should be empty")
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    (arguments.out / "archive").mkdir(parents=True)
+    _simulate(arguments.series)
+    config = RunConfig(model_path=str(resolve_model(MODEL)), commit_every=1000)
+    config = replace(config, segmentation=replace(config.segmentation, selection=ANY_SERIES))
+    submission = Submission(
+        study_dir=arguments.out.resolve() / "archive",
+        store_root=arguments.out / "store",
+        database_url=arguments.db,
+        model=MODEL,
+        config=config,
+    )
+    started = time.perf_counter()
+    report = submit(submission)
+    _print("all", time.perf_counter() - started)
+    print(report.outcomes, file=sys.stderr)
+
+
+def _simulate(n_series: int) -> None:
+    """Put files, headers and a pipeline into the places of the real ones, and note how long the steps take."""
+    indexing._listings = lambda _job, _check: _listings(n_series)
+    indexing._headers = lambda _job, files, _check: map(_header, files)
+    runs.segment_rows = _segment_rows
+    runs.start_local_ray = lambda: None
+    for module, name in ((runs, "update_index"), (runs, "readable_series"), (runs, "plan_work")):
+        setattr(module, name, _timed(name, getattr(module, name)))
+
+
+def _listings(n_series: int) -> Iterator[Listing]:
+    for number in range(n_series):
+        directory = f"{number // 1000:04d}/{number:06d}"
+        files = (FoundFile(path=f"{directory}/{k}.dcm", size=1000, mtime_ns=1) for k in range(SLICES))
+        yield Listing(directory=directory, files=tuple(files), directories=())
+
+
+def _header(file: FoundFile) -> IndexedFile:
+    _, series, name = file.path.split("/")
+    uid, k = f"1.2.826.0.1.3680043.8.498.1{series}", int(name[0])
+    header = InstanceHeader(
+        path=file.path,
+        size=file.size,
+        mtime_ns=file.mtime_ns,
+        sop_instance_uid=f"{uid}.{k}",
+        sop_class_uid=CT_IMAGE,
+        study_instance_uid=f"{uid}.9",
+        series_instance_uid=uid,
+        series_group="",
+        subject_key="0" * 32,
+        modality="CT",
+        image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        photometric="MONOCHROME2",
+        rows=512,
+        columns=512,
+        n_frames=1,
+        samples_per_pixel=1,
+        bits_allocated=16,
+        bits_stored=16,
+        high_bit=15,
+        acquisition_number=1,
+        position=(0.0, 0.0, 2.5 * k),
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        pixel_spacing_mm=(0.7, 0.7),
+        has_pixel_data=True,
+        pixel_data_bytes=2 * 512 * 512,
+        is_encapsulated=False,
+    )
+    return indexed(FileRecord(file=file, header=header))
+
+
+def _segment_rows(rows: Sequence[SeriesRow], _config: Any) -> Iterator[SeriesRow]:
+    for row in rows:
+        yield failed_row(row, Failure(reason="decode_failed", detail="simulated"))
+
+
+def _timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*arguments, **named)
+        _print(name, time.perf_counter() - started)
+        return result
+
+    return timed
+
+
+def _print(name: str, seconds: float) -> None:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    processor = usage.ru_utime + usage.ru_stime
+    told = f"{seconds:7.1f} s, {processor:7.1f} s of processor so far, {usage.ru_maxrss / 2**10:6.0f} MiB"
+    print(f"{name:16} {told}", file=sys.stderr)  # Ray has standard output
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from factories import ct_slice, save, stored_values
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from vaeseg.config import ReadingConfig
+from vaeseg.io import elements, part10
+from vaeseg.io.dicom import quiet_pydicom
+from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, values
+
+TEXT_VALUES = (
+    *(b"", b" ", b"\0", b"CT", b" CT ", b"CT\0", b"CT\0\0", b"C\0T", b"A\\B", b"A\\\\B", b"A\\", b"\\", b" A \\ B "),
+    *(b"A\\B\0", b"a~b", b"\xc4", b"\x1b$B", b"a\nb", b"1.2.840", b"1.2.840\0", b"O'Neil^{x}", b"A\\B  ", b"\\ \\"),
+)
+NUMBER_VALUES = (
+    *(b"", b" ", b"\0", b"1", b" 1 ", b"1\0", b"1.5", b"-1.5e-3", b"1\\2\\3", b"1\\\\3", b"1\\2\\3 ", b"1 2"),
+    *(b"nan", b"inf\\1\\1", b"1_0", b"+-1", b"1e400", b"99999999999999999999", b"1.0", b"\\", b"1,5", b"\xb2"),
+    *(b"--", b"e", b"1e5", b"0x10", b"1\\2\\x"),
+)
+Read = Callable[[pydicom.Dataset, str], Any]
+
+
+def outcome(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except PARSE_ERRORS as error:
+        return type(error)
+
+
+def raw_dataset(keyword: str, vr: str | None, value: bytes, is_little_endian: bool = True) -> pydicom.Dataset:
+    tag = Tag(keyword)
+    return pydicom.Dataset({tag: RawDataElement(tag, vr, len(value), value, 0, vr is None, is_little_endian)})
+
+
+def assert_as_pydicom(keyword: str, vr: str | None, value: bytes, read: Read, is_little_endian: bool = True) -> None:
+    with quiet_pydicom(), pytest.MonkeyPatch.context() as patch:
+        found = outcome(lambda: read(raw_dataset(keyword, vr, value, is_little_endian), keyword))
+        patch.setattr(elements, "_as_read", lambda *_: elements._RawValue())
+        assert found == outcome(lambda: read(raw_dataset(keyword, vr, value, is_little_endian), keyword)), value
+
+
+@pytest.mark.parametrize("vr", [None, "LO", "CS", "UI", "SH", "UN", "DS"])
+@pytest.mark.parametrize("value", TEXT_VALUES)
+def test_text_is_what_pydicom_makes_of_it(value: bytes, vr: str | None) -> None:
+    """Whether it is taken from the bytes or not."""
+    for keyword in ("Modality", "PatientID", "SeriesInstanceUID", "SeriesDate"):
+        assert_as_pydicom(keyword, vr, value, text)
+    assert_as_pydicom("ImageType", vr, value, lambda dataset, keyword: list(map(str, values(dataset, keyword))))
+
+
+@pytest.mark.parametrize("vr", [None, "DS", "IS", "LO", "UN"])
+@pytest.mark.parametrize("value", NUMBER_VALUES)
+def test_numbers_are_what_pydicom_makes_of_them(value: bytes, vr: str | None) -> None:
+    """Three of them, or one, or none."""
+    for keyword in ("ImagePositionPatient", "RescaleSlope", "AcquisitionNumber"):
+        for count in (1, 3):
+            assert_as_pydicom(keyword, vr, value, lambda dataset, name, count=count: numbers(dataset, name, count))
+    assert_as_pydicom("NumberOfFrames", vr, value, lambda dataset, name: integer(dataset, name, -7))
+
+
+@pytest.mark.parametrize("value", [b"", b"\1", b"\1\2", b"\1\2\3", b"\1\2\3\4"])
+@pytest.mark.parametrize("is_little_endian", [True, False])
+def test_binary_numbers_are_what_pydicom_makes_of_them(value: bytes, is_little_endian: bool) -> None:
+    """In either byte order, of a length that fits or not."""
+    for vr in ("US", "UL", None):
+        assert_as_pydicom("Rows", vr, value, lambda dataset, name: integer(dataset, name, -7), is_little_endian)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_values_are_what_pydicom_makes_of_them(seed: int) -> None:
+    """Strings of the characters that matter."""
+    source = random.Random(seed)
+    for _ in range(300):
+        value = bytes(source.choice(b"01.-+eE \\\0A~_\xe9") for _ in range(source.randrange(1, 9)))
+        for keyword in ("PatientID", "ImageType", "SeriesInstanceUID"):
+            assert_as_pydicom(keyword, None, value, text)
+        for keyword in ("PixelSpacing", "AcquisitionNumber"):
+            assert_as_pydicom(keyword, None, value, lambda dataset, name: numbers(dataset, name, 2))
+            assert_as_pydicom(keyword, None, value, lambda dataset, name: integer(dataset, name, None))
+
+
+def damaged(raw: bytes, source: random.Random) -> bytes:
+    flipped = bytearray(raw)
+    for _ in range(source.randrange(1, 4)):
+        flipped[source.randrange(128, len(raw))] = source.randrange(256)
+    return bytes(flipped[: source.choice([len(raw), source.randrange(132, len(raw))])])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_the_short_way_reads_what_pydicom_reads(
+    tmp_path: Path, syntax: pydicom.uid.UID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Element by element, of a whole file and of damaged ones, or it leaves them to pydicom."""
+    save(ct_slice(stored_values()[0], 0, TransferSyntaxUID=syntax), tmp_path / "a.dcm")
+    whole, source = (tmp_path / "a.dcm").read_bytes(), random.Random(str(syntax))
+    without_vr = whole[:136] + b"ZZ" + whole[138:]
+    short_ways: list[bool] = []
+    short_way = part10._read_usual
+
+    def noted(*arguments: Any) -> Any:
+        found = short_way(*arguments)
+        short_ways.append(found is not None)
+        return found
+
+    with quiet_pydicom():
+        for raw in (whole, without_vr, *(damaged(whole, source) for _ in range(300))):
+            monkeypatch.setattr(part10, "_read_usual", noted)
+            found = outcome(lambda raw=raw: read_all(raw))
+            monkeypatch.setattr(part10, "_read_usual", lambda *_: None)
+            assert found == outcome(lambda raw=raw: read_all(raw))
+    assert short_ways[0]
+    assert 100 < sum(short_ways) < 300
+
+
+def read_all(raw: bytes) -> Any:
+    """Everything that a header holds, and where its reading ends."""
+    file = io.BytesIO(raw)
+    dataset = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
+    elements = [
+        (element.tag, element.VR, str(element.value)) for part in (dataset.file_meta, dataset) for element in part
+    ]
+    return elements, dataset.original_encoding, file.tell()
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "SeriesDescription"])
+def test_an_element_that_is_not_loaded_is_read_when_it_is_asked_for(tmp_path: Path, keyword: str) -> None:
+    """It is longer than headers are; pydicom goes back to the file for it."""
+    save(
+        ct_slice(stored_values()[0], 0, TransferSyntaxUID=ImplicitVRLittleEndian, **{keyword: "x" * 70_000}),
+        tmp_path / "a",
+    )
+    with quiet_pydicom(), (tmp_path / "a").open("rb") as file:
+        dataset = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
+        assert text(dataset, keyword) == "x" * 70_000

@@ -213,10 +213,9 @@ def _with_keys(
     in_order = [(group, series) for group, all_series in judged.items() for series in all_series]
     for group, series in sorted(in_order, key=lambda pair: pair[1].row.reason is not None):
         own = {series.row.series_key for series in named[group]}
-        taken = own | {key for key, other in owner.items() if other not in (group, "")}
         is_new_volume = "/" not in group and series.row.series_instance_uid not in owner
         moved = away.pop(series.row.fingerprint, None) if is_new_volume else None
-        identity = moved or {"series_key": _free_key(series.row.series_instance_uid, taken)}
+        identity = moved or {"series_key": _free_key(series.row.series_instance_uid, group, owner, own)}
         row = replace(series.row, **identity)
         owner[row.series_key] = group
         named[group].append(replace(series, row=row))
@@ -249,9 +248,10 @@ def _missing_volumes(connection: Connection, archive_id: int, fingerprints: Sequ
     }
 
 
-def _free_key(uid: str, taken: set[str]) -> str:
+def _free_key(uid: str, group: str, owner: Mapping[str, str], own: Collection[str]) -> str:
+    """The first that neither this group has used up nor another one has; "" owns what no scan has found again."""
     number, key = 1, uid
-    while key in taken:
+    while key in own or owner.get(key, "") not in (group, ""):
         number += 1
         key = f"{uid}-{number}"
     return key

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, case, delete, func, select, update
+from sqlalchemy import Connection, Row, case, delete, exists, func, select, update
 
 from vaeseg.db.index_files import files_of_groups, instances
 from vaeseg.db.session import Database
@@ -84,12 +84,12 @@ def forget_emptied_groups(database: Database, archive_id: int) -> None:
     So that a NIfTI volume that was moved finds the series that it was (`record_groups`).
     """
     with database.write() as connection:
-        present = select(InstanceTable.group_key).where(
+        has_files = exists().where(  # NOT IN would be a loop in a loop on PostgreSQL
             InstanceTable.archive_id == archive_id,
-            InstanceTable.group_key.is_not(None),
+            InstanceTable.group_key == ChangedGroupTable.group_key,
             InstanceTable.missing_since.is_(None),
         )
-        emptied = (ChangedGroupTable.archive_id == archive_id) & ChangedGroupTable.group_key.not_in(present)
+        emptied = (ChangedGroupTable.archive_id == archive_id) & ~has_files
         groups = connection.scalars(select(ChangedGroupTable.group_key).where(emptied)).all()
         _series_missing(connection, database, archive_id, groups, [])
         _judged(connection, archive_id, groups)

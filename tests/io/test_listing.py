@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vaeseg.io.listing import list_directory, walk
+
+
+def test_what_lies_below_is_listed_by_name_and_links_are_not_followed(tmp_path: Path) -> None:
+    """Sizes are those of the entries themselves; an excluded directory is not there."""
+    for name in ("b/2.dcm", "b/1.dcm", "a/deep/3.dcm", "store/4.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
+    found = {listing.directory: listing for listing in walk(tmp_path, exclude=[tmp_path / "store"])}
+    assert sorted(found) == ["", "a", "a/deep", "b"]
+    assert found[""].directories == ("a", "b")
+    assert [(file.path, file.size) for file in found["b"].files[:2]] == [("b/1.dcm", 5), ("b/2.dcm", 5)]
+    assert found["b"].files[2].size == (tmp_path / "b" / "link").lstat().st_size
+    assert found["a/deep"].files[0].mtime_ns == (tmp_path / "a/deep/3.dcm").stat().st_mtime_ns
+
+
+@dataclass
+class Entry:
+    """As `os.scandir` gives it, of a file whose status is not told."""
+
+    name: str
+    error: type[OSError]
+
+    def is_dir(self, *, follow_symlinks: bool) -> bool:
+        return follow_symlinks
+
+    def stat(self, *, follow_symlinks: bool) -> None:
+        raise self.error(13, "no")
+
+
+@pytest.mark.parametrize(("error", "is_readable"), [(PermissionError, False), (FileNotFoundError, True)])
+def test_a_directory_whose_files_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], is_readable: bool
+) -> None:
+    """It may be listed and not searched: that is no listing. A file that is gone meanwhile is left out."""
+
+    @contextmanager
+    def scanned(_: Path) -> Iterator[list[Entry]]:
+        yield [Entry("1.dcm", error)]
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr("vaeseg.io.listing.os.scandir", scanned)
+    listing = list_directory(tmp_path, "a")
+    assert (listing.is_readable, [file.path for file in listing.files]) == (is_readable, [] if is_readable else ["a/."])

@@ -27,7 +27,20 @@ def is_surely_dead(name: str) -> bool:
     if not process or machine != _machine():
         return False
     pid, _, started = process.partition(" ")
-    return _started(int(pid)) != started
+    return _started(int(pid)) != started and not _is_hidden(int(pid))
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process that /proc does not show: one of another account, under hidepid or ProtectProc."""
+    if (PROC / str(pid)).exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _machine() -> str:

@@ -8,10 +8,12 @@ from datetime import date
 
 import alembic.command
 import pytest
+from click.testing import CliRunner
 from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from vaeseg.cli import main
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.answers import Question
 from vaeseg.db.ask import ask
@@ -143,6 +145,21 @@ def test_questions_are_asked_as_the_reader(owned: str, store: Store) -> None:
         assert ask(url, question).rows == ((3.0,),)
         with pytest.raises(UsageError, match="permission denied"):
             ask(url, Question(statement="SELECT path FROM instances", limit=5, timeout_seconds=10))
+
+
+def test_the_command_answers_the_reader_and_records_the_writer(owned: str, store: Store) -> None:
+    """What the reader asks is in the server's log alone; what the writer asks is an event, without the text."""
+    with closing(open_database(owned)) as database:
+        do_a_scan(database, store)
+    statement = "SELECT tumour_volume_ml FROM tumour_volume_trend"
+    for role in ("vaeseg_reader", "vaeseg_writer"):
+        answered = CliRunner().invoke(main, ["query", statement, "--json", "--db", url_of(owned, role)])
+        assert (answered.exit_code, answered.output) == (0, '[{"tumour_volume_ml": 3.0}]\n')
+    with closing(open_database(owned)) as database, database.read() as connection:
+        shown = connection.execute(text("SELECT n_rows, detail FROM events WHERE kind = 'query_shown'")).all()
+    ((n_rows, detail),) = shown
+    assert (n_rows, detail["relations"]) == (1, ["tumour_volume_trend"])
+    assert "SELECT" not in str(detail)
 
 
 def test_an_upgrade_grants_what_is_new(owned: str) -> None:

@@ -32,7 +32,7 @@ from sqlalchemy import func, select
 
 from vaeseg.config import PhantomConfig, RunConfig
 from vaeseg.db.session import open_database, sqlite_url
-from vaeseg.db.tables import LATEST_FINDINGS
+from vaeseg.db.views import LATEST_FINDINGS
 from vaeseg.distributed.commit import COMMIT_STEPS
 from vaeseg.distributed.verify import verify
 from vaeseg.io.store import Store

@@ -31,6 +31,9 @@ from vaeseg.records import (
 ROOT = "/archive/Doe^Jane/2026"
 """A root that names a patient, as real ones do."""
 
+HEAD = "0005"
+"""The newest revision of the schema."""
+
 MODEL = "phantom-v1"
 
 DIGEST = "a" * 64

@@ -7,15 +7,13 @@ from contextlib import closing
 import alembic.command
 import pytest
 from click.testing import CliRunner, Result
-from ledger_factories import scan, series_row
+from ledger_factories import HEAD, scan, series_row
 from sqlalchemy import text
 
 from vaeseg.cli import main
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.session import Database, open_database
 from vaeseg.io.store import Store
-
-HEAD = "0004"
 
 
 def db(url: str, *arguments: str) -> Result:

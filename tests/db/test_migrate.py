@@ -4,7 +4,7 @@ import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from ledger_factories import ROOT, scan, series_row
+from ledger_factories import HEAD, ROOT, scan, series_row
 from sqlalchemy import CheckConstraint, Connection, insert, inspect, text
 
 from vaeseg.db import migrate as migrate_module
@@ -13,8 +13,6 @@ from vaeseg.db.migrate import current_revision, migrate, migrations_directory
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import ArchiveTable, Base
 from vaeseg.db.views import VIEWS
-
-HEAD = "0005"
 
 DATA_0001 = (
     f"INSERT INTO archives (id, name, root) VALUES (1, 'a', '{ROOT}')",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from ledger_factories import scan, series_row
+from ledger_factories import HEAD, scan, series_row
 from sqlalchemy import create_engine, event, insert, make_url, select, text
 from sqlalchemy.exc import StatementError
 
@@ -33,7 +33,7 @@ def test_opening_makes_and_migrates_and_opening_again_keeps(tmp_path: Path) -> N
     again = _open_file(path)
     with again.read() as connection:
         assert connection.scalar(select(ArchiveTable.name)) == "a"
-        assert current_revision(connection) == "0005"
+        assert current_revision(connection) == HEAD
     again.close()
 
 
@@ -173,7 +173,7 @@ def test_a_newer_database_is_refused_by_its_revision(tmp_path: Path) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0099'"))
     database.close()
-    with pytest.raises(DatabaseVersionError, match=r"0099.*up to 0005.*upgrade vaeseg"):
+    with pytest.raises(DatabaseVersionError, match=rf"0099.*up to {HEAD}.*upgrade vaeseg"):
         _open_file(path)
 
 

@@ -18,6 +18,14 @@ POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
 """URL of a PostgreSQL database that tests may empty, instead of one started for them; databases are made beside it."""
 
 
+LONGEST = ("integration/test_kills.py", "integration/test_command_line.py", "distributed/test_ray_train.py")
+"""Files that begin first, so that no process waits for the other at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread for torch, here and in child processes: a second only waits for the first in tiny networks.

@@ -161,7 +161,7 @@ def test_metrics_are_served_while_it_trains(data: str, tmp_path: Path, monkeypat
     assert "--metrics-port" in refused.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupt_leaves_a_state_that_resumes_to_the_same_model(
     data: str, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archives import whole_archive
 
-from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig, RunConfig, SegmentationConfig
+from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig
 from vaeseg.distributed.local import start_local_ray, stop_local_ray
 from vaeseg.distributed.submit import Submission
 from vaeseg.geometry.resample import to_model_grid
@@ -69,14 +70,4 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture
 def submission(archive: Path, model_path: Path, tmp_path: Path) -> Submission:
     """All three series, with labels, into a new store."""
-    return Submission(
-        study_dir=archive / "dicom",
-        store_root=tmp_path / "store",
-        database_url=None,
-        model="random",
-        config=RunConfig(
-            segmentation=SegmentationConfig(output_types=("nifti", "png"), with_labels=True),
-            model_path=str(model_path),
-            label_dir=str(archive / "labels"),
-        ),
-    )
+    return whole_archive(archive, model_path, tmp_path / "store")

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-from archives import compressed_slice
+from archives import compressed_slice, whole_archive
 from PIL import Image
 
+from vaeseg.distributed.report import RunReport
 from vaeseg.distributed.submit import Submission, preview, submit
 from vaeseg.geometry.resample import to_model_grid
 from vaeseg.inference.predictor import Predictor
@@ -59,16 +60,25 @@ def source_hu(directory: Path) -> np.ndarray[Any, Any]:
     return np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
 
 
+@pytest.fixture(scope="module")
+def first(
+    archive: Path, model_path: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> tuple[Submission, RunReport]:
+    """Done once; no test changes its store."""
+    submission = whole_archive(archive, model_path, tmp_path_factory.mktemp("first") / "store")
+    return submission, submit(submission)
+
+
 @pytest.fixture
-def submitted(submission: Submission) -> Submission:
-    report = submit(submission)
+def submitted(first: tuple[Submission, RunReport]) -> Submission:
+    submission, report = first
     assert report.outcomes["segmented"] == 3
     return submission
 
 
-def test_every_file_and_series_is_accounted_for(submission: Submission, archive: Path) -> None:
+def test_every_file_and_series_is_accounted_for(first: tuple[Submission, RunReport], archive: Path) -> None:
     """Files found are the files on disk, all in a series; outcomes add up to the series."""
-    report = submit(submission)
+    submission, report = first
     n_files = sum(1 for _ in (archive / "dicom").rglob("*.dcm"))
     assert (report.files.found, report.files.in_series, report.files.refused) == (n_files, n_files, 0)
     assert report.n_series == 3
@@ -232,7 +242,7 @@ def test_a_short_series_is_skipped_by_rule(submission: Submission, archive: Path
     assert ahead.to_segment > 0
 
 
-def test_labels_on_another_grid_are_resampled_or_refused(submission: Submission, archive: Path, tmp_path: Path) -> None:
+def test_labels_on_another_grid_are_resampled_or_refused(submitted: Submission, archive: Path, tmp_path: Path) -> None:
     """A label mirrored in storage measures the same; one that lies elsewhere gives no IoU and a reason."""
     labels = tmp_path / "labels"
     labels.mkdir()
@@ -249,9 +259,8 @@ def test_labels_on_another_grid_are_resampled_or_refused(submission: Submission,
             affine[:3, 3] += 1000.0
         nibabel.save(nibabel.Nifti1Image(data, affine), labels / name)
     shutil.copy(archive / "labels" / names[2], labels / "no-such-series.nii.gz")
-    submit(submission)
-    reference = {row["series_instance_uid"]: row for row in rows(submission, "SELECT * FROM findings")}
-    other = replace(submission, store_root=tmp_path / "other", config=replace(submission.config, label_dir=str(labels)))
+    reference = {row["series_instance_uid"]: row for row in rows(submitted, "SELECT * FROM findings")}
+    other = replace(submitted, store_root=tmp_path / "other", config=replace(submitted.config, label_dir=str(labels)))
     report = submit(other)
     assert report.unmatched_labels == 1
     found = {row["series_instance_uid"]: row for row in rows(other, "SELECT * FROM findings")}

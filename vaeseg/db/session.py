@@ -223,8 +223,9 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=timeout)
+        # a statement prepared while a table was empty would go on reading all of it, however large it grows
+        options = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "prepare_threshold": None}
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=options)
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs a driver: pip install 'vaeseg[postgres]'") from error
 

@@ -110,7 +110,7 @@ class Watch:
 
 def write_archive(archive: Path, n_series: int) -> None:
     """A directory a series; identifiers and positions are written into the bytes of one file."""
-    template = _template()
+    template = template_file()
     for series in range(n_series):
         directory = archive / f"{series // 100:04d}" / f"{series:06d}"
         directory.mkdir(parents=True)
@@ -125,7 +125,8 @@ def write_archive(archive: Path, n_series: int) -> None:
             (directory / f"{number:03d}.dcm").write_bytes(content)
 
 
-def _template() -> bytes:
+def template_file() -> bytes:
+    """One small slice."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, SLICE_PLACE
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

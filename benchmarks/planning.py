@@ -19,13 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vaeseg.config import RunConfig, SelectionConfig
+from index import template_file
+
+from vaeseg.config import ReadingConfig, RunConfig, SelectionConfig
 from vaeseg.distributed import indexing, runs
 from vaeseg.distributed.rows import Failure, SeriesRow, failed_row
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.io.archive import FileRecord
+from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
 from vaeseg.io.file_index import indexed
-from vaeseg.io.headers import CT_IMAGE, InstanceHeader
+from vaeseg.io.headers import InstanceHeader
 from vaeseg.io.listing import FoundFile, Listing
 from vaeseg.models.checkpoint import resolve_model
 from vaeseg.records import IndexedFile
@@ -42,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     (arguments.out / "archive").mkdir(parents=True)
-    _simulate(arguments.series)
+    _simulate(arguments.series, _template(arguments.out))
     config = RunConfig(model_path=str(resolve_model(MODEL)), commit_every=1000)
     config = replace(config, segmentation=replace(config.segmentation, selection=ANY_SERIES))
     submission = Submission(
@@ -58,10 +61,16 @@ def main() -> None:
     print(report.outcomes, file=sys.stderr)
 
 
-def _simulate(n_series: int) -> None:
+def _template(directory: Path) -> InstanceHeader:
+    (directory / "template.dcm").write_bytes(template_file())
+    with quiet_pydicom():
+        return read_header(directory, "template.dcm", SubjectKeyer(b"0" * 32), ReadingConfig())
+
+
+def _simulate(n_series: int, template: InstanceHeader) -> None:
     """Put files, headers and a pipeline into the places of the real ones, and note how long the steps take."""
     indexing._listings = lambda _job, _check: _listings(n_series)
-    indexing._headers = lambda _job, files, _check: map(_header, files)
+    indexing._headers = lambda _job, files, _check: (_header(template, file) for file in files)
     runs.segment_rows = _segment_rows
     runs.start_local_ray = lambda: None
     for module, name in ((runs, "update_index"), (runs, "readable_series"), (runs, "plan_work")):
@@ -75,37 +84,18 @@ def _listings(n_series: int) -> Iterator[Listing]:
         yield Listing(directory=directory, files=tuple(files), directories=())
 
 
-def _header(file: FoundFile) -> IndexedFile:
+def _header(template: InstanceHeader, file: FoundFile) -> IndexedFile:
     _, series, name = file.path.split("/")
     uid, k = f"1.2.826.0.1.3680043.8.498.1{series}", int(name[0])
-    header = InstanceHeader(
+    header = replace(
+        template,
         path=file.path,
         size=file.size,
         mtime_ns=file.mtime_ns,
         sop_instance_uid=f"{uid}.{k}",
-        sop_class_uid=CT_IMAGE,
         study_instance_uid=f"{uid}.9",
         series_instance_uid=uid,
-        series_group="",
-        subject_key="0" * 32,
-        modality="CT",
-        image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        photometric="MONOCHROME2",
-        rows=512,
-        columns=512,
-        n_frames=1,
-        samples_per_pixel=1,
-        bits_allocated=16,
-        bits_stored=16,
-        high_bit=15,
-        acquisition_number=1,
         position=(0.0, 0.0, 2.5 * k),
-        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        pixel_spacing_mm=(0.7, 0.7),
-        has_pixel_data=True,
-        pixel_data_bytes=2 * 512 * 512,
-        is_encapsulated=False,
     )
     return indexed(FileRecord(file=file, header=header))
 

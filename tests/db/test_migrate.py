@@ -4,8 +4,8 @@ import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from ledger_factories import HEAD, ROOT, scan, series_row
-from sqlalchemy import CheckConstraint, Connection, insert, inspect, text
+from ledger_factories import HEAD, ROOT, begin_run, failed, scan, segmented, series_row
+from sqlalchemy import CheckConstraint, Connection, insert, inspect, select, text
 
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.index_series import readable_series
@@ -13,6 +13,9 @@ from vaeseg.db.migrate import current_revision, migrate, migrations_directory
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import ArchiveTable, Base
 from vaeseg.db.views import VIEWS
+from vaeseg.db.work import plan_work
+from vaeseg.distributed.commit import commit_group
+from vaeseg.io.store import Store
 
 DATA_0001 = (
     f"INSERT INTO archives (id, name, root) VALUES (1, 'a', '{ROOT}')",
@@ -73,6 +76,29 @@ def test_every_revision_is_upgraded_with_data_in_it(database: Database) -> None:
     assert series.missing_since == series.judged_at
     archive_id = scan(database, [series_row("1.2.3")])
     assert [name.series_key for name in readable_series(database, archive_id)] == ["1.2.3"]
+
+
+@pytest.mark.parametrize("revision", ["0002", "0003", "0004"])
+def test_later_revisions_are_upgraded_with_findings_in_them(database: Database, store: Store, revision: str) -> None:
+    """Series, files, work and findings are what they were, and the ledger still knows what is done."""
+    run_id = begin_run(database, scan(database, [series_row("1.2.3"), series_row("1.2.4")], junk=1))
+    one, two = plan_work(database, run_id, ["1.2.3", "1.2.4"]).pending
+    commit_group(run_id, [(one, segmented(one)), (two, failed(two))], store, database)
+    tables = ("series", "instances", "work_items", "findings", "lesions", "parts")
+    before = {table: _rows(database, table) for table in tables}
+    with database.write() as connection:
+        alembic.command.downgrade(migrate_module._config(connection), revision)
+    with database.write() as connection:
+        migrate(connection)
+        assert current_revision(connection) == HEAD
+    assert {table: _rows(database, table) for table in tables} == before
+    again = plan_work(database, run_id, ["1.2.3", "1.2.4"])
+    assert (again.already_done, again.left_out) == (("1.2.3",), ("1.2.4",))
+
+
+def _rows(database: Database, table: str) -> list[tuple[object, ...]]:
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(select(Base.metadata.tables[table]).order_by(text("1, 2")))]
 
 
 def test_an_interrupted_migration_leaves_an_empty_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

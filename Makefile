@@ -29,7 +29,7 @@ demo: $(STAMP)  ## Write a small phantom archive, segment it, show the findings
 
 test: $(TEST_STAMP)  ## Run the whole test suite
 	@echo "== running the tests"
-	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(TEST_STAMP)  ## Run ruff, strict mypy and import-linter
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -170,35 +170,61 @@ def _run_key(connection: Connection, run_id: str) -> RunKey:
     return RunKey(run_id=run_id, **row._mapping)
 
 
+class _LedgerRow(NamedTuple):
+    """A series, and its item under the present work key; the item's columns are None where there is none."""
+
+    series_id: int
+    series_key: str
+    series_instance_uid: str
+    study_instance_uid: str
+    subject_key: str | None
+    verdict: str
+    fingerprint: str
+    n_slices: int | None
+    work_item_id: int | None = None
+    state: str | None = None
+    attempts: int | None = None
+    generation: int | None = None
+
+
+SERIES_COLUMNS = (
+    SeriesTable.id,
+    SeriesTable.series_key,
+    SeriesTable.series_instance_uid,
+    SeriesTable.study_instance_uid,
+    SeriesTable.subject_key,
+    SeriesTable.verdict,
+    SeriesTable.fingerprint,
+    SeriesTable.n_slices,
+)
+ITEM_COLUMNS = {
+    "work_item_id": WorkItemTable.id,
+    "state": WorkItemTable.state,
+    "attempts": WorkItemTable.attempts,
+    "generation": WorkItemTable.generation,
+}
+
+
 def _ledger_rows(
     connection: Connection, archive_id: int, model_digest: str, config_digest: str, keys: Sequence[str]
-) -> dict[str, Any]:
-    """Series key to the series joined with its item under the present work key; item columns None where new."""
-    statement = select(
-        SeriesTable.id.label("series_id"),
-        SeriesTable.series_key,
-        SeriesTable.series_instance_uid,
-        SeriesTable.study_instance_uid,
-        SeriesTable.subject_key,
-        SeriesTable.verdict,
-        SeriesTable.fingerprint,
-        SeriesTable.n_slices,
-        WorkItemTable.id.label("work_item_id"),
-        WorkItemTable.state,
-        WorkItemTable.attempts,
-        WorkItemTable.generation,
-    ).join(
-        WorkItemTable,
-        (WorkItemTable.series_id == SeriesTable.id)
-        & (WorkItemTable.fingerprint == SeriesTable.fingerprint)
-        & (WorkItemTable.model_digest == model_digest)
-        & (WorkItemTable.config_digest == config_digest),
-        isouter=True,
+) -> dict[str, _LedgerRow]:
+    """Series key to row.
+
+    No join: PostgreSQL has no statistics of items that were entered just now, and compares each series with each item.
+    """
+    of_archive = select(*SERIES_COLUMNS).where(SeriesTable.archive_id == archive_id)
+    of_run = select(WorkItemTable.series_id, WorkItemTable.fingerprint, *ITEM_COLUMNS.values()).where(
+        WorkItemTable.model_digest == model_digest, WorkItemTable.config_digest == config_digest
     )
-    of_archive = statement.where(SeriesTable.archive_id == archive_id)
-    rows: dict[str, Any] = {}
+    rows: dict[str, _LedgerRow] = {}
     for batch in in_batches(keys):
-        rows |= {row.series_key: row for row in connection.execute(of_archive.where(SeriesTable.series_key.in_(batch)))}
+        series = [_LedgerRow(*row) for row in connection.execute(of_archive.where(SeriesTable.series_key.in_(batch)))]
+        found = connection.execute(of_run.where(WorkItemTable.series_id.in_([row.series_id for row in series])))
+        items = {
+            (series_id, fingerprint): dict(zip(ITEM_COLUMNS, item, strict=True))
+            for series_id, fingerprint, *item in found
+        }
+        rows |= {row.series_key: row._replace(**items.get((row.series_id, row.fingerprint), {})) for row in series}
     return rows
 
 

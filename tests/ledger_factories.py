@@ -8,18 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.index_files import record_files
 from vaeseg.db.index_series import JudgedSeries, SeriesRow, record_groups
 from vaeseg.db.runs import ModelRow, register_model, start_run
 from vaeseg.db.session import Database
+from vaeseg.db.tables import RunTable
 from vaeseg.db.work import WorkItem, mask_folder
 from vaeseg.io.parquet import encode_mask
 from vaeseg.records import (
     FailedSeries,
-    FileCount,
     IndexedFile,
     LesionRecord,
     Overlap,
@@ -39,6 +39,14 @@ MODEL = "phantom-v1"
 DIGEST = "a" * 64
 
 SUBJECT = "5" * 16
+
+FILES = {
+    "files_found": 5,
+    "files_in_series": 3,
+    "files_refused": 2,
+    "files_waiting": 0,
+    "files_refused_by_reason": {"not_an_image": 2},
+}
 
 MASK = np.zeros((3, 4, 5), dtype=bool)
 MASK[1, 1:3, 2:4] = True
@@ -114,17 +122,19 @@ def scan(database: Database, rows: Sequence[SeriesRow], junk: int = 0) -> int:
 def begin_run(
     database: Database, archive_id: int, *, config_digest: str = "c" * 64, model: str = MODEL, digest: str = DIGEST
 ) -> str:
-    """Register the model and start a run."""
+    """Register the model and start a run, of a scan that found five files."""
     register_model(database, ModelRow(digest=digest, name=model, architecture={"kind": "spatial"}))
-    return start_run(
+    run_id = start_run(
         database,
         kind="segment",
         archive_id=archive_id,
         model_digest=digest,
         config_json='{"with_labels":false}',
         config_digest=config_digest,
-        files=FileCount(found=5, in_series=3, refused=2, refused_by_reason={"not_an_image": 2}),
     )
+    with database.write() as connection:
+        connection.execute(update(RunTable).where(RunTable.id == run_id).values(FILES))
+    return run_id
 
 
 def segmented(item: WorkItem, *, volume_ml: float = 3.0, overlap: Overlap | None = None) -> SegmentedSeries:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 import pytest
+from file_counts import count_files
 from ledger_factories import (
     begin_run,
     counted_statements,
@@ -23,7 +24,7 @@ from sqlalchemy import select
 from vaeseg.db.coverage import Scanned
 from vaeseg.db.exclusions import record_decisions, standings
 from vaeseg.db.index_files import record_files
-from vaeseg.db.index_series import SeriesRow, count_files, forget_emptied_groups
+from vaeseg.db.index_series import SeriesRow, forget_emptied_groups
 from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary

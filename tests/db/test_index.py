@@ -4,6 +4,7 @@ import dataclasses
 from contextlib import closing
 
 import pytest
+from file_counts import count_files
 from ledger_factories import ROOT, SUBJECT, Clock, counted_statements, files_of, group_of, scan, series_row
 from sqlalchemy import func, select
 
@@ -11,7 +12,6 @@ from vaeseg.db.archives import ensure_archive, index_counts
 from vaeseg.db.index_files import changed_groups, damaged_directories, known_directories, known_files, record_files
 from vaeseg.db.index_series import (
     JudgedSeries,
-    count_files,
     forget_emptied_groups,
     readable_series,
     record_groups,

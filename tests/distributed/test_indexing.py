@@ -12,11 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 from factories import write_series
+from file_counts import count_files
 from sqlalchemy import select
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
-from vaeseg.db.index_series import count_files, readable_series, series_with_files
+from vaeseg.db.index_series import readable_series, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
 from vaeseg.distributed import index_tasks, indexing

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, case, delete, exists, func, select, update
+from sqlalchemy import Connection, Row, delete, exists, select, update
 
 from vaeseg.db.index_files import files_of_groups, instances
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ChangedGroupTable, InstanceTable, SeriesTable
 from vaeseg.db.upsert import in_batches, upsert
-from vaeseg.records import FileCount, IndexedFile
+from vaeseg.records import IndexedFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,44 +162,6 @@ def series_with_files(database: Database, archive_id: int, series_keys: Sequence
         paths = _paths(connection, archive_id, [row.id for row in rows])
     found = {row.series_key: _found(row, paths[row.id], files[row.group_key]) for row in rows}
     return [found[key] for key in series_keys]
-
-
-def count_files(
-    database: Database, archive_id: int, n_waiting: int = 0, waiting_studies: Collection[str] = ()
-) -> FileCount:
-    """Files of an archive by what became of them; those that are missing are not counted.
-
-    Args:
-        database: where.
-        archive_id: whose.
-        n_waiting: files that the scan found and left alone.
-        waiting_studies: files of these that make no volume yet are waiting, and not refused.
-    """
-    study = case((SeriesTable.reason.is_not(None), SeriesTable.study_instance_uid))
-    reason = func.coalesce(InstanceTable.reason, SeriesTable.reason)
-    statement = (
-        select(reason, study, func.count())
-        .select_from(InstanceTable)
-        .join(SeriesTable, SeriesTable.id == InstanceTable.series_id, isouter=True)
-        .where(InstanceTable.archive_id == archive_id, InstanceTable.missing_since.is_(None))
-        .group_by(reason, study)
-    )
-    in_series, by_reason = 0, Counter[str]()
-    with database.read() as connection:
-        for why, of_study, count in connection.execute(statement):
-            if why is None:
-                in_series += count
-            elif of_study in waiting_studies:
-                n_waiting += count
-            else:
-                by_reason[why] += count
-    return FileCount(
-        found=in_series + by_reason.total() + n_waiting,
-        in_series=in_series,
-        refused=by_reason.total(),
-        refused_by_reason=dict(sorted(by_reason.items())),
-        waiting=n_waiting,
-    )
 
 
 def _with_keys(

@@ -72,7 +72,6 @@ def start_run(
     model_digest: str | None,
     config_json: str,
     config_digest: str,
-    files: FileCount | None = None,
 ) -> str:
     """Record the start of a run.
 
@@ -83,7 +82,6 @@ def start_run(
         model_digest: of a registered model.
         config_json: `config.as_json` of its configuration.
         config_digest: `config.digest` of the same.
-        files: what the scan before it found, where there was one.
 
     Returns:
         The run's id, which sorts by time of start, such as ``20261122T013000-1a2b3c``.
@@ -104,7 +102,7 @@ def start_run(
         "counts": {},
     }
     with database.write() as connection:
-        connection.execute(insert(RunTable).values(values | _file_values(files)))
+        connection.execute(insert(RunTable).values(values))
         add_event(connection, database, "run_started", run_id, actor=account())
     return run_id
 
@@ -177,7 +175,7 @@ def finish_run(
     status: EndStatus,
     counts: Mapping[str, Any] | None = None,
     scanned: Scanned | None = None,
-) -> None:
+) -> FileCount:
     """Record how a run ended, and what had become of everything in its archive.
 
     Args:
@@ -187,6 +185,9 @@ def finish_run(
         counts: further figures to keep with it, JSON values.
         scanned: what its scan found; None where it did not come to its end, and nobody knows what there is.
 
+    Returns:
+        Files of the archive; none where nobody knows.
+
     Raises:
         RunNotFoundError: no such run.
     """
@@ -194,9 +195,12 @@ def finish_run(
     values = {"status": status, "finished_at": now, "heartbeat_at": now, "counts": dict(counts or {})}
     with database.write() as connection:
         _update(connection, run_id, values)
+        files = FileCount(found=0, in_series=0, refused=0)
         if scanned is not None:
-            _update(connection, run_id, _file_values(record_coverage(connection, run_id, scanned)))
+            files = record_coverage(connection, run_id, scanned)
+            _update(connection, run_id, _file_values(files))
         add_event(connection, database, f"run_{status}", run_id)
+    return files
 
 
 def take_archive(database: Database, archive_id: int, run_id: str) -> None:
@@ -267,9 +271,7 @@ def run_task(database: Database, run_id: str) -> RunTask:
     return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)
 
 
-def _file_values(files: FileCount | None) -> dict[str, Any]:
-    if files is None:
-        return {}
+def _file_values(files: FileCount) -> dict[str, Any]:
     return {
         "files_found": files.found,
         "files_in_series": files.in_series,

@@ -27,7 +27,8 @@ class RunReport:
     status: Literal["finished", "nothing_to_do"] = "finished"
     outcomes: dict[str, int] = field(default_factory=dict)
     """Every series found, by what became of it: the values add up to `n_series`."""
-    files: FileCount
+    files: FileCount = field(default_factory=lambda: FileCount(found=0, in_series=0, refused=0))
+    """Known at the end."""
     left_out_by_rule: dict[str, int] = field(default_factory=dict)
     """Series that the rules of the run leave out, by the name of the rule."""
     index: dict[str, int] = field(default_factory=dict)

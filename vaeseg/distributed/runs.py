@@ -16,7 +16,7 @@ from typing import TypeVar
 from vaeseg.config import RunConfig
 from vaeseg.db.coverage import Scanned
 from vaeseg.db.findings import series_with_outcome
-from vaeseg.db.index_series import SeriesName, count_files, readable_series, studies_of_refused_series
+from vaeseg.db.index_series import SeriesName, readable_series, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
@@ -114,7 +114,8 @@ def execute_run(
         "seconds": round(report.seconds, 3),
         "index": report.index,
     }
-    run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
+    report.files = run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
+    FILES_REFUSED.inc(report.files.refused)
     return report
 
 
@@ -181,7 +182,6 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     series = run.outlasting(lambda: readable_series(run.database, run.job.archive_id))
     selection = run.outlasting(lambda: _select(run, index))
     work, report = run.outlasting(lambda: _plan(run, index, series, selection))
-    FILES_REFUSED.inc(report.files.refused)
     labels: dict[str, Path] = {}
     if run.config.label_dir is not None:
         names = {
@@ -213,8 +213,7 @@ def _plan(
     run: _Run, index: IndexReport, series: Sequence[SeriesName], selection: Selection
 ) -> tuple[PlannedWork, RunReport]:
     """Enter in the ledger what is to do; the report accounts for every series that the run is about."""
-    files = count_files(run.database, run.job.archive_id, index.n_waiting, index.waiting_studies)
-    report = RunReport(run_id=run.run_id, files=files, index=index.counts(), is_retry=run.config.retry_of is not None)
+    report = RunReport(run_id=run.run_id, index=index.counts(), is_retry=run.config.retry_of is not None)
     to_plan = [name.series_key for name in series if name.study_instance_uid not in index.waiting_studies]
     refused = studies_of_refused_series(run.database, run.job.archive_id)
     n_refused = sum(study not in index.waiting_studies for study in refused)

@@ -149,6 +149,14 @@ def test_a_run_that_is_asked_to_stop_hears_of_it_with_its_heartbeat(database: Da
     assert run_summary(database, run_id).status == "running"
 
 
+def test_a_run_that_was_taken_for_dead_hears_of_it_and_stops(database: Database, archive_id: int, clock: Clock) -> None:
+    """It was silent while its database was away; another may have its archive by now."""
+    run_id = begin_run(database, archive_id)
+    clock.advance(61)
+    assert close_lost_runs(database) == (run_id,)
+    assert heartbeat(database, run_id)
+
+
 def test_a_run_without_a_driver_is_closed_and_an_ended_one_is_not_cancelled(
     database: Database, archive_id: int, clock: Clock
 ) -> None:

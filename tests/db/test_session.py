@@ -273,3 +273,11 @@ def test_waiting_can_be_ended(postgres_url: str) -> None:
     with pytest.raises(StoppedError), database.read():
         pass
     opened.close()
+
+
+def test_statements_are_planned_for_the_tables_as_they_are(postgres_url: str) -> None:
+    """One that was prepared on the server while a table was empty would go on reading all of it."""
+    with closing(open_database(postgres_url)) as database, database.read() as connection:
+        for number in range(20):
+            connection.execute(select(ArchiveTable.name).where(ArchiveTable.id == number))
+        assert connection.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0

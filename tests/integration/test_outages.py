@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,9 @@ import pytest
 from postgres import start_server
 
 from vaeseg.db import session
-from vaeseg.db.session import open_database
+from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.summaries import recent_runs, run_summary
+from vaeseg.distributed import commit, runs
 from vaeseg.distributed.report import Progress
 from vaeseg.distributed.submit import Submission, resume, submit
 from vaeseg.distributed.verify import verify
@@ -79,4 +80,35 @@ def test_a_database_that_stays_away_ends_the_run_resumably(
         monkeypatch.setattr("vaeseg.db.runs.is_surely_dead", lambda driver: True)  # this process was the driver
         assert resume(store, database, run.run_id).complete
         assert run_summary(database, run.run_id).outcomes["segmented"] == 3
+        assert list(verify(store, database)) == []
+
+
+def test_every_step_of_a_run_is_done_again_where_the_database_goes_away_in_it(
+    submission: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Index, plan, manifests, publishing and end each fail once, after their work: nothing is lost or done twice."""
+    monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
+    failed: list[str] = []
+
+    def failing_once(name: str, really: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = really(*arguments, **named)
+            is_idle = arguments[-1:] == ((),)  # recovery before the run, with nothing to publish
+            if name not in failed and not is_idle:
+                failed.append(name)
+                raise DatabaseAwayError(f"in {name}")
+            return result
+
+        return call
+
+    steps = {runs: ("update_index", "plan_work", "manifests_of", "finish_run"), commit: ("mark_published",)}
+    for module, names in steps.items():
+        for name in names:
+            monkeypatch.setattr(module, name, failing_once(name, getattr(module, name)))
+    report = submit(submission)
+    assert sorted(failed) == sorted(name for names in steps.values() for name in names)
+    assert (report.status, report.outcomes["segmented"], report.files.refused) == ("finished", 3, 0)
+    store = create_store(submission.store_root)
+    with closing(open_database(sqlite_url(store.database_path))) as database:
+        assert run_summary(database, report.run_id).outcomes["segmented"] == 3
         assert list(verify(store, database)) == []

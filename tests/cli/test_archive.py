@@ -4,26 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from factories import write_series
+from called import vaeseg
 
-from vaeseg.cli import main
 from vaeseg.cli.options import DURATION
-
-
-def vaeseg(directory: Path, *arguments: str) -> Result:
-    environment = {"VAESEG_DB": "", "VAESEG_STORE": str(directory / "store")}
-    return CliRunner(env=environment).invoke(main, list(arguments))
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Path:
-    """An archive of one series, registered as `ward`."""
-    write_series(tmp_path / "ward" / "a")
-    result = vaeseg(tmp_path, "archive", "add", "ward", "--root", str(tmp_path / "ward"))
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert "vaeseg-batch scan ward" in result.stdout
-    return tmp_path
 
 
 def test_an_archive_is_added_listed_shown_and_removed(ward: Path) -> None:

@@ -9,17 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from called import vaeseg
+from click.testing import Result
 from factories import write_series
 
-from vaeseg.cli import main
-
 CHEST = '[[require]]\nrule = "chest"\nkeyword = "BodyPartExamined"\nequals = "CHEST"\n'
-
-
-def vaeseg(directory: Path, *arguments: str) -> Result:
-    environment = {"VAESEG_DB": "", "VAESEG_STORE": str(directory / "store")}
-    return CliRunner(env=environment).invoke(main, list(arguments))
 
 
 @pytest.fixture

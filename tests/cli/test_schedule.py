@@ -9,10 +9,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
-from factories import write_series
+from called import vaeseg
+from click.testing import CliRunner
 
-from vaeseg.cli import main
 from vaeseg.cli.options import DEADLINE
 from vaeseg.cli.scan import command as scan
 from vaeseg.cli.scan_arguments import given_options, options_of_scan
@@ -20,19 +19,6 @@ from vaeseg.db.schedules import Schedule, scan_arguments
 from vaeseg.distributed.scan_process import ScanProcess
 
 NIGHTLY = ("schedule", "add", "nightly", "--archive", "ward", "--cron", "0 1 * * *")
-
-
-def vaeseg(directory: Path, *arguments: str) -> Result:
-    environment = {"VAESEG_DB": "", "VAESEG_STORE": str(directory / "store")}
-    return CliRunner(env=environment).invoke(main, list(arguments))
-
-
-@pytest.fixture
-def ward(tmp_path: Path) -> Path:
-    """An archive of one series, registered as `ward`."""
-    write_series(tmp_path / "ward" / "a")
-    assert vaeseg(tmp_path, "archive", "add", "ward", "--root", str(tmp_path / "ward")).exit_code == 0
-    return tmp_path
 
 
 def listed(ward: Path) -> list[dict[str, object]]:

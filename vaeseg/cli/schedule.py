@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,8 +165,6 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    import sys
-
     if not rows:
         print("no schedules yet", file=sys.stderr)
     for row in rows:

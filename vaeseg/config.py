@@ -348,7 +348,7 @@ class RunConfig:
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     """The part that belongs to the work key."""
     model_path: str
-    """The checkpoint file; its digest is the run's."""
+    """The checkpoint file, or the name of a model that comes with vaeseg; its digest is the run's."""
     label_dir: str | None = None
     """Directory of label volumes."""
     rules: dict[str, Any] | None = None
@@ -370,6 +370,11 @@ class RunConfig:
     """Where the model runs."""
     batch_size: int = 32
     """Slices in one pass."""
+    actors: tuple[int, int] | None = None
+    """Fewest and most processes that hold the model, one GPU each where there are GPUs; None: up to one for each GPU,
+    or for each node where there are none."""
+    jobs_address: str | None = None
+    """Of the Ray cluster's Jobs API, where the run was submitted to one."""
     commit_every: int = 20
     """Series in one Parquet part and one transaction, at most."""
     commit_seconds: float = 10.0
@@ -378,6 +383,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.commit_every < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("batch_size, commit_every and limit must be at least 1")
+        if self.actors is not None and not 1 <= self.actors[0] <= self.actors[1]:
+            raise ValueError(f"actors {self.actors[0]}:{self.actors[1]}: give N, or MIN:MAX with 1 <= MIN <= MAX")
         if self.deadline is not None and self.deadline.tzinfo is None:
             raise ValueError(f"plan_until {self.plan_until} has no offset from UTC")
 
@@ -394,6 +401,7 @@ class RunConfig:
         segmentation["reading"] = ReadingConfig(**segmentation["reading"])
         segmentation["output_types"] = tuple(segmentation["output_types"])
         changed: dict[str, Any] = {"segmentation": SegmentationConfig(**segmentation)}
-        if "retry_outcomes" in values:
-            changed["retry_outcomes"] = tuple(values["retry_outcomes"])
+        for name in ("retry_outcomes", "actors"):
+            if values.get(name) is not None:
+                changed[name] = tuple(values[name])
         return cls(**{**values, **changed})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -152,6 +153,8 @@ def test_a_scan_process_tells_no_secret(tmp_path: Path) -> None:
     )
     pid = process.driver.rpartition("; ")[2].partition(" ")[0]
     try:
+        while not (Path("/proc") / pid / "cmdline").read_bytes():
+            time.sleep(0.01)  # the kernel fills it in a moment after the program has begun
         line, environment = (
             (Path("/proc") / pid / name).read_bytes().decode().split("\0") for name in ("cmdline", "environ")
         )

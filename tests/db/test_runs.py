@@ -16,12 +16,16 @@ from vaeseg.db.runs import (
     cancel_run,
     close_lost_runs,
     finish_run,
+    hand_over,
     heartbeat,
     is_live,
+    is_submitted,
+    last_submission,
     reopen_run,
     run_task,
     start_run,
     take_archive,
+    take_up,
 )
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import recent_runs, run_summary
@@ -243,3 +247,48 @@ def test_an_archive_is_worked_on_by_one_run_at_a_time(database: Database, archiv
     clock.advance(3600)
     third = begin_run(database, archive_id)
     take_archive(database, archive_id, third)
+
+
+def test_a_submitted_run_has_longer_to_be_heard_of(database: Database, archive_id: int, clock: Clock) -> None:
+    """Its cluster may have to start a node first; Ray gives up after 15 minutes."""
+    run_id = begin_run(database, archive_id)
+    assert hand_over(database, run_id) == f"vaeseg-{run_id}-a1"
+    clock.advance(15 * 60)
+    assert (run_summary(database, run_id).status, is_submitted(database, run_id)) == ("submitted", True)
+    assert close_lost_runs(database) == ()
+    clock.advance(61)
+    assert (run_summary(database, run_id).status, is_live(database, run_id)) == ("lost", False)
+
+
+def test_a_submission_id_is_never_used_twice(database: Database, archive_id: int) -> None:
+    """Ray refuses it: each attempt has a number. Where a run was never a job, there is none."""
+    run_id = begin_run(database, archive_id)
+    assert last_submission(database, run_id) is None
+    finish_run(database, run_id, "interrupted")
+    reopen_run(database, run_id, {"jobs_address": "http://head:8265"})
+    assert hand_over(database, run_id) == f"vaeseg-{run_id}-a2"
+    assert last_submission(database, run_id) == ("http://head:8265", f"vaeseg-{run_id}-a2")
+
+
+def test_a_run_has_one_driver(
+    database: Database, archive_id: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes back after another took the run up is told to stop, and gives no sign of life in its name."""
+    run_id = begin_run(database, archive_id)
+    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    assert not take_up(database, run_id)
+    clock.advance(5)
+    assert not heartbeat(database, run_id)
+    monkeypatch.undo()
+    clock.advance(5)
+    assert heartbeat(database, run_id)
+    assert run_summary(database, run_id).seconds == 5
+
+
+def test_a_job_that_comes_too_late_stops_at_once(database: Database, archive_id: int) -> None:
+    """It was cancelled while it waited for its cluster."""
+    run_id = begin_run(database, archive_id)
+    hand_over(database, run_id)
+    finish_run(database, run_id, "interrupted")
+    assert take_up(database, run_id)
+    assert run_summary(database, run_id).status == "interrupted"

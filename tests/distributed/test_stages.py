@@ -50,7 +50,8 @@ def geometry(mirrored: bool = False) -> VolumeGeometry:
 def config(tmp_path: Path, **changes: Any) -> StageConfig:
     fields: dict[str, Any] = {
         "store_root": str(tmp_path / "store"),
-        "model_path": "",
+        "model": "",
+        "model_digest": "",
         "image_size": SIZE,
         "reading": ReadingConfig(),
         "output_types": ("nifti",),
@@ -203,7 +204,7 @@ def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
         "from vaeseg.config import ReadingConfig\n"
         "from vaeseg.distributed import stages\n"
         "stages.read_volume = lambda *_: threading.Event().wait(60)\n"
-        "config = stages.StageConfig(store_root='', model_path='', image_size=8, output_types=(),\n"
+        "config = stages.StageConfig(store_root='', model='', model_digest='', image_size=8, output_types=(),\n"
         "    reading=ReadingConfig(decode_timeout_seconds=1))\n"
         "stages.read(json.load(sys.stdin), config)\n"
     )

@@ -24,6 +24,7 @@ COMMANDS = {
     "findings": "Query findings in SQL.",
     "gc": "Remove files that nothing refers to.",
     "inspect": "Read DICOM and NIfTI and report a verdict for each series.",
+    "logs": "Print what the driver of a run printed on its cluster.",
     "model": "List, show, import and export models; write their cards.",
     "phantom": "Write a synthetic thorax CT archive.",
     "prepare": "Prepare a data set of slices for training.",

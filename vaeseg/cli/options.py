@@ -78,6 +78,30 @@ def _next_daytime(daytime: time, now: datetime) -> datetime:
 
 DEADLINE = Deadline()
 
+
+class Workers(click.ParamType[tuple[int, int]]):
+    """How many processes: a number, or the fewest and the most as ``MIN:MAX``."""
+
+    name = "workers"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """For --help."""
+        return "N|MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """To the fewest and the most."""
+        fewest, _, most = str(value).partition(":")
+        try:
+            numbers = int(fewest), int(most or fewest)
+        except ValueError:
+            numbers = 0, 0
+        if not 1 <= numbers[0] <= numbers[1]:
+            self.fail(f"{value} is neither N nor MIN:MAX with 1 <= MIN <= MAX")
+        return numbers
+
+
+WORKERS = Workers()
+
 NOTICE = "research software, not for clinical use"
 """Goes with every table of results, on stderr."""
 
@@ -106,12 +130,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 address_option = click.option(
     "--address",
-    metavar="HOST:PORT",
-    envvar="RAY_ADDRESS",
+    metavar="ADDRESS",
+    envvar=["VAESEG_ADDRESS", "RAY_ADDRESS"],
     show_envvar=True,
-    help="Ray cluster that this machine is a node of; without it, a Ray of its own.",
+    help="Ray cluster: http://HOST:8265 to submit a job to it, HOST:PORT to drive it from one of its nodes; without "
+    "it, a Ray of its own.",
 )
 """`address: str | None`"""
+
+wait_option = click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="For the end of a job; it goes on without you either way."
+)
+"""`wait: bool`"""
 
 
 def store_options(function: Function) -> Function:

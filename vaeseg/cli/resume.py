@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaeseg.cli.options import address_option, json_option, opened_for_query, store_options
+from vaeseg.cli.options import address_option, json_option, opened_for_query, store_options, wait_option
 from vaeseg.cli.segmentation import conclude, with_bar
 
 
@@ -14,10 +14,11 @@ from vaeseg.cli.segmentation import conclude, with_bar
 @click.argument("run_id")
 @store_options
 @address_option
+@wait_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, run_id: str, store: Path, db: str | None, address: str | None, as_json: bool
+    ctx: click.Context, /, run_id: str, store: Path, db: str | None, address: str | None, wait: bool, as_json: bool
 ) -> None:
     """Go on with a run that was interrupted, cancelled, killed or failed, under its id.
 
@@ -29,5 +30,5 @@ def command(
     from vaeseg.io.store import create_store
 
     with opened_for_query(store, db) as database:
-        report = with_bar(lambda show: resume(create_store(store), database, run_id, show, address))
+        report = with_bar(lambda show: resume(create_store(store), database, run_id, show, address, wait))
     conclude(ctx, report, store, db, as_json)

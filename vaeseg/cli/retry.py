@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vaeseg.cli.options import address_option, check_choice, json_option, opened_for_query, store_options
+from vaeseg.cli.options import address_option, check_choice, json_option, opened_for_query, store_options, wait_option
 from vaeseg.cli.segmentation import conclude, with_bar
 
 OUTCOMES = ["failed", "crashed"]
@@ -17,10 +17,19 @@ OUTCOMES = ["failed", "crashed"]
 @click.option("--outcome", "outcomes", default="failed,crashed", show_default=True, help="Which series.")
 @store_options
 @address_option
+@wait_option
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, run_id: str, outcomes: str, store: Path, db: str | None, address: str | None, as_json: bool
+    ctx: click.Context,
+    /,
+    run_id: str,
+    outcomes: str,
+    store: Path,
+    db: str | None,
+    address: str | None,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Do again, in a new run, the series that a run ended as failed or crashed.
 
@@ -33,5 +42,5 @@ def command(
     for outcome in chosen:
         check_choice("--outcome", outcome, OUTCOMES)
     with opened_for_query(store, db) as database:
-        report = with_bar(lambda show: retry(create_store(store), database, run_id, chosen, show, address))
+        report = with_bar(lambda show: retry(create_store(store), database, run_id, chosen, show, address, wait))
     conclude(ctx, report, store, db, as_json)

@@ -86,5 +86,8 @@ def _index(submitted: Submission, as_json: bool) -> None:
     if as_json:
         print(json.dumps(counts))
         return
+    if not counts:
+        print("submitted: 'vaeseg-batch status' has the run")
+        return
     print(f"files   {counts['n_listed']} listed, {counts['n_vanished']} vanished, {counts['n_waiting']} waiting")
     print(f"headers {counts['n_read']} read")

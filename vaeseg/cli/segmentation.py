@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
-from vaeseg.cli.options import NOTICE, address_option, json_option, store_options
+from vaeseg.cli.options import NOTICE, WORKERS, address_option, json_option, store_options, wait_option
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,15 @@ _OPTIONS = (
     click.option("--limit", type=click.IntRange(min=1), help="At most this many series in this run."),
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Slices in one pass."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--gpu-actors",
+        "actors",
+        type=WORKERS,
+        help="Fewest and most processes that hold the model, one GPU each; by default up to one for each GPU of the "
+        "cluster, or for each node if it has none.",
+    ),
     address_option,
+    wait_option,
     click.option("--retry", is_flag=True, help="Do again the series that failed or crashed before."),
     click.option("--dry-run", is_flag=True, help="Show what would be done; writes nothing."),
     json_option,
@@ -59,7 +68,9 @@ def submission(
     limit: int | None,
     batch_size: int,
     device: Literal["auto", "cpu", "cuda"],
+    actors: tuple[int, int] | None,
     address: str | None,
+    wait: bool,
     retry: bool,
 ) -> Submission:
     """What was asked for, checked.
@@ -79,11 +90,12 @@ def submission(
     from vaeseg.distributed.submit import Submission
     from vaeseg.inference.predictor import choose_device
     from vaeseg.io.rules import read_rules
-    from vaeseg.models.checkpoint import resolve_model
+    from vaeseg.models.checkpoint import resolve_model, shipped_models_dir
 
     if address is None:
         choose_device(device)
     checkpoint = resolve_model(model, store / "models")
+    is_shipped = checkpoint.parent == shipped_models_dir()
     segmentation = SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None)
     return Submission(
         study_dir=root,
@@ -91,15 +103,17 @@ def submission(
         database_url=db,
         model=checkpoint.stem,
         address=address,
+        wait=wait,
         config=RunConfig(
             segmentation=segmentation,
-            model_path=str(checkpoint.resolve()),
+            model_path=checkpoint.stem if is_shipped else str(checkpoint.resolve()),
             label_dir=str(label_dir) if label_dir else None,
             rules=read_rules(rules_file) if rules_file else None,
             limit=limit,
             retry=retry,
             device=device,
             batch_size=batch_size,
+            actors=actors,
             stable_seconds=stable_seconds,
             plan_until=plan_until.astimezone(UTC).isoformat() if plan_until else None,
         ),
@@ -137,6 +151,13 @@ def _output_types(text: str) -> tuple[str, ...]:
 
 def with_bar(work: Callable[[ProgressCallback], RunReport]) -> RunReport:
     """Do it, with a bar on stderr where that is a terminal."""
+    with progress_bar() as show:
+        return work(show)
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressCallback]:
+    """A bar on stderr, where that is a terminal, that shows what its callback is given."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -167,7 +188,7 @@ def with_bar(work: Callable[[ProgressCallback], RunReport]) -> RunReport:
                 failures=progress.failures,
             )
 
-        return work(show)
+        yield show
 
 
 def _show_preview(preview: Preview, as_json: bool) -> None:
@@ -183,6 +204,10 @@ def _show_preview(preview: Preview, as_json: bool) -> None:
 
 
 def _show_report(report: RunReport, store: Path) -> None:
+    if report.is_under_way:
+        print(f"run     {report.run_id} submitted ({NOTICE})")
+        print(f"next    vaeseg-batch status {report.run_id} --watch --store {store}")
+        return
     files = report.files
     reasons = ", ".join(f"{reason} {count}" for reason, count in files.refused_by_reason.items())
     print(f"run     {report.run_id} {_what_happened(report)} in {report.seconds:.1f} s ({NOTICE})")
@@ -226,7 +251,7 @@ def _as_json(report: RunReport, store_root: Path, db: str | None) -> dict[str, A
     url = make_url(db or sqlite_url(store.database_path))
     return {
         "run_id": report.run_id,
-        "status": report.status,
+        "status": "submitted" if report.is_under_way else report.status,
         "store": str(store.root),
         "db": url.render_as_string(hide_password=True),
         "n_series": report.n_series,

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vaeseg.cli.options import NOTICE, json_option, opened_for_query, store_options
+from vaeseg.cli.segmentation import progress_bar
+from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from vaeseg.db.session import Database
     from vaeseg.db.summaries import RunSummary
 
 
+WATCH_SECONDS = 1.0
 WIDE = 100
 """Characters of a terminal from which the list of runs also has time and model."""
 
@@ -23,9 +28,10 @@ WIDE = 100
 @click.command()
 @click.argument("run_id", required=False)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Runs to list.")
+@click.option("--watch", is_flag=True, help="Follow RUN_ID with a bar until it ends.")
 @store_options
 @json_option
-def command(run_id: str | None, limit: int, store: Path, db: str | None, as_json: bool) -> None:
+def command(run_id: str | None, limit: int, watch: bool, store: Path, db: str | None, as_json: bool) -> None:
     """Show the latest runs, or all that is known of RUN_ID.
 
     A run that says it is running but was not heard of for a minute is shown as lost: its process has died, and the
@@ -35,7 +41,11 @@ def command(run_id: str | None, limit: int, store: Path, db: str | None, as_json
     """
     from vaeseg.db.summaries import recent_runs, run_summary
 
+    if watch and run_id is None:
+        raise UsageError("--watch follows one run: name it")
     with opened_for_query(store, db) as database:
+        if watch and run_id is not None:
+            _watch(database, run_id)
         summaries = recent_runs(database, limit) if run_id is None else [run_summary(database, run_id)]
     if as_json:
         shown = [_as_json(summary) for summary in summaries]
@@ -44,6 +54,17 @@ def command(run_id: str | None, limit: int, store: Path, db: str | None, as_json
         _print_table(summaries)
     else:
         _print_summary(summaries[0])
+
+
+def _watch(database: Database, run_id: str) -> None:
+    """Show a bar until the run has ended or is lost; what is in it is what the database has."""
+    from vaeseg.db.summaries import run_summary
+    from vaeseg.distributed.report import progress_of
+
+    with progress_bar() as show:
+        while (summary := run_summary(database, run_id)).status in ("running", "submitted"):
+            show(progress_of(summary))
+            time.sleep(WATCH_SECONDS)
 
 
 def _as_json(summary: RunSummary) -> dict[str, Any]:

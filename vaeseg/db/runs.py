@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from vaeseg.db.coverage import Scanned, record_coverage
 from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
-from vaeseg.db.tables import ArchiveTable, ModelTable, RunTable
+from vaeseg.db.tables import ArchiveTable, EventTable, ModelTable, RunTable
 from vaeseg.db.upsert import insert_missing
 from vaeseg.errors import ArchiveBusyError, RunNotFoundError, UsageError
 from vaeseg.process import is_surely_dead, this_process
@@ -22,6 +22,11 @@ from vaeseg.records import FileCount
 
 LOST_AFTER = timedelta(seconds=60)
 """A running run that has been silent for longer is taken for dead; drivers send heartbeats far more often."""
+
+SUBMITTED_BY = "submitted by "
+"""Begins the driver of a run that was given to a cluster and that no process has taken up yet."""
+SUBMITTED_LOST_AFTER = timedelta(minutes=16)
+"""Ray gives up a job that it could not start within 15 minutes."""
 
 EndStatus = Literal["finished", "interrupted", "failed", "nothing_to_do"]
 
@@ -107,16 +112,81 @@ def start_run(
     return run_id
 
 
-def heartbeat(database: Database, run_id: str) -> bool:
-    """Say that a run lives; returns whether somebody asked it to stop, or took it for dead and closed it.
+def hand_over(database: Database, run_id: str) -> str:
+    """Leave a run to the cluster that it is about to be submitted to; returns the id of the submission.
+
+    A submission id is never used twice: it carries the number of the attempt.
 
     Raises:
         RunNotFoundError: no such run.
     """
-    asked = (RunTable.cancel_requested_at.is_not(None)) | (RunTable.status != "running")
     with database.write() as connection:
-        _update(connection, run_id, {"heartbeat_at": database.now(), "driver": this_process()})
-        return bool(connection.scalar(select(asked).where(RunTable.id == run_id)))
+        _update(connection, run_id, {"driver": SUBMITTED_BY + this_process(), "heartbeat_at": database.now()})
+        return _submission_id(connection, run_id)
+
+
+def is_submitted(database: Database, run_id: str) -> bool:
+    """Whether a run waits for the cluster that it was submitted to."""
+    with database.read() as connection:
+        row = connection.execute(select(RunTable.driver, RunTable.status).where(RunTable.id == run_id)).one_or_none()
+        return row is not None and row.status == "running" and waits_for_cluster(row.driver)
+
+
+def last_submission(database: Database, run_id: str) -> tuple[str, str] | None:
+    """Address of the cluster that a run was submitted to, and the id of the submission; None for one that was not.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.read() as connection:
+        config = connection.scalar(select(RunTable.config).where(RunTable.id == run_id))
+        if config is None:
+            raise run_not_found(run_id)
+        address = config.get("jobs_address")
+        return (address, _submission_id(connection, run_id)) if address else None
+
+
+def _submission_id(connection: Connection, run_id: str) -> str:
+    resumed = select(func.count()).where(EventTable.run_id == run_id, EventTable.kind == "run_resumed")
+    return f"vaeseg-{run_id}-a{1 + (connection.scalar(resumed) or 0)}"
+
+
+def take_up(database: Database, run_id: str) -> bool:
+    """Make this process the driver of a run; returns whether it is to stop at once, as `heartbeat`.
+
+    Whoever drove it before stops at its next heartbeat.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.write() as connection:
+        _update(connection, run_id, {"driver": this_process(), "heartbeat_at": database.now()})
+        return _is_to_stop(connection, run_id)
+
+
+def heartbeat(database: Database, run_id: str) -> bool:
+    """Say that a run lives.
+
+    Returns:
+        Whether this process is to stop: somebody asked for it, or took the run for dead and closed it, or another
+        process drives it now. To the last, this is no sign of life.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.write() as connection:
+        driver = connection.execute(select(RunTable.driver).where(RunTable.id == run_id)).one_or_none()
+        if driver is None:
+            raise run_not_found(run_id)
+        if driver[0] != this_process():
+            return True
+        _update(connection, run_id, {"heartbeat_at": database.now()})
+        return _is_to_stop(connection, run_id)
+
+
+def _is_to_stop(connection: Connection, run_id: str) -> bool:
+    asked = (RunTable.cancel_requested_at.is_not(None)) | (RunTable.status != "running")
+    return bool(connection.scalar(select(asked).where(RunTable.id == run_id)))
 
 
 def cancel_run(database: Database, run_id: str) -> bool:
@@ -246,8 +316,14 @@ def is_live(database: Database, run_id: str) -> bool:
 
 
 def is_lost(heartbeat_at: datetime, driver: str | None, now: datetime) -> bool:
-    """Whether the driver of a run that claims to run is dead: silent for too long, or seen to be gone."""
-    return now - heartbeat_at > LOST_AFTER or is_surely_dead(driver or "")
+    """Whether a run that claims to run has no driver: silent for too long, seen to be gone, or never come."""
+    patience = SUBMITTED_LOST_AFTER if waits_for_cluster(driver) else LOST_AFTER
+    return now - heartbeat_at > patience or is_surely_dead(driver or "")
+
+
+def waits_for_cluster(driver: str | None) -> bool:
+    """Whether a run with that driver was submitted to a cluster, which has not begun it."""
+    return (driver or "").startswith(SUBMITTED_BY)
 
 
 def run_task(database: Database, run_id: str) -> RunTask:

@@ -13,6 +13,7 @@ from sqlalchemy import Row, Select, delete, insert, select, update
 
 from vaeseg.db.archives import Archive
 from vaeseg.db.events import account, add_event
+from vaeseg.db.runs import SUBMITTED_BY
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, RunTable, ScheduleTable
 from vaeseg.errors import UsageError
@@ -157,7 +158,8 @@ def record_run(database: Database, schedule_id: int, driver: str) -> str | None:
     Returns:
         The run's id; None where it has started none, or none yet.
     """
-    of_driver = select(RunTable.id).where(RunTable.driver == driver).order_by(RunTable.id.desc()).limit(1)
+    names = (driver, SUBMITTED_BY + driver)
+    of_driver = select(RunTable.id).where(RunTable.driver.in_(names)).order_by(RunTable.id.desc()).limit(1)
     with database.write() as connection:
         run_id = connection.scalar(of_driver) if driver else None
         if run_id is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from vaeseg.db.runs import is_lost, run_not_found
+from vaeseg.db.runs import is_lost, run_not_found, waits_for_cluster
 from vaeseg.db.session import Database
 from vaeseg.db.tables import OUTCOMES, ArchiveTable, FindingTable, ModelTable, RunTable, WorkItemTable
 from vaeseg.records import FileCount
@@ -26,12 +26,15 @@ class RunSummary:
     model: str | None
     """Name."""
     status: str
-    """As stored, but ``lost`` for one that claims to run and whose driver is dead (`runs.is_lost`)."""
+    """As stored, but for one that claims to run ``lost`` where it has no driver any more (`runs.is_lost`), and
+    ``submitted`` where a cluster has not begun it yet."""
     started_at: datetime
     finished_at: datetime | None
     heartbeat_at: datetime
     outcomes: dict[str, int]
     """Findings of this run by outcome, every outcome present."""
+    n_slices: int
+    """Of the series that it segmented."""
     pending: int
     """Series that it planned last and has no finding for."""
     files: FileCount | None
@@ -76,6 +79,7 @@ def _runs() -> Select[Any]:
 def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: datetime) -> list[RunSummary]:
     run_ids = [row.id for row in rows]
     outcomes = _count_by(connection, FindingTable.run_id, FindingTable.outcome, run_ids)
+    slices = _slices_by(connection, run_ids)
     states = _count_by(connection, WorkItemTable.run_id, WorkItemTable.state, run_ids)
     return [
         RunSummary(
@@ -88,6 +92,7 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: datetime) 
             finished_at=row.finished_at,
             heartbeat_at=row.heartbeat_at,
             outcomes={outcome: outcomes.get((row.id, outcome), 0) for outcome in OUTCOMES},
+            n_slices=slices.get(row.id, 0),
             pending=states.get((row.id, "pending"), 0),
             files=_files(row),
             counts=row.counts,
@@ -103,9 +108,20 @@ def _count_by(connection: Connection, run_column: Any, column: Any, run_ids: lis
     return {(run_id, value): count for run_id, value, count in counted}
 
 
+def _slices_by(connection: Connection, run_ids: list[str]) -> dict[str, int]:
+    segmented = FindingTable.run_id.in_(run_ids) & (FindingTable.outcome == "segmented")
+    counted = connection.execute(
+        select(FindingTable.run_id, func.sum(FindingTable.n_slices)).where(segmented).group_by(FindingTable.run_id)
+    )
+    return {run_id: int(count or 0) for run_id, count in counted}
+
+
 def _shown_status(row: Any, now: datetime) -> str:
-    lost = row.status == "running" and is_lost(row.heartbeat_at, row.driver, now)
-    return "lost" if lost else str(row.status)
+    if row.status != "running":
+        return str(row.status)
+    if is_lost(row.heartbeat_at, row.driver, now):
+        return "lost"
+    return "submitted" if waits_for_cluster(row.driver) else "running"
 
 
 def _files(row: Any) -> FileCount | None:

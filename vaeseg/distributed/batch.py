@@ -10,7 +10,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from vaeseg.distributed.local import gpus_available
+from vaeseg.distributed.local import gpus_available, nodes_with_cpus
 from vaeseg.distributed.rows import SeriesRow
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.errors import VaesegError
@@ -23,6 +23,10 @@ ACTOR_RESTARTS = -1
 """The model's actor comes back however many series kill it; each of them is tried `TASK_RETRIES` times more."""
 TASK_MEMORY_BYTES = 2**30
 """What a reading or measuring task may need: a volume of 600 slices in int16 is 315 MB, its float32 planes little."""
+
+
+ACTOR_MEMORY_BYTES = 2**30
+"""What an actor may need in main memory: torch, the model, and a batch."""
 
 
 class PipelineError(VaesegError):
@@ -54,19 +58,26 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     on_gpu = config.device == "cuda" or (config.device == "auto" and gpus_available())
+    fewest, most = config.actors or (1, _most_actors(on_gpu))
     task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     dataset = dataset.map(read, fn_kwargs={"config": config}, **task)
     dataset = dataset.map(
         Segment,
         fn_constructor_args=(config,),
-        compute=ActorPoolStrategy(size=1),
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most),
         num_cpus=1,
         num_gpus=1 if on_gpu else None,
+        memory=ACTOR_MEMORY_BYTES,
         max_restarts=ACTOR_RESTARTS,
         max_task_retries=TASK_RETRIES,
     )
     return dataset.map(measure, fn_kwargs={"config": config}, **task)
+
+
+def _most_actors(on_gpu: bool) -> int:
+    """One for each GPU, or for each node where the processors do it: torch uses all of a node's cores."""
+    return max(1, int(ray.cluster_resources().get("GPU", 0)) if on_gpu else nodes_with_cpus())
 
 
 def last_line(error: RayError) -> str:

@@ -33,7 +33,7 @@ class Committer:
         self._group: list[tuple[WorkItem, SeriesOutcome]] = []
         self._last_commit = time.monotonic()
         self.n_done = 0
-        """Series that have met their end, committed or about to be."""
+        """Series whose end is committed."""
 
     def add(self, item: WorkItem, outcome: SeriesOutcome) -> None:
         """Take one outcome; commit if the group is full or has waited long enough."""
@@ -57,6 +57,7 @@ class Committer:
         if group:
             with STAGE_SECONDS.labels("commit").time():
                 commit_group(self._run_id, group, self._store, self._database)
+            self._show(len(group))
         self._last_commit = time.monotonic()
 
     def _count(self, outcome: SeriesOutcome) -> None:
@@ -69,10 +70,9 @@ class Committer:
             STAGE_SECONDS.labels("read").observe(outcome.read_seconds)
             STAGE_SECONDS.labels("segment").observe(outcome.segment_seconds)
             STAGE_SECONDS.labels("measure").observe(outcome.measure_seconds)
-        self._show(1)
 
-    def _show(self, n_done: int) -> None:
-        self.n_done += n_done
+    def _show(self, n_committed: int) -> None:
+        self.n_done += n_committed
         outcomes = self._report.outcomes
         self._on_progress(
             Progress(

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from vaeseg.db.coverage import Scanned
-from vaeseg.db.runs import EndStatus, finish_run, heartbeat
+from vaeseg.db.runs import EndStatus, finish_run, heartbeat, take_up
 from vaeseg.db.session import Database
 from vaeseg.errors import StoreError, VaesegError
 
@@ -47,12 +47,13 @@ def heartbeats(database: Database, run_id: str, on_cancel: Callable[[], None]) -
     stopped = threading.Event()
 
     def beat() -> None:
-        wait = 0.0  # the first at once: this process may not be the one that wrote the run down
+        sign, wait = take_up, 0.0  # at once: this process may not be the one that wrote the run down
         while not stopped.wait(wait):
             wait = HEARTBEAT_SECONDS
             try:
-                if heartbeat(database, run_id):
+                if sign(database, run_id):
                     on_cancel()
+                sign = heartbeat
             except StoreError as error:
                 logger.debug("no heartbeat: %s", error)
 

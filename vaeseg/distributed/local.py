@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr
 from io import TextIOBase
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 
@@ -26,6 +27,7 @@ OBJECT_STORE_BYTES = 2 * 2**30
 """Two series of 2,000 slices on a 256 x 256 grid take 0.5 GB; more only fills /dev/shm."""
 REACH_SECONDS = 10.0
 """A cluster that has not answered by then is not there."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a hospital's cluster reports to nobody
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in Ray's log files
@@ -61,7 +63,13 @@ def join_cluster(address: str) -> None:
     """
     if ray.is_initialized():
         return
-    _check_reachable(address)
+    if "://" in address:
+        raise UsageError(
+            f"--address {address} is not HOST:PORT: this command is driven from a node of the cluster, with the "
+            "address that 'ray start' printed there"
+        )
+    if address != "auto":
+        check_reachable(address)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _failure_in_a_line(f"the Ray cluster {address} cannot be reached"), warnings.catch_warnings():
@@ -70,18 +78,28 @@ def join_cluster(address: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit() and "/" not in address):
+def check_reachable(address: str) -> None:
+    """Find out at once whether anybody answers; Ray itself tries for minutes.
+
+    Args:
+        address: ``HOST:PORT``, or ``http://HOST:PORT`` or ``https://HOST[:PORT]`` of a Jobs API.
+
+    Raises:
+        UsageError: it is something else.
+        ClusterError: nobody answers.
+    """
+    url = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = url.port or DEFAULT_PORTS.get(url.scheme)
+    except ValueError:
+        port = None
+    if url.scheme not in ("", *DEFAULT_PORTS) or not url.hostname or not port or url.path.strip("/"):
         raise UsageError(
-            f"--address {address} is not HOST:PORT: run the command on a node of the cluster, with the address that "
-            "'ray start' printed there"
+            f"--address {address} is neither http://HOST:PORT of a cluster's dashboard nor HOST:PORT, as 'ray start' "
+            "prints it on a node of the cluster"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+        socket.create_connection((url.hostname, port), timeout=REACH_SECONDS).close()
     except OSError as error:
         raise ClusterError(f"the Ray cluster {address} cannot be reached: {error.strerror or error}") from error
 
@@ -142,6 +160,11 @@ def stop_local_ray() -> None:
     """
     gc.collect()
     ray.shutdown()
+
+
+def nodes_with_cpus() -> int:
+    """Nodes of the cluster that run tasks."""
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
 
 
 def gpus_available() -> bool:

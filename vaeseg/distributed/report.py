@@ -6,17 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vaeseg.db.summaries import RunSummary
 from vaeseg.records import FileCount
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is; given to the callback after each series."""
+    """How far a run is: what the database has of it. Given to the callback after each commit."""
 
     series_done: int
     series_total: int
     slices_done: int
     failures: int
+
+
+def progress_of(summary: RunSummary) -> Progress:
+    """How far a run is, from what the database has of it."""
+    done = sum(summary.outcomes.values())
+    return Progress(
+        series_done=done,
+        series_total=done + summary.pending,
+        slices_done=summary.n_slices,
+        failures=summary.outcomes["failed"] + summary.outcomes["crashed"],
+    )
 
 
 @dataclass(kw_only=True)
@@ -25,6 +37,8 @@ class RunReport:
 
     run_id: str
     status: Literal["finished", "nothing_to_do"] = "finished"
+    is_under_way: bool = False
+    """Whether a job of a cluster executes it and nobody waited: then nothing else is known."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Every series found, by what became of it: the values add up to `n_series`."""
     files: FileCount = field(default_factory=lambda: FileCount(found=0, in_series=0, refused=0))
@@ -51,7 +65,7 @@ class RunReport:
         """Whether everything it was about was segmented, skipped or left out by rule, now or before."""
         lacking = ("failed", "crashed", "pending", "refused", "left_out", "not_planned")
         is_refused = self.files.refused > 0 and not self.is_retry
-        return not any(self.outcomes[outcome] for outcome in lacking) and not is_refused
+        return not any(self.outcomes.get(outcome) for outcome in lacking) and not is_refused
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -38,12 +38,12 @@ from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_r
 from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
-from vaeseg.errors import CheckpointError, StoreError, VaesegError
+from vaeseg.errors import StoreError, VaesegError
 from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
-from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.checkpoint import load_checkpoint, resolve_model
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
 
@@ -97,7 +97,7 @@ def execute_run(
         database: where the run's row is.
         store: for masks and Parquet.
         run_id: from `db.runs.start_run`, with a `RunConfig` as its configuration.
-        on_progress: called after each series.
+        on_progress: called after each commit.
 
     Raises:
         RunInterruptedError: Ctrl-C or SIGTERM; the run can be gone on with by submitting again.
@@ -113,6 +113,8 @@ def execute_run(
         "n_slices": report.n_slices,
         "seconds": round(report.seconds, 3),
         "index": report.index,
+        "unmatched_labels": report.unmatched_labels,
+        "is_retry": report.is_retry,
     }
     report.files = run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
     FILES_REFUSED.inc(report.files.refused)
@@ -323,16 +325,17 @@ def _checked(row: SeriesRow) -> SeriesOutcome | None:
 
 
 def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageConfig:
-    checkpoint = load_checkpoint(Path(config.model_path))
-    if checkpoint.digest != model_digest:
-        raise CheckpointError("the model file changed since the run was submitted; submit again")
+    checkpoint = load_checkpoint(resolve_model(config.model_path))
+    checkpoint.check_digest(model_digest)
     return StageConfig(
         store_root=str(store.root),
-        model_path=config.model_path,
+        model=config.model_path,
+        model_digest=model_digest,
         image_size=checkpoint.preprocessing.image_size,
         reading=config.segmentation.reading,
         output_types=config.segmentation.output_types,
         device=config.device,
         batch_size=config.batch_size,
+        actors=config.actors,
         plan_until=config.deadline,
     )

@@ -52,13 +52,17 @@ class StageConfig:
     """What every worker needs to know; no password and no database."""
 
     store_root: str
-    model_path: str
+    model: str
+    """Its name, where it comes with vaeseg and every node has its own, or its path."""
+    model_digest: str
     image_size: int
     reading: ReadingConfig
     output_types: tuple[str, ...]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = 32
     num_threads: int | None = None
+    actors: tuple[int, int] | None = None
+    """Fewest and most that segment; None: as many as the cluster has GPUs, or nodes."""
     plan_until: datetime | None = None
     """From this moment on no series is begun."""
 
@@ -80,9 +84,10 @@ class Segment:
 
     def __init__(self, config: StageConfig) -> None:
         from vaeseg.inference.predictor import Predictor
-        from vaeseg.models.checkpoint import load_checkpoint
+        from vaeseg.models.checkpoint import load_checkpoint, resolve_model
 
-        checkpoint = load_checkpoint(Path(config.model_path))
+        checkpoint = load_checkpoint(resolve_model(config.model))
+        checkpoint.check_digest(config.model_digest)
         self._predictor = Predictor(checkpoint, config.device, config.batch_size, config.num_threads)
         self._size = config.image_size
 

@@ -1,9 +1,9 @@
-"""From the options of a submission to a run in the database, and its execution on this machine."""
+"""From the options of a submission to a run in the database, and its execution here or on a cluster."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, reopen_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
+from vaeseg.distributed.jobs import indexed_by_job, segmented_by_job
+from vaeseg.distributed.jobs_api import JobsApi, is_jobs_address
 from vaeseg.distributed.local import RayChatter, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rules import left_out_of_scan
@@ -24,7 +26,7 @@ from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.store import Store, create_store
-from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
+from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, resolve_model
 from vaeseg.records import FileCount
 
 
@@ -40,7 +42,9 @@ class Submission:
     """Its name in findings."""
     config: RunConfig
     address: str | None = None
-    """Of the Ray cluster that does the work; None: a Ray of its own on this machine."""
+    """Of the Ray cluster that does the work; ``http://...`` to submit it as a job; None: a Ray of its own here."""
+    wait: bool = True
+    """For the end of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +62,18 @@ class Preview:
 
 
 def submit(submission: Submission, on_progress: ProgressCallback = no_progress) -> RunReport:
-    """Write the run down, then execute it: this process drives it, on the Ray of `Submission.address`.
+    """Write the run down, then execute it: driven by this process, or by a job of the cluster at an http address.
 
     Raises:
-        VaesegError: the store, the database or the model cannot be used, or the run was interrupted.
+        VaesegError: the store, the database, the model or the cluster cannot be used, or the run was interrupted.
     """
-    checkpoint = load_checkpoint(Path(submission.config.model_path))
+    checkpoint = load_checkpoint(resolve_model(submission.config.model_path))
     _check_segmenter(checkpoint, submission.model)
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
-    with closing(database), _on_ray(submission.address):
+    with closing(database), _executor(submission.address, submission.wait) as execute:
         close_lost_runs(database)
-        return _executed(store, database, write_down(submission, checkpoint, database), on_progress)
+        return execute(store, database, write_down(submission, checkpoint, database), on_progress)
 
 
 def resume(
@@ -78,6 +82,7 @@ def resume(
     run_id: str,
     on_progress: ProgressCallback = no_progress,
     address: str | None = None,
+    wait: bool = True,
 ) -> RunReport:
     """Go on with a run that did not finish, under its id and with its configuration, but until the work is done.
 
@@ -88,9 +93,9 @@ def resume(
     close_lost_runs(database)
     if run_task(database, run_id).model_digest is None:
         raise UsageError(f"run {run_id} only brought an index up to date: scan again")
-    with _on_ray(address):
-        reopen_run(database, run_id, {"plan_until": None})
-        return _executed(store, database, run_id, on_progress)
+    with _executor(address, wait) as execute:
+        reopen_run(database, run_id, {"plan_until": None, "jobs_address": _jobs_address(address)})
+        return execute(store, database, run_id, on_progress)
 
 
 def retry(
@@ -100,6 +105,7 @@ def retry(
     outcomes: tuple[str, ...] = ("failed", "crashed"),
     on_progress: ProgressCallback = no_progress,
     address: str | None = None,
+    wait: bool = True,
 ) -> RunReport:
     """Do again, in a new run of the same configuration, what a run ended with some outcomes.
 
@@ -110,10 +116,15 @@ def retry(
     if task.model_digest is None:
         raise UsageError(f"run {run_id} segmented nothing")
     config = replace(
-        RunConfig.from_json(task.config), retry=True, retry_of=run_id, retry_outcomes=outcomes, plan_until=None
+        RunConfig.from_json(task.config),
+        retry=True,
+        retry_of=run_id,
+        retry_outcomes=outcomes,
+        plan_until=None,
+        jobs_address=_jobs_address(address),
     )
     close_lost_runs(database)
-    with _on_ray(address):
+    with _executor(address, wait) as execute:
         new_id = start_run(
             database,
             kind="segment",
@@ -122,13 +133,35 @@ def retry(
             config_json=as_json(config),
             config_digest=digest(config.segmentation),
         )
-        return _executed(store, database, new_id, on_progress)
+        return execute(store, database, new_id, on_progress)
 
 
-def _executed(store: Store, database: Database, run_id: str, on_progress: ProgressCallback) -> RunReport:
-    """Execute a run that is written down."""
+Execute = Callable[[Store, Database, str, ProgressCallback], RunReport]
+"""Executes a run that is written down."""
+
+
+@contextmanager
+def _executor(address: str | None, wait: bool) -> Iterator[Execute]:
+    """Who executes runs; a cluster is reached before one is written down.
+
+    Raises:
+        ClusterError: it cannot be.
+    """
+    if (jobs_address := _jobs_address(address)) is not None:
+        cluster = JobsApi(jobs_address)
+        yield lambda _, database, run_id, on_progress: segmented_by_job(cluster, database, run_id, wait, on_progress)
+        return
+    with _on_ray(address):
+        yield _execute_here
+
+
+def _execute_here(store: Store, database: Database, run_id: str, on_progress: ProgressCallback) -> RunReport:
     recover_parts(store, database)
     return execute_run(database, store, run_id, on_progress)
+
+
+def _jobs_address(address: str | None) -> str | None:
+    return address if is_jobs_address(address) else None
 
 
 @contextmanager
@@ -147,24 +180,39 @@ def _on_ray(address: str | None) -> Iterator[None]:
 
 
 def index_only(submission: Submission) -> dict[str, int]:
-    """Bring the index of an archive up to date, as a run of its own; returns `IndexReport.counts`.
+    """Bring the index of an archive up to date, as a run of its own.
+
+    Returns:
+        `IndexReport.counts`; nothing for a job that is not waited for.
 
     Raises:
         VaesegError: the store, the database or the archive cannot be used, or the run was interrupted.
     """
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
-    with closing(database), _on_ray(submission.address):
+    jobs_address = _jobs_address(submission.address)
+    with closing(database):
         close_lost_runs(database)
-        run_id = start_run(
-            database,
-            kind="index",
-            archive_id=ensure_archive(database, str(submission.study_dir)),
-            model_digest=None,
-            config_json=as_json(submission.config),
-            config_digest=digest(submission.config.segmentation),
-        )
-        return execute_index(database, store, run_id)
+        if jobs_address is not None:
+            cluster = JobsApi(jobs_address)
+            return indexed_by_job(cluster, database, _write_down_index(submission, database), submission.wait)
+        with _on_ray(submission.address):
+            return execute_index(database, store, _write_down_index(submission, database))
+
+
+def _write_down_index(submission: Submission, database: Database) -> str:
+    return start_run(
+        database,
+        kind="index",
+        archive_id=ensure_archive(database, str(submission.study_dir)),
+        model_digest=None,
+        config_json=as_json(_config(submission)),
+        config_digest=digest(submission.config.segmentation),
+    )
+
+
+def _config(submission: Submission) -> RunConfig:
+    return replace(submission.config, jobs_address=_jobs_address(submission.address))
 
 
 def preview(submission: Submission) -> Preview:
@@ -173,7 +221,7 @@ def preview(submission: Submission) -> Preview:
     Raises:
         VaesegError: as `submit`.
     """
-    checkpoint = load_checkpoint(Path(submission.config.model_path))
+    checkpoint = load_checkpoint(resolve_model(submission.config.model_path))
     _check_segmenter(checkpoint, submission.model)
     config = submission.config
     exclude = not_entered(submission.store_root, config)
@@ -222,7 +270,7 @@ def write_down(submission: Submission, checkpoint: Checkpoint, database: Databas
         kind="segment",
         archive_id=ensure_archive(database, str(submission.study_dir)),
         model_digest=checkpoint.digest,
-        config_json=as_json(submission.config),
+        config_json=as_json(_config(submission)),
         config_digest=digest(submission.config.segmentation),
     )
 

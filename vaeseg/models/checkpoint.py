@@ -64,6 +64,18 @@ class Checkpoint:
     stored_types: Mapping[str, torch.dtype]
     """Of each weight in the file, float16 for one that was stored in half precision."""
 
+    def check_digest(self, digest: str) -> None:
+        """Make sure that it is the model that was meant.
+
+        Raises:
+            CheckpointError: it is another, because its file changed or another node has another version of it.
+        """
+        if self.digest != digest:
+            raise CheckpointError(
+                f"the model here is {self.digest[:12]}, the run was submitted with {digest[:12]}: submit again, with "
+                "the same vaeseg and the same model file on every node"
+            )
+
     def network(self) -> VariationalAutoencoder:
         """The network with its weights, in evaluation mode."""
         model = _NETWORKS[self.kind](self.architecture)

@@ -1,0 +1,86 @@
+"""What the scripts of `jobs/` share: options, the store and the database, the cluster, and the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from vaeseg.db.session import Database, open_database, sqlite_url
+from vaeseg.distributed.local import join_cluster
+from vaeseg.distributed.report import Progress, ProgressCallback
+from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
+from vaeseg.io.store import Store, create_store, existing_store
+
+SAY_SECONDS = 10.0
+"""Between two lines about progress, at least."""
+
+JobWork = Callable[[Database, Store, str], bool]
+"""Executes the run of an id; whether it did all that it was to do."""
+
+
+def run_job(description: str, work: JobWork) -> int:
+    """Execute the run that the command line names; its exit code is that of the command which submitted it.
+
+    The store and the database are those of `--store` and `--db`, or of this machine's VAESEG_STORE and VAESEG_DB; the
+    cluster is the one whose job this is, and without one a Ray of its own is started when it is needed.
+    """
+    options = _options(description)
+    try:
+        store = _shared_store(options.store, options.db)
+        with closing(open_database(options.db or sqlite_url(store.database_path), create=False)) as database:
+            if options.address:
+                join_cluster(options.address)
+            print(f"run {options.run_id}", flush=True)
+            is_complete = work(database, store, options.run_id)
+    except VaesegError as error:
+        print(f"run {options.run_id}: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"run {options.run_id} is done" + " but for some series" * (not is_complete))
+    return EXIT_OK if is_complete else EXIT_INCOMPLETE
+
+
+def said_now_and_then() -> ProgressCallback:
+    """Progress of a run in lines, for the log of a job."""
+    said_at = time.monotonic()
+
+    def say(progress: Progress) -> None:
+        nonlocal said_at
+        now = time.monotonic()
+        if now - said_at < SAY_SECONDS and progress.series_done < progress.series_total:
+            return
+        said_at = now
+        print(
+            f"{progress.series_done} of {progress.series_total} series, {progress.slices_done} slices, "
+            f"{progress.failures} failed",
+            flush=True,
+        )
+
+    return say
+
+
+def _shared_store(root: Path, db: str | None) -> Store:
+    """The store that the run was submitted with, as this machine sees it.
+
+    Raises:
+        UsageError: there is none here.
+        StoreError: it cannot be written.
+    """
+    if db is None:
+        return existing_store(root)
+    if not root.is_dir():
+        raise UsageError(f"no store at {root}: VAESEG_STORE must name on the head node what it names for who submits")
+    return create_store(root)
+
+
+def _options(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-id", required=True, help="of a run that is written down in the database")
+    parser.add_argument("--store", type=Path, default=Path(os.environ.get("VAESEG_STORE", "./vaeseg-store")))
+    parser.add_argument("--db", default=os.environ.get("VAESEG_DB"), help="URL; SQLite in the store by default")
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of a cluster to work on")
+    return parser.parse_args()

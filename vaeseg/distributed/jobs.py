@@ -1,0 +1,166 @@
+"""A run as a job of a cluster: handed over, and waited for by looking at the database, where the truth about it is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from vaeseg.db.runs import finish_run, hand_over, last_submission
+from vaeseg.db.session import Database
+from vaeseg.db.summaries import RunSummary, run_summary
+from vaeseg.distributed.jobs_api import JobsApi, JobScript
+from vaeseg.distributed.lifecycle import finish_quietly, interruptible
+from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress, progress_of
+from vaeseg.errors import ClusterError, VaesegError
+from vaeseg.records import FileCount
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the database."""
+ASK_SECONDS = 5.0
+"""Between two questions to the cluster."""
+UNDER_WAY = ("running", "submitted", "lost")
+"""Statuses of a run whose end is not recorded."""
+
+
+def segmented_by_job(
+    cluster: JobsApi, database: Database, run_id: str, wait: bool, on_progress: ProgressCallback = no_progress
+) -> RunReport:
+    """Have a job execute a segmentation run.
+
+    Returns:
+        What the job's driver reported; nothing but that it is under way where it is not waited for.
+
+    Raises:
+        ClusterError: the cluster does not take the job, or the job died; the run can be gone on with.
+        VaesegError: the run failed, or waiting was interrupted, which leaves the job running.
+    """
+    job = _submitted(cluster, database, "segment_archive", run_id)
+    if not wait:
+        return RunReport(run_id=run_id, is_under_way=True)
+    return _report(job.waited_for(on_progress))
+
+
+def indexed_by_job(cluster: JobsApi, database: Database, run_id: str, wait: bool) -> dict[str, int]:
+    """Have a job bring an index up to date; what it counted, or nothing where it is not waited for.
+
+    Raises:
+        VaesegError: as `segmented_by_job`.
+    """
+    job = _submitted(cluster, database, "index_archive", run_id)
+    return dict(job.waited_for(no_progress).counts["index"]) if wait else {}
+
+
+def take_back(database: Database, run_id: str) -> None:
+    """Close a run that no job has begun yet, and stop its job if its cluster answers.
+
+    A job that begins all the same finds its run closed, and ends.
+    """
+    finish_run(database, run_id, "interrupted")
+    submission = last_submission(database, run_id)
+    if submission is None:
+        return
+    address, submission_id = submission
+    try:
+        JobsApi(address).stop(submission_id)
+    except VaesegError as error:
+        logger.info("%s", error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A run, and the job that executes it."""
+
+    cluster: JobsApi
+    database: Database
+    run_id: str
+    submission_id: str
+
+    def waited_for(self, on_progress: ProgressCallback) -> RunSummary:
+        """The run at its end.
+
+        Raises:
+            VaesegError: it did not finish, or waiting was interrupted.
+        """
+        asked_at = time.monotonic()
+        how_to_go_on = f"run {self.run_id} goes on in the cluster, 'vaeseg-batch cancel {self.run_id}' stops it"
+        with interruptible(how_to_go_on) as interruption:
+            database = self.database.patient(interruption.check)
+            while True:
+                interruption.check()
+                summary = database.outlasting(lambda: run_summary(database, self.run_id))
+                on_progress(progress_of(summary))
+                if summary.status not in UNDER_WAY:
+                    return self._checked(summary)
+                if summary.status == "lost":
+                    raise self._gone("nothing was heard of its driver for a minute")
+                if time.monotonic() - asked_at >= ASK_SECONDS:
+                    asked_at = time.monotonic()
+                    self._ask()
+                time.sleep(LOOK_SECONDS)
+
+    def _ask(self) -> None:
+        """Find out whether the job is there still; a cluster that does not answer may come back.
+
+        Raises:
+            ClusterError: it is not.
+        """
+        try:
+            state = self.cluster.state(self.submission_id)
+            ending = self.cluster.ending(self.submission_id) if state in ("ended", "unknown") else None
+        except ClusterError as error:
+            logger.info("%s", error)
+            return
+        if ending is not None and run_summary(self.database, self.run_id).status in UNDER_WAY:
+            finish_quietly(self.database, self.run_id, "interrupted")
+            raise self._gone(self._last_words() or ending or "the cluster does not know it")
+
+    def _checked(self, summary: RunSummary) -> RunSummary:
+        if summary.status in ("finished", "nothing_to_do"):
+            return summary
+        raise VaesegError(self._last_words() or f"run {self.run_id} was {summary.status}")
+
+    def _gone(self, reason: str) -> ClusterError:
+        return ClusterError(
+            f"the job of run {self.run_id} ended before the run: {reason}; finished series are kept, "
+            f"'vaeseg-batch resume {self.run_id}' goes on with the rest"
+        )
+
+    def _last_words(self) -> str:
+        """What the job's driver said of its end; empty where nothing can be learnt."""
+        try:
+            said = [line for line in self.cluster.logs(self.submission_id).splitlines() if line.strip()]
+        except VaesegError:
+            return ""
+        start = f"run {self.run_id}: "
+        return next((line.removeprefix(start) for line in reversed(said) if line.startswith(start)), "")
+
+
+def _submitted(cluster: JobsApi, database: Database, script: JobScript, run_id: str) -> _Job:
+    submission_id = hand_over(database, run_id)
+    try:
+        cluster.submit(script, run_id, submission_id)
+    except VaesegError:
+        finish_quietly(database, run_id, "failed")
+        raise
+    return _Job(cluster=cluster, database=database, run_id=run_id, submission_id=submission_id)
+
+
+def _report(summary: RunSummary) -> RunReport:
+    status: Literal["finished", "nothing_to_do"] = "finished" if summary.status == "finished" else "nothing_to_do"
+    counts = summary.counts
+    return RunReport(
+        run_id=summary.run_id,
+        status=status,
+        outcomes=counts["outcomes"],
+        files=summary.files or FileCount(found=0, in_series=0, refused=0),
+        left_out_by_rule=counts["left_out_by_rule"],
+        index=counts["index"],
+        is_retry=counts["is_retry"],
+        unmatched_labels=counts["unmatched_labels"],
+        n_slices=counts["n_slices"],
+        seconds=counts["seconds"],
+    )

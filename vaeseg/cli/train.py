@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaeseg.cli.options import address_option, json_option, store_option
+from vaeseg.cli.options import WORKERS, address_option, database_option, json_option, store_option, wait_option
 from vaeseg.cli.training_stages import Preset, Stage, configs, device_option, seed_option, set_option, settings_of
 from vaeseg.errors import UsageError
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from vaeseg.distributed.train import Workers
     from vaeseg.training.loop import EpochReport, Observer
     from vaeseg.training.run import TrainedModel, TrainingRequest
-
-LOSS_LABELS = {"reconstruction": "rec", "total": "total", "kl": "kl", "bce": "bce", "dice": "dice", "mse": "mse"}
-"""Losses that the bar shows, as far as a stage has them."""
 
 
 @click.group()
@@ -56,12 +53,14 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
             device_option,
             click.option(
                 "--workers",
+                type=WORKERS,
                 default="1",
                 show_default=True,
-                metavar="N|MIN:MAX",
                 help="Processes that train together; a range lets Ray Train shrink and grow them.",
             ),
             address_option,
+            wait_option,
+            database_option,
             click.option(
                 "--memory",
                 type=click.Choice(["auto", "resident", "stream"]),
@@ -102,13 +101,24 @@ def train_decoder(vae: str | None, **options: Any) -> None:
 
 
 def _train(
-    stage: Stage, *, as_json: bool, workers: str, address: str | None, metrics_port: int | None, **options: Any
+    stage: Stage,
+    *,
+    as_json: bool,
+    workers: tuple[int, int],
+    address: str | None,
+    wait: bool,
+    db: str | None,
+    metrics_port: int | None,
+    **options: Any,
 ) -> None:
-    from vaeseg.distributed.train import train_model
+    from vaeseg.distributed.train import Workers, train_model
     from vaeseg.training.chronicle import chronicled
 
-    processes = _workers(workers, address)
+    processes = Workers(fewest=workers[0], most=workers[1], address=address)
     request = _request(stage, **options)
+    if address is not None and "://" in address:
+        _train_by_job(request, processes, options["store"], db, wait, as_json)
+        return
     with (
         _progress(request) as shown,
         _published(metrics_port, shown) as published,
@@ -118,14 +128,21 @@ def _train(
     _report(trained, as_json)
 
 
-def _workers(text: str, address: str | None) -> Workers:
-    from vaeseg.distributed.train import Workers
+def _train_by_job(
+    request: TrainingRequest, workers: Workers, store: Path, db: str | None, wait: bool, as_json: bool
+) -> None:
+    from vaeseg.db.session import sqlite_url
+    from vaeseg.distributed.training_job import train_by_job
+    from vaeseg.io.store import create_store
 
-    fewest, _, most = text.partition(":")
-    try:
-        return Workers(fewest=int(fewest), most=int(most or fewest), address=address)
-    except ValueError as error:
-        raise UsageError(f"--workers {text}: give N, or MIN:MAX with 1 <= MIN <= MAX") from error
+    database_url = db or sqlite_url(create_store(store).database_path)
+    trained = train_by_job(request, workers, database_url, wait, lambda line: click.echo(line, err=True))
+    if not isinstance(trained, str):
+        _report(trained, as_json)
+    elif as_json:
+        click.echo(json.dumps({"run_id": trained, "status": "submitted"}))
+    else:
+        click.echo(f"run {trained} submitted; 'vaeseg-batch logs {trained} --follow' shows how it goes")
 
 
 def _request(
@@ -211,6 +228,7 @@ def _progress(request: TrainingRequest) -> Iterator[Observer]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from vaeseg.training.lines import epoch_line, losses_line
     from vaeseg.training.loop import Observer
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
@@ -220,7 +238,7 @@ def _progress(request: TrainingRequest) -> Iterator[Observer]:
         done_epochs = 0
 
         def on_step(done: int, total: int, losses: Mapping[str, float]) -> None:
-            shown = f"epoch {done_epochs + 1}/{request.training.epochs} {_losses(losses)}"
+            shown = f"epoch {done_epochs + 1}/{request.training.epochs} {losses_line(losses)}"
             bar.update(task, completed=done_epochs + done / total, description=shown)
 
         def on_epoch(report: EpochReport) -> None:
@@ -229,30 +247,14 @@ def _progress(request: TrainingRequest) -> Iterator[Observer]:
             iou = report.dev.get("iou_label_or_prediction")
             shown = f"dev IoU {iou:.3f}, " if iou is not None else ""
             bar.update(task, completed=report.epoch, rate=f"{shown}{report.slices_per_second:.0f} slices/s")
-            console.print(_epoch_line(report), highlight=False, soft_wrap=True)
+            console.print(epoch_line(report), highlight=False, soft_wrap=True)
 
         yield Observer(on_step=on_step, on_epoch=on_epoch)
 
 
-def _epoch_line(report: EpochReport) -> str:
-    dev = " ".join(f"{name} {_figure(value)}" for name, value in report.dev.items())
-    best = ", best so far" if report.best_epoch == report.epoch else ""
-    return (
-        f"epoch {report.epoch}/{report.epochs}: {_losses(report.losses)} | dev {dev}{best} | "
-        f"lr {report.learning_rate:.2g}, {report.slices_per_second:.0f} slices/s"
-    )
-
-
-def _losses(losses: Mapping[str, float]) -> str:
-    shown = [f"{label} {losses[name]:.4f}" for name, label in LOSS_LABELS.items() if name in losses]
-    return " ".join([f"loss {losses['loss']:.4g}", *shown])
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 def _report(trained: TrainedModel, as_json: bool) -> None:
+    from vaeseg.training.lines import figure
+
     if as_json:
         result = {
             "model": str(trained.path),
@@ -270,4 +272,4 @@ def _report(trained: TrainedModel, as_json: bool) -> None:
         f"best {trained.best_epoch}  (research software)"
     )
     for name, value in trained.metrics.items():
-        click.echo(f"  {name} {_figure(value)}")
+        click.echo(f"  {name} {figure(value)}")

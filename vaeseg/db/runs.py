@@ -326,6 +326,19 @@ def waits_for_cluster(driver: str | None) -> bool:
     return (driver or "").startswith(SUBMITTED_BY)
 
 
+def run_config(database: Database, run_id: str) -> dict[str, Any]:
+    """The configuration that a run was started with.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
+    with database.read() as connection:
+        config = connection.scalar(select(RunTable.config).where(RunTable.id == run_id))
+    if config is None:
+        raise run_not_found(run_id)
+    return dict(config)
+
+
 def run_task(database: Database, run_id: str) -> RunTask:
     """What to execute.
 

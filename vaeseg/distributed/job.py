@@ -15,12 +15,19 @@ from vaeseg.distributed.local import join_cluster
 from vaeseg.distributed.report import Progress, ProgressCallback
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
 from vaeseg.io.store import Store, create_store, existing_store
+from vaeseg.training.lines import epoch_line
+from vaeseg.training.loop import Observer
 
 SAY_SECONDS = 10.0
 """Between two lines about progress, at least."""
 
 JobWork = Callable[[Database, Store, str], bool]
 """Executes the run of an id; whether it did all that it was to do."""
+
+
+def cluster_of_job() -> str | None:
+    """HOST:PORT of the cluster whose job this process is; None where it is none."""
+    return os.environ.get("RAY_ADDRESS")
 
 
 def run_job(description: str, work: JobWork) -> int:
@@ -63,6 +70,12 @@ def said_now_and_then() -> ProgressCallback:
     return say
 
 
+def said_each_epoch() -> Observer:
+    """A training in lines, for the log of a job."""
+    log = sys.stdout  # as it is now: while Ray trains, what is printed is Ray's own chatter
+    return Observer(on_epoch=lambda report: print(epoch_line(report), file=log, flush=True))
+
+
 def _shared_store(root: Path, db: str | None) -> Store:
     """The store that the run was submitted with, as this machine sees it.
 
@@ -82,5 +95,5 @@ def _options(description: str) -> argparse.Namespace:
     parser.add_argument("--run-id", required=True, help="of a run that is written down in the database")
     parser.add_argument("--store", type=Path, default=Path(os.environ.get("VAESEG_STORE", "./vaeseg-store")))
     parser.add_argument("--db", default=os.environ.get("VAESEG_DB"), help="URL; SQLite in the store by default")
-    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="HOST:PORT of a cluster to work on")
+    parser.add_argument("--address", default=cluster_of_job(), help="HOST:PORT of a cluster to work on")
     return parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,9 @@ from vaeseg.errors import ClusterError, VaesegError
 from vaeseg.records import FileCount
 
 logger = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+"""Is given a line."""
 
 LOOK_SECONDS = 1.0
 """Between two looks at the database."""
@@ -38,7 +42,7 @@ def segmented_by_job(
         ClusterError: the cluster does not take the job, or the job died; the run can be gone on with.
         VaesegError: the run failed, or waiting was interrupted, which leaves the job running.
     """
-    job = _submitted(cluster, database, "segment_archive", run_id)
+    job = hand_to_cluster(cluster, database, "segment_archive", run_id)
     if not wait:
         return RunReport(run_id=run_id, is_under_way=True)
     return _report(job.waited_for(on_progress))
@@ -50,7 +54,7 @@ def indexed_by_job(cluster: JobsApi, database: Database, run_id: str, wait: bool
     Raises:
         VaesegError: as `segmented_by_job`.
     """
-    job = _submitted(cluster, database, "index_archive", run_id)
+    job = hand_to_cluster(cluster, database, "index_archive", run_id)
     return dict(job.waited_for(no_progress).counts["index"]) if wait else {}
 
 
@@ -71,13 +75,14 @@ def take_back(database: Database, run_id: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class Job:
     """A run, and the job that executes it."""
 
     cluster: JobsApi
     database: Database
     run_id: str
     submission_id: str
+    script: JobScript
 
     def waited_for(self, on_progress: ProgressCallback) -> RunSummary:
         """The run at its end.
@@ -124,10 +129,12 @@ class _Job:
         raise VaesegError(self._last_words() or f"run {self.run_id} was {summary.status}")
 
     def _gone(self, reason: str) -> ClusterError:
-        return ClusterError(
-            f"the job of run {self.run_id} ended before the run: {reason}; finished series are kept, "
-            f"'vaeseg-batch resume {self.run_id}' goes on with the rest"
-        )
+        return ClusterError(f"the job of run {self.run_id} ended before the run: {reason}; {self._how_to_go_on()}")
+
+    def _how_to_go_on(self) -> str:
+        if self.script in ("train_vae", "train_decoder"):
+            return "the same command with --resume goes on from the last state"
+        return f"finished series are kept, 'vaeseg-batch resume {self.run_id}' goes on with the rest"
 
     def _last_words(self) -> str:
         """What the job's driver said of its end; empty where nothing can be learnt."""
@@ -139,14 +146,42 @@ class _Job:
         return next((line.removeprefix(start) for line in reversed(said) if line.startswith(start)), "")
 
 
-def _submitted(cluster: JobsApi, database: Database, script: JobScript, run_id: str) -> _Job:
+def hand_to_cluster(cluster: JobsApi, database: Database, script: JobScript, run_id: str) -> Job:
+    """Have a job execute a run that is written down.
+
+    Raises:
+        ClusterError: the cluster does not take it; the run has failed.
+    """
     submission_id = hand_over(database, run_id)
     try:
         cluster.submit(script, run_id, submission_id)
     except VaesegError:
         finish_quietly(database, run_id, "failed")
         raise
-    return _Job(cluster=cluster, database=database, run_id=run_id, submission_id=submission_id)
+    return Job(cluster=cluster, database=database, run_id=run_id, submission_id=submission_id, script=script)
+
+
+def followed(job: Job, tell: Tell) -> RunSummary:
+    """Wait for a job, and tell its log line by line as it comes; the run at its end.
+
+    Raises:
+        VaesegError: the run did not finish, or waiting was interrupted.
+    """
+    told = 0
+
+    def tell_more(_progress: object) -> None:
+        nonlocal told
+        try:
+            lines = job.cluster.logs(job.submission_id).splitlines()
+        except VaesegError:
+            return
+        for line in lines[told:]:
+            tell(line)
+        told = len(lines)
+
+    summary = job.waited_for(tell_more)
+    tell_more(None)
+    return summary
 
 
 def _report(summary: RunSummary) -> RunReport:

@@ -5,9 +5,10 @@ Ray is imported only where it is needed: one process trains without it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from vaeseg.distributed.lifecycle import interruptible
+from vaeseg.distributed.lifecycle import Interruption, interruptible
 from vaeseg.inference.predictor import choose_device
 from vaeseg.training.loop import Observer
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training, stays_in_memory
@@ -34,8 +35,16 @@ class Workers:
         return self.most == 1 and self.address is None
 
 
-def train_model(request: TrainingRequest, workers: Workers, observer: Observer) -> TrainedModel:
+def train_model(
+    request: TrainingRequest, workers: Workers, observer: Observer, interruption: Interruption | None = None
+) -> TrainedModel:
     """Train in this process, or on Ray where there are several workers, a cluster, or more slices than memory.
+
+    Args:
+        request: what to train.
+        workers: how many, and where.
+        observer: told of steps and epochs.
+        interruption: who else may ask to stop; without it, signals alone.
 
     Raises:
         UsageError: the data set cannot be used for this.
@@ -43,10 +52,10 @@ def train_model(request: TrainingRequest, workers: Workers, observer: Observer) 
         TrainingError: divergence, nothing to resume, or workers that keep dying.
         StoreError: model or state cannot be written.
     """
-    with interruptible() as interruption:
+    with nullcontext(interruption) if interruption else interruptible() as asked:
         if workers.alone and stays_in_memory(request):
             here = replace(request, device=str(choose_device(request.device)))
-            return run_training(here, replace(observer, should_stop=lambda: interruption.signalled))
+            return run_training(here, replace(observer, should_stop=lambda: asked.signalled))
         from vaeseg.distributed.ray_train import train_on_ray
 
-        return train_on_ray(request, workers, observer, interruption.check)
+        return train_on_ray(request, workers, observer, asked.check)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from ledger_factories import Clock
@@ -53,14 +54,17 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """URL of a PostgreSQL database that tests may empty; the server ends with the tests."""
     if POSTGRES:
         yield _own_database(POSTGRES, os.environ.get("PYTEST_XDIST_WORKER", ""))
         return
-    server = start_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
+    # not below pytest's own directory, which a second pytest closes to the server's account when it starts
+    with TemporaryDirectory(prefix="vaeseg-postgres-") as directory:
+        Path(directory).chmod(0o755)
+        server = start_server(Path(directory))
+        yield server.get_uri()
+        server.cleanup()
 
 
 def _own_database(url: str, worker: str) -> str:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaeseg.cli.options import NOTICE, json_option, store_option
-from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
+from vaeseg.cli.options import (
+    NOTICE,
+    database_option,
+    jobs_address_option,
+    json_option,
+    made_database_url,
+    show_submitted,
+    store_option,
+    wait_option,
+)
+from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK
 
 if TYPE_CHECKING:
-    from vaeseg.inference.evaluation import EvaluatedModel, Evaluation
-    from vaeseg.inference.evaluation_sources import Part, Source
-    from vaeseg.io.splits import SplitKind
+    from vaeseg.distributed.evaluate import EvaluationRequest
+    from vaeseg.inference.evaluation import Evaluation
 
 
 @click.command()
@@ -42,19 +50,24 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the confidence intervals.")
 @click.option("--allow-overlap", is_flag=True, help="Evaluate on subjects that the model was trained on, and say so.")
+@jobs_address_option
+@wait_option
+@database_option
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
     model: str,
+    data: str | None,
+    msd_dir: Path | None,
     report_dir: Path | None,
     store: Path,
-    device: Literal["auto", "cpu", "cuda"],
-    seed: int,
-    allow_overlap: bool,
+    db: str | None,
+    address: str | None,
+    wait: bool,
     as_json: bool,
-    **place: Any,
+    **asked: Any,
 ) -> None:
     """Segment labelled subjects and say how well it went, with 95 % intervals over subjects.
 
@@ -63,51 +76,74 @@ def command(
 
     Exit codes: 0 ok, 1 the model cannot be used, 2 usage, 3 some volumes could not be evaluated.
     """
-    from vaeseg.inference.evaluation import evaluate, load_model, result_json
-    from vaeseg.inference.report import make_report_directory
-    from vaeseg.models.checkpoint import resolve_model
+    from vaeseg.distributed.evaluate import EvaluationRequest
+    from vaeseg.models.checkpoint import name_or_path
 
-    source = _source(**place)
-    if report_dir is not None:
-        make_report_directory(report_dir)
-    loaded = load_model(resolve_model(model, store / "models"), device)
-    with _progress(len(source)) as on_subject:
-        evaluation = evaluate(loaded, source, allow_overlap=allow_overlap, on_subject=on_subject)
-    _warn(evaluation)
-    _print_result(result_json(evaluation, seed), as_json)
-    if report_dir is not None:
-        _write_report(loaded, source, evaluation, seed, report_dir)
-    ctx.exit(EXIT_INCOMPLETE if evaluation.refused else EXIT_OK)
+    request = EvaluationRequest(
+        model=name_or_path(model, store / "models"),
+        data=str(Path(data).absolute()) if data and "://" not in data else data,
+        msd_dir=str(msd_dir.absolute()) if msd_dir else None,
+        report_dir=str(report_dir.absolute()) if report_dir else None,
+        **asked,
+    )
+    result = _by_job(request, address, wait, store, db, as_json) if address else _here(request, as_json)
+    ctx.exit(EXIT_INCOMPLETE if result and result["refused"] else EXIT_OK)
 
 
-def _source(
-    *,
-    data: str | None,
-    split: Part | None,
-    by: SplitKind | None,
-    fold: int | None,
-    msd_dir: Path | None,
-    organ: str | None,
-) -> Source:
-    from vaeseg.inference.evaluation_sources import DataSource, MsdSource
-    from vaeseg.io.dataset import open_data_set
-    from vaeseg.io.msd import read_label_names
-    from vaeseg.training.preparation import organ_value
+def _here(request: EvaluationRequest, as_json: bool) -> dict[str, Any]:
+    from vaeseg.distributed.evaluate import EvaluationListener, evaluate_as_asked
 
-    if (data is None) == (msd_dir is None):
-        raise UsageError("give either --data or --msd-dir")
-    if msd_dir is not None:
-        _refuse_beside("--msd-dir", split=split, by=by, fold=fold)
-        return MsdSource(msd_dir, None if organ is None else organ_value(organ, read_label_names(msd_dir)))
-    _refuse_beside("--data", organ=organ)
-    return DataSource(open_data_set(str(data)), split or "test", by or "subject", fold or 0)
+    def show(evaluation: Evaluation, result: dict[str, Any]) -> None:
+        bar.close()
+        _warn(evaluation)
+        _print_result(result, as_json)
+
+    bar = _Bar()
+    with closing(bar):
+        result = evaluate_as_asked(
+            request, EvaluationListener(on_start=bar.start, on_subject=bar.advance, on_evaluated=show)
+        )
+    if request.report_dir is not None:
+        click.echo(f"report: {Path(request.report_dir) / 'report.html'}", err=True)
+    return result
 
 
-def _refuse_beside(option: str, **others: object) -> None:
-    """Options that belong to the other source."""
-    for name, given in others.items():
-        if given is not None:
-            raise UsageError(f"--{name} does not go with {option}")
+def _by_job(
+    request: EvaluationRequest, address: str, wait: bool, store: Path, db: str | None, as_json: bool
+) -> dict[str, Any] | None:
+    """The result of a job; None where it is not waited for."""
+    from vaeseg.distributed.evaluation_job import evaluate_by_job
+
+    result = evaluate_by_job(
+        request, address, made_database_url(store, db), wait, lambda line: click.echo(line, err=True)
+    )
+    if isinstance(result, str):
+        show_submitted(result, as_json)
+        return None
+    _print_result(result, as_json)
+    return result
+
+
+class _Bar:
+    """A bar on standard error where that is a terminal; nothing before `start`."""
+
+    def __init__(self) -> None:
+        self._close: Callable[[], None] = lambda: None
+        self._advance: Callable[[int], None] = lambda n_slices: None
+
+    def start(self, n_items: int) -> None:
+        """Show it."""
+        shown = ExitStack()
+        self._advance = shown.enter_context(_progress(n_items))
+        self._close = shown.close
+
+    def advance(self, n_slices: int) -> None:
+        """One subject more."""
+        self._advance(n_slices)
+
+    def close(self) -> None:
+        """Take it away."""
+        self._close()
 
 
 @contextmanager
@@ -131,19 +167,6 @@ def _progress(n_items: int) -> Iterator[Callable[[int], None]]:
             bar.update(task, advance=1, slices=bar.tasks[task].fields["slices"] + n_slices)
 
         yield show
-
-
-def _write_report(model: EvaluatedModel, source: Source, evaluation: Evaluation, seed: int, directory: Path) -> None:
-    from datetime import datetime
-
-    from vaeseg.evaluation.cases import choose_cases
-    from vaeseg.inference.case_pictures import picture_cases
-    from vaeseg.inference.report import Report, write_report
-
-    pictures = picture_cases(model, source, evaluation.table, choose_cases(evaluation.table))
-    now = datetime.now().astimezone()
-    write_report(Report(evaluation=evaluation, seed=seed, pictures=pictures, created_at=now), directory)
-    click.echo(f"report: {directory / 'report.html'}", err=True)
 
 
 def _warn(evaluation: Evaluation) -> None:

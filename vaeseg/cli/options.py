@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
@@ -138,6 +139,13 @@ address_option = click.option(
 )
 """`address: str | None`"""
 
+jobs_address_option = click.option(
+    "--address",
+    metavar="http://HOST:PORT",
+    help="Ray cluster to submit this to as a job; otherwise it is done here.",
+)
+"""`address: str | None`"""
+
 wait_option = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="For the end of a job; it goes on without you either way."
 )
@@ -171,6 +179,26 @@ def database_url(store: Path, db: str | None) -> str:
     from vaeseg.io.store import existing_store
 
     return db or sqlite_url(existing_store(store).database_path)
+
+
+def made_database_url(store: Path, db: str | None) -> str:
+    """Where the database of a store is; the store is made if need be.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    from vaeseg.db.session import sqlite_url
+    from vaeseg.io.store import create_store
+
+    return db or sqlite_url(create_store(store).database_path)
+
+
+def show_submitted(run_id: str, as_json: bool) -> None:
+    """Tell of a run that a cluster executes and nobody waits for."""
+    if as_json:
+        print(json.dumps({"run_id": run_id, "status": "submitted"}))
+    else:
+        print(f"run {run_id} submitted; 'vaeseg-batch logs {run_id} --follow' shows how it goes")
 
 
 def check_choice(option: str, value: str, choices: list[str]) -> None:

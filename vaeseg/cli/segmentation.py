@@ -90,23 +90,22 @@ def submission(
     from vaeseg.distributed.submit import Submission
     from vaeseg.inference.predictor import choose_device
     from vaeseg.io.rules import read_rules
-    from vaeseg.models.checkpoint import resolve_model, shipped_models_dir
+    from vaeseg.models.checkpoint import name_or_path, resolve_model
 
     if address is None:
         choose_device(device)
-    checkpoint = resolve_model(model, store / "models")
-    is_shipped = checkpoint.parent == shipped_models_dir()
+    model_path = name_or_path(model, store / "models")
     segmentation = SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None)
     return Submission(
         study_dir=root,
         store_root=store,
         database_url=db,
-        model=checkpoint.stem,
+        model=resolve_model(model, store / "models").stem,
         address=address,
         wait=wait,
         config=RunConfig(
             segmentation=segmentation,
-            model_path=checkpoint.stem if is_shipped else str(checkpoint.resolve()),
+            model_path=model_path,
             label_dir=str(label_dir) if label_dir else None,
             rules=read_rules(rules_file) if rules_file else None,
             limit=limit,

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaeseg.cli.options import WORKERS, address_option, database_option, json_option, store_option, wait_option
+from vaeseg.cli.options import (
+    WORKERS,
+    address_option,
+    database_option,
+    json_option,
+    made_database_url,
+    show_submitted,
+    store_option,
+    wait_option,
+)
 from vaeseg.cli.training_stages import Preset, Stage, configs, device_option, seed_option, set_option, settings_of
 from vaeseg.errors import UsageError
 
@@ -131,18 +140,15 @@ def _train(
 def _train_by_job(
     request: TrainingRequest, workers: Workers, store: Path, db: str | None, wait: bool, as_json: bool
 ) -> None:
-    from vaeseg.db.session import sqlite_url
     from vaeseg.distributed.training_job import train_by_job
-    from vaeseg.io.store import create_store
 
-    database_url = db or sqlite_url(create_store(store).database_path)
-    trained = train_by_job(request, workers, database_url, wait, lambda line: click.echo(line, err=True))
-    if not isinstance(trained, str):
-        _report(trained, as_json)
-    elif as_json:
-        click.echo(json.dumps({"run_id": trained, "status": "submitted"}))
+    trained = train_by_job(
+        request, workers, made_database_url(store, db), wait, lambda line: click.echo(line, err=True)
+    )
+    if isinstance(trained, str):
+        show_submitted(trained, as_json)
     else:
-        click.echo(f"run {trained} submitted; 'vaeseg-batch logs {trained} --follow' shows how it goes")
+        _report(trained, as_json)
 
 
 def _request(

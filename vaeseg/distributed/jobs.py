@@ -134,6 +134,8 @@ class Job:
     def _how_to_go_on(self) -> str:
         if self.script in ("train_vae", "train_decoder"):
             return "the same command with --resume goes on from the last state"
+        if self.script == "evaluate_model":
+            return "give the command again"
         return f"finished series are kept, 'vaeseg-batch resume {self.run_id}' goes on with the rest"
 
     def _last_words(self) -> str:

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-JobScript = Literal["index_archive", "segment_archive", "train_vae", "train_decoder"]
+JobScript = Literal["index_archive", "segment_archive", "train_vae", "train_decoder", "evaluate_model"]
 """The scripts of `jobs/`."""
 JobState = Literal["pending", "running", "ended", "unknown"]
 

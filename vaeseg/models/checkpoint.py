@@ -224,6 +224,16 @@ def resolve_model(name_or_path: str, store_models_dir: Path | None = None) -> Pa
     raise ModelNotFoundError(f"no model {name_or_path}: {known}; a path to a {SUFFIX} file will do too")
 
 
+def name_or_path(name_or_path: str, store_models_dir: Path | None = None) -> str:
+    """What `resolve_model` finds, so that another machine finds the same: a shipped model's name, or a whole path.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    found = resolve_model(name_or_path, store_models_dir)
+    return found.stem if found.parent == shipped_models_dir() else str(found.resolve())
+
+
 def model_path(store_models_dir: Path, name: str) -> Path:
     """Where a store keeps the model of this name.
 

@@ -94,6 +94,6 @@ def _options(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-id", required=True, help="of a run that is written down in the database")
     parser.add_argument("--store", type=Path, default=Path(os.environ.get("VAESEG_STORE", "./vaeseg-store")))
-    parser.add_argument("--db", default=os.environ.get("VAESEG_DB"), help="URL; SQLite in the store by default")
+    parser.add_argument("--db", default=os.environ.get("VAESEG_DB") or None, help="URL; SQLite in the store by default")
     parser.add_argument("--address", default=cluster_of_job(), help="HOST:PORT of a cluster to work on")
     return parser.parse_args()

@@ -17,6 +17,7 @@ from vaeseg.errors import VaesegError
 COMMANDS = {
     "archive": "Register directories to scan.",
     "cancel": "Stop a run.",
+    "cluster": "Start and stop a small Ray cluster on this machine.",
     "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
     "db": "Upgrade and check the database; roles.",
     "erase": "Remove everything that is stored of a subject.",

@@ -1,0 +1,96 @@
+"""A real cluster: it runs, demands its token, and ends with all that it started and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from called import vaeseg
+
+import vaeseg.distributed.cluster as cluster_module
+from vaeseg.distributed.cluster import Cluster, running_cluster, start_cluster
+from vaeseg.distributed.cluster_node import running
+from vaeseg.errors import ClusterError, UsageError
+from vaeseg.process import title_of
+
+pytestmark = pytest.mark.cluster
+
+
+def status_of(address: str, token: str | None) -> int:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        with urlopen(Request(f"{address}/api/jobs/", headers=headers)) as response:
+            return int(response.status)
+    except HTTPError as error:
+        error.close()
+        return error.code
+
+
+@contextmanager
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a title like those of Ray's workers, in a session of its own."""
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "ray::IDLE"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+        yield process
+        process.communicate()
+
+
+def test_all_nodes_are_alive_and_written_down(cluster: Cluster) -> None:
+    """Another process finds what it needs in the directory."""
+    assert cluster.states() == {"head": "ALIVE", "worker-1": "ALIVE"}
+    assert running_cluster(cluster.directory) == cluster
+    shown = vaeseg(cluster.directory, "cluster", "status", "--dir", str(cluster.directory), "--json")
+    assert shown.exit_code == 0
+    facts = json.loads(shown.stdout)
+    assert [node["state"] for node in facts["nodes"]] == ["ALIVE", "ALIVE"]
+    assert facts["environment"] == cluster.environment
+    assert cluster.token_path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_is_demanded(cluster: Cluster) -> None:
+    """The Jobs API answers those who show it, and on loopback only."""
+    token = cluster.token_path.read_text()
+    statuses = [status_of(cluster.jobs_address, shown) for shown in (token, "0" * len(token), None)]
+    assert statuses == [200, 403, 401]
+    assert cluster.jobs_address.startswith("http://127.0.0.1:")
+
+
+def test_a_second_one_in_the_same_directory_is_refused(cluster: Cluster) -> None:
+    """The first goes on."""
+    with pytest.raises(UsageError, match="a cluster runs in"):
+        start_cluster(cluster.directory)
+    assert cluster.head.is_running
+
+
+def test_stopping_ends_every_process_and_no_other(cluster: Cluster) -> None:
+    """Also the driver of a job, which is in a session of its own; a stranger with a title like Ray's stays."""
+    with stranger() as other:
+        pids = running(cluster.owns)
+        assert len(pids) > 10
+        assert other.pid not in pids
+        stopped = vaeseg(cluster.directory, "cluster", "stop", "--dir", str(cluster.directory))
+        assert stopped.exit_code == 0
+        assert [pid for pid in pids if title_of(pid)] == []
+        assert not cluster.directory.exists()
+        assert not cluster.temp_dir.exists()
+        assert other.poll() is None
+    again = vaeseg(cluster.directory, "cluster", "stop", "--dir", str(cluster.directory))
+    assert (again.exit_code, again.stderr) == (0, "no cluster was started there\n")
+
+
+def test_a_start_that_fails_leaves_nothing_but_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is named, with its last line; here the paths of sockets are too long."""
+    (tmp_path / "deep" / ("d" * 80)).mkdir(parents=True)
+    monkeypatch.setattr(cluster_module, "TEMP_ROOT", str(tmp_path / "deep" / ("d" * 80)))
+    with pytest.raises(ClusterError, match=r"head ended while it started: .*107.*; see .*head\.log"):
+        start_cluster(tmp_path / "c", n_workers=1)
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["logs"]
+    assert list((tmp_path / "deep" / ("d" * 80)).iterdir()) == []
+    assert running(lambda pid: str(tmp_path) in title_of(pid)) == []

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from vaeseg.db.location import url_from_environment
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.runs import execute_run
@@ -24,7 +25,7 @@ def main() -> int:
     options = parse_options()
     try:
         store = existing_store(options.store)
-        database = open_database(options.db or sqlite_url(store.database_path), create=False)
+        database = open_database(options.db or url_from_environment() or sqlite_url(store.database_path), create=False)
         recover_parts(store, database)
         report = execute_run(database, store, options.run_id)
     except VaesegError as error:
@@ -38,7 +39,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--store", type=Path, default=Path(os.environ.get("VAESEG_STORE", "./vaeseg-store")))
-    parser.add_argument("--db", default=os.environ.get("VAESEG_DB"))
+    parser.add_argument("--db", help="without it $VAESEG_DB, or the content of the file $VAESEG_DB_FILE")
     return parser.parse_args()
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vaeseg.distributed.cluster import Cluster, start_cluster
-from vaeseg.distributed.cluster_node import running
 
 from vaeseg.config import PhantomConfig, RunConfig
 from vaeseg.db.findings import FindingFilter, query_findings
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.summaries import RunSummary, run_summary
+from vaeseg.distributed.cluster import Cluster, start_cluster
+from vaeseg.distributed.cluster_node import running
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.io.store import Store

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vaeseg.db.location import url_from_environment
 from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -120,9 +121,9 @@ store_option = click.option(
 database_option = click.option(
     "--db",
     metavar="URL",
-    envvar="VAESEG_DB",
-    show_envvar=True,
-    help="Database, such as postgresql://user@host/name, instead of SQLite in the store.",
+    default=url_from_environment,
+    help="Database, such as postgresql://user@host/name, instead of SQLite in the store; without it $VAESEG_DB, or the "
+    "content of the file $VAESEG_DB_FILE.",
 )
 """`db: str | None`"""
 

@@ -42,7 +42,7 @@ KILL_SECONDS = 10.0
 POLL_SECONDS = 0.1
 NOT_INHERITED = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 """Variables that speak of another cluster."""
-NOT_FOR_WORKERS = ("VAESEG_DB",)
+NOT_FOR_WORKERS = ("VAESEG_DB", "VAESEG_DB_FILE")
 """The head's node runs drivers, which need it; workers hold no database password."""
 
 

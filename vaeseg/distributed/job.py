@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from vaeseg.db.location import url_from_environment
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.distributed.local import join_cluster
 from vaeseg.distributed.report import Progress, ProgressCallback
@@ -38,8 +39,9 @@ def run_job(description: str, work: JobWork) -> int:
     """
     options = _options(description)
     try:
-        store = _shared_store(options.store, options.db)
-        with closing(open_database(options.db or sqlite_url(store.database_path), create=False)) as database:
+        database_url = options.db or url_from_environment()
+        store = _shared_store(options.store, database_url)
+        with closing(open_database(database_url or sqlite_url(store.database_path), create=False)) as database:
             if options.address:
                 join_cluster(options.address)
             print(f"run {options.run_id}", flush=True)
@@ -94,6 +96,6 @@ def _options(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-id", required=True, help="of a run that is written down in the database")
     parser.add_argument("--store", type=Path, default=Path(os.environ.get("VAESEG_STORE", "./vaeseg-store")))
-    parser.add_argument("--db", default=os.environ.get("VAESEG_DB") or None, help="URL; SQLite in the store by default")
+    parser.add_argument("--db", help="URL; by default what VAESEG_DB or VAESEG_DB_FILE says, or SQLite in the store")
     parser.add_argument("--address", default=cluster_of_job(), help="HOST:PORT of a cluster to work on")
     return parser.parse_args()

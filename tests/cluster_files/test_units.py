@@ -1,4 +1,4 @@
-"""The units and manifests in `cluster/` call commands that exist, and keep what they promise."""
+"""The units in `cluster/systemd` call commands that exist, and keep what they promise."""
 
 from __future__ import annotations
 
@@ -6,27 +6,15 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
-import yaml
+from manifests import CLUSTER, REPOSITORY, check_command
 
-from vaeseg.cli import main
-
-CLUSTER = Path(__file__).parents[2] / "cluster"
 UNITS = sorted(path.name for path in (CLUSTER / "systemd").glob("*.service"))
 
 
 def unit(name: str) -> str:
     return (CLUSTER / "systemd" / name).read_text()
-
-
-def check_command(arguments: list[str]) -> None:
-    """That `vaeseg-batch` takes them."""
-    command = main.get_command(click.Context(main), arguments[0])
-    assert command is not None
-    command.make_context(arguments[0], arguments[1:])
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -58,21 +46,6 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_cron_job_has_few_rights() -> None:
-    """It does not overlap, is not root, writes to the store and to /tmp alone, and reads secrets from a secret."""
-    job: dict[str, Any] = yaml.safe_load((CLUSTER / "kubernetes" / "nightly-scan.yaml").read_text())
-    assert (job["kind"], job["spec"]["concurrencyPolicy"]) == ("CronJob", "Forbid")
-    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"]) == (True, False)
-    (container,) = pod["containers"]
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
-    assert mounts == {"/archive": True, "/store": False, "/tmp": False, "/dev/shm": False}
-    secrets = {variable["name"] for variable in container["env"] if "valueFrom" in variable}
-    assert secrets == {"VAESEG_DB", "VAESEG_SUBJECT_KEY"}
-    check_command(container["command"][1:])
-
-
 def test_there_is_no_python_beside_them() -> None:
     """It would come first on the path of a program that is started there."""
-    assert not list(CLUSTER.rglob("*.py"))
+    assert not [*CLUSTER.rglob("*.py"), *(REPOSITORY / "docker").rglob("*.py")]

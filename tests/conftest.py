@@ -19,7 +19,12 @@ POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
 """URL of a PostgreSQL database that tests may empty, instead of one started for them; databases are made beside it."""
 
 
-LONGEST = ("integration/test_kills.py", "integration/test_command_line.py", "distributed/test_ray_train.py")
+LONGEST = (
+    "cluster/test_runs_on_a_cluster.py",
+    "integration/test_kills.py",
+    "integration/test_command_line.py",
+    "distributed/test_ray_train.py",
+)
 """Files that begin first, so that no process waits for the other at the end."""
 
 

@@ -9,18 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from vaeseg.db.session import Database
-from vaeseg.distributed.job import cluster_of_job, run_job, said_each_epoch
-from vaeseg.distributed.training_job import execute_training
-from vaeseg.io.store import Store
-
-
-def train_vae(database: Database, _store: Store, run_id: str) -> bool:
-    """Train on the workers of the cluster whose job this is."""
-    trained = execute_training(database, run_id, cluster_of_job(), said_each_epoch())
-    print(f"{trained.path.name}: {trained.epochs} epochs, best {trained.best_epoch}")
-    return True
-
+from vaeseg.distributed.job import run_job
+from vaeseg.distributed.training_job import train_written_down
 
 if __name__ == "__main__":
-    sys.exit(run_job(__doc__, train_vae))
+    sys.exit(run_job(__doc__, train_written_down))

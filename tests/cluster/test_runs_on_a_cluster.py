@@ -84,7 +84,9 @@ def submitted(cluster: Cluster, store: Store, archive: Path, *options: str) -> s
     where = ("--address", cluster.jobs_address, "--no-wait", "--json")
     done = called(cluster, store, "submit", "--study-dir", archive, *options, *where)
     assert done.returncode == 0, done.stderr
-    return str(json.loads(done.stdout)["run_id"])
+    told = json.loads(done.stdout)
+    assert (told["status"], told["outcomes"], told["files"]) == ("submitted", None, None)
+    return str(told["run_id"])
 
 
 def awaited(database: Database, run_id: str, is_so: Callable[[RunSummary], bool]) -> RunSummary:
@@ -136,7 +138,10 @@ def test_a_run_without_the_token_is_refused(cluster: Cluster, store: Store, arch
 def test_a_run_on_a_cluster_finds_what_one_machine_finds(
     cluster: Cluster, store: Store, archive: Path, database: Database, alone: dict[str, dict[str, Any]]
 ) -> None:
-    """Value for value, mask digests among them; a node that joins in the middle gets work."""
+    """Value for value, mask digests among them; a node that joins in the middle gets work.
+
+    What everybody may see of the job is the run's id, and no path.
+    """
     run_id = submitted(cluster, store, archive)
     awaited(database, run_id, lambda summary: summary.status == "running")
     grown = cluster.add_worker()
@@ -147,6 +152,10 @@ def test_a_run_on_a_cluster_finds_what_one_machine_finds(
         time.sleep(0.1)
     assert run_summary(database, run_id).status == "finished"
     assert worked
+    shown = json.dumps(cluster._asked("/api/jobs/"))
+    assert f"vaeseg-{run_id}-a1" in shown
+    assert str(archive) not in shown
+    assert str(store.root) not in shown
     assert measured(database, run_id) == alone
     assert list(verify(store, database)) == []
 

@@ -19,7 +19,7 @@ from vaeseg.db.answers import Question
 from vaeseg.db.ask import ask
 from vaeseg.db.findings import query_findings
 from vaeseg.db.migrate import roles_script
-from vaeseg.db.runs import finish_run, heartbeat, take_archive
+from vaeseg.db.runs import finish_run, hand_over, heartbeat, take_archive, take_up
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import Base
 from vaeseg.db.views import VIEWS
@@ -129,6 +129,8 @@ def test_the_writer_does_a_scan_and_cannot_rewrite_events(owned: str, store: Sto
 def do_a_scan(database: Database, store: Store) -> None:
     rows = [series_row(f"1.2.{n}", study_date=date(2026, 1, 1)) for n in range(2)]
     run_id = begin_run(database, scan(database, rows, junk=1))
+    hand_over(database, run_id)
+    take_up(database, run_id)
     take_archive(database, 1, run_id)
     one, two = plan_work(database, run_id, ["1.2.0", "1.2.1"]).pending
     heartbeat(database, run_id)

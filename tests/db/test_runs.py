@@ -275,6 +275,7 @@ def test_a_run_has_one_driver(
 ) -> None:
     """One that comes back after another took the run up is told to stop, and gives no sign of life in its name."""
     run_id = begin_run(database, archive_id)
+    clock.advance(61)
     monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
     assert not take_up(database, run_id)
     clock.advance(5)
@@ -282,7 +283,36 @@ def test_a_run_has_one_driver(
     monkeypatch.undo()
     clock.advance(5)
     assert heartbeat(database, run_id)
-    assert run_summary(database, run_id).seconds == 5
+    assert run_summary(database, run_id).seconds == 66
+
+
+def test_a_driver_that_lives_is_not_displaced(
+    database: Database, archive_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that comes late, after its run was gone on with elsewhere, does not take it away."""
+    run_id = begin_run(database, archive_id)
+    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    with pytest.raises(UsageError, match=f"run {run_id} is running"):
+        take_up(database, run_id)
+    monkeypatch.undo()
+    assert not heartbeat(database, run_id)
+
+
+def test_a_driver_that_was_displaced_does_not_end_the_run(
+    database: Database, archive_id: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on under the driver that took it up; and whoever gave a run to a cluster may end it until it is begun."""
+    run_id = begin_run(database, archive_id)
+    clock.advance(61)
+    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    take_up(database, run_id)
+    monkeypatch.undo()
+    finish_run(database, run_id, "interrupted", only_if_driven_here=True)
+    assert run_summary(database, run_id).status == "running"
+    other = begin_run(database, archive_id)
+    hand_over(database, other)
+    finish_run(database, other, "failed", only_if_driven_here=True)
+    assert run_summary(database, other).status == "failed"
 
 
 def test_a_job_that_comes_too_late_stops_at_once(database: Database, archive_id: int) -> None:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from typing import get_args
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 
+from vaeseg.distributed import jobs_api
 from vaeseg.distributed.job_script import jobs_directory
-from vaeseg.distributed.jobs_api import JobScript, entry_point, is_jobs_address
+from vaeseg.distributed.jobs_api import JobsApi, JobScript, entry_point, is_jobs_address
+from vaeseg.errors import ClusterError, UsageError
 
 
 def test_every_script_that_is_submitted_is_there() -> None:
@@ -30,6 +38,84 @@ def test_an_entry_point_carries_the_run_and_nothing_else() -> None:
     command = entry_point("segment_archive", "20261122T013000-1a2b3c")
     assert command.split()[:4] == ["python", "-P", "-m", "vaeseg.distributed.job_script"]
     assert command.split()[4:] == ["segment_archive", "--run-id", "20261122T013000-1a2b3c"]
+
+
+@pytest.mark.parametrize("address", ["head:6379", "auto", "ray://head:10001"])
+def test_what_is_no_jobs_api_is_a_usage_error(address: str) -> None:
+    """Of `logs` and `evaluate`, which know no other address."""
+    with pytest.raises(UsageError, match=f"--address {address} is not http://HOST:PORT"):
+        JobsApi(address)
+
+
+@pytest.mark.parametrize(("code", "state"), [(404, "unknown"), (500, None)])
+def test_a_job_is_unknown_only_to_a_cluster_that_says_so(
+    code: int, state: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id with 404 in it, in the message of another failure, does not make it so."""
+    submission = "vaeseg-20261125T040404-404404-a1"
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError(f"Request failed with status code {code}: {submission}.")
+
+    cluster = JobsApi.__new__(JobsApi)
+    cluster._address = "http://head:8265"
+    cluster._client = SimpleNamespace(get_job_info=refuse)
+    if state is None:
+        with pytest.raises(ClusterError, match="status code 500"):
+            cluster.state(submission)
+    else:
+        assert cluster.state(submission) == state
+
+
+def test_a_job_runs_on_the_head_and_tells_the_run_and_nothing_else() -> None:
+    """Workers hold no database password, so that no driver may land there."""
+    told: dict[str, Any] = {}
+    cluster = JobsApi.__new__(JobsApi)
+    cluster._client = SimpleNamespace(submit_job=told.update)
+    cluster.submit("train_vae", "r1", "vaeseg-r1-a2")
+    assert told.pop("entrypoint_memory") > 0
+    assert told == {
+        "entrypoint": "python -P -m vaeseg.distributed.job_script train_vae --run-id r1",
+        "submission_id": "vaeseg-r1-a2",
+        "metadata": {"run_id": "r1"},
+        "entrypoint_resources": {"node:__internal_head__": 0.001},
+    }
+
+
+@contextmanager
+def server(answers: bool) -> Iterator[str]:
+    """Address of something that says what version of Ray it is, or takes connections and says nothing."""
+
+    class Version(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"ray_version": "2.60.0"}')
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Version, bind_and_activate=True) as httpd:
+        if answers:
+            threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        if answers:
+            httpd.shutdown()
+
+
+def test_the_address_that_was_given_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own client would go where RAY_ADDRESS says."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    with server(answers=True) as address:
+        JobsApi(address)
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ
+
+
+def test_a_head_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition of the network hangs no night."""
+    monkeypatch.setattr(jobs_api, "REQUEST_SECONDS", 0.3)
+    with server(answers=False) as address, pytest.raises(ClusterError, match="timed out"):
+        JobsApi(address)
 
 
 def test_an_address_says_whether_it_is_submitted_to() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from ledger_factories import Clock, begin_run, scan, series_row
 
-from vaeseg.db.runs import finish_run, take_up
+from vaeseg.db.runs import finish_run, reopen_run, take_up
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.distributed import jobs
-from vaeseg.distributed.jobs import indexed_by_job, segmented_by_job, take_back
+from vaeseg.distributed.jobs import followed, hand_to_cluster, indexed_by_job, segmented_by_job, take_back
 from vaeseg.distributed.report import Progress
 from vaeseg.errors import ClusterError, VaesegError
 
@@ -67,7 +67,10 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_id(database: Database) -> str:
-    return begin_run(database, scan(database, [series_row("1.2.3")]))
+    begun = begin_run(database, scan(database, [series_row("1.2.3")]))
+    finish_run(database, begun, "interrupted")
+    reopen_run(database, begun, {"jobs_address": "http://head:8265"})
+    return begun
 
 
 def ended(database: Database, run_id: str, status: Any, counts: dict[str, Any] | None = None) -> Callable[[], str]:
@@ -86,7 +89,7 @@ def test_what_a_job_did_is_reported_as_if_it_had_been_done_here(database: Databa
     cluster = Cluster(states=["pending", "running", ended(database, run_id, "finished", COUNTS)])
     shown: list[Progress] = []
     report = segmented_by_job(cluster, database, run_id, True, shown.append)  # type: ignore[arg-type]
-    assert cluster.submitted == [("segment_archive", run_id, f"vaeseg-{run_id}-a1")]
+    assert cluster.submitted == [("segment_archive", run_id, f"vaeseg-{run_id}-a2")]
     assert (report.outcomes, report.n_slices, report.seconds) == (COUNTS["outcomes"], 60, 8.5)
     assert (report.left_out_by_rule, report.unmatched_labels) == ({"thin": 1}, 1)
     assert not report.complete
@@ -153,6 +156,33 @@ def test_a_run_that_fails_in_its_job_fails_here(database: Database, run_id: str)
     cluster = Cluster([ended(database, run_id, "failed")], f"run {run_id}: the store is full\n")
     with pytest.raises(VaesegError, match=r"^the store is full$"):
         segmented_by_job(cluster, database, run_id, True)  # type: ignore[arg-type]
+
+
+def test_a_run_that_was_gone_on_with_elsewhere_is_not_closed(database: Database, run_id: str) -> None:
+    """Its first job is dead, and its second at work: whoever waits for the first stops waiting, and no more."""
+
+    def taken_elsewhere() -> str:
+        finish_run(database, run_id, "interrupted")
+        reopen_run(database, run_id, {"jobs_address": "http://other:8265"})
+        return "unknown"
+
+    with pytest.raises(ClusterError, match="before the run"):
+        segmented_by_job(Cluster([taken_elsewhere]), database, run_id, True)  # type: ignore[arg-type]
+    assert run_summary(database, run_id).status == "running"
+
+
+def test_a_log_is_told_in_whole_lines(database: Database, run_id: str) -> None:
+    """Also where it is read in the middle of one."""
+    cluster = Cluster(log="one\ntw")
+
+    def written() -> str:
+        cluster.log = "one\ntwo\n"
+        return ended(database, run_id, "finished", COUNTS)()
+
+    cluster.states = ["running", written]
+    told: list[str] = []
+    followed(hand_to_cluster(cluster, database, "train_vae", run_id), told.append)  # type: ignore[arg-type]
+    assert told == ["one", "two"]
 
 
 def test_a_job_that_waits_for_its_cluster_can_be_taken_back(

@@ -27,7 +27,8 @@ from vaeseg.distributed.rows import (
     unpack_mask,
     unpack_slices,
 )
-from vaeseg.distributed.stages import StageConfig, measure, read
+from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.errors import CheckpointError
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.nifti import write_nifti
 from vaeseg.records import FailedSeries, SegmentedSeries, VolumeGeometry
@@ -211,3 +212,9 @@ def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
     plain = {key: value for key, value in row.items() if not isinstance(value, bytes)}
     done = subprocess.run([sys.executable, "-c", script], input=json.dumps(plain), text=True, timeout=50, check=False)
     assert done.returncode == -signal.SIGALRM
+
+
+def test_a_node_with_another_model_segments_nothing(tmp_path: Path) -> None:
+    """Another version of vaeseg, say: its numbers would look right."""
+    with pytest.raises(CheckpointError, match=r"the model here is .*, the run was submitted with 000000000000"):
+        Segment(config(tmp_path, model="phantom-v1", model_digest="0" * 64))

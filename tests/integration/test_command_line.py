@@ -17,6 +17,7 @@ from typing import Any
 import pydicom
 import pytest
 
+from vaeseg.db.runs import hand_over
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.distributed.submit import Submission, write_down
 from vaeseg.io.store import create_store
@@ -157,6 +158,7 @@ def test_a_job_executes_a_run_by_its_id(submission: Submission) -> None:
     store = create_store(submission.store_root)
     with closing(open_database(sqlite_url(store.database_path))) as database:
         run_id = write_down(submission, checkpoint, database)
+        hand_over(database, run_id)
     job = Path(__file__).parents[2] / "jobs" / "segment_archive.py"
     command = [sys.executable, "-P", str(job), "--run-id", run_id, "--store", str(store.root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -134,7 +134,8 @@ def carry_out(ctx: click.Context, submitted: Submission, dry_run: bool, as_json:
 def conclude(ctx: click.Context, report: RunReport, store: Path, db: str | None, as_json: bool) -> None:
     """Print what a run did, and exit; the code is 0 where it did all that it was asked to do."""
     if as_json:
-        print(json.dumps(_as_json(report, store, db)))
+        shown = _as_json(report, store, db)
+        print(json.dumps(_not_known_yet(shown) if report.is_under_way else shown))
     else:
         _show_report(report, store)
     ctx.exit(EXIT_OK if report.complete else EXIT_INCOMPLETE)
@@ -240,6 +241,12 @@ def _what_happened(report: RunReport) -> str:
     return "had nothing to do" if report.status == "nothing_to_do" else "finished"
 
 
+def _not_known_yet(shown: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that a cluster has just been given: nothing is counted, which is not 0."""
+    known = ("run_id", "store", "db")
+    return {key: value if key in known else None for key, value in shown.items()} | {"status": "submitted"}
+
+
 def _as_json(report: RunReport, store_root: Path, db: str | None) -> dict[str, Any]:
     from sqlalchemy import make_url
 
@@ -250,7 +257,7 @@ def _as_json(report: RunReport, store_root: Path, db: str | None) -> dict[str, A
     url = make_url(db or sqlite_url(store.database_path))
     return {
         "run_id": report.run_id,
-        "status": "submitted" if report.is_under_way else report.status,
+        "status": report.status,
         "store": str(store.root),
         "db": url.render_as_string(hide_password=True),
         "n_series": report.n_series,

@@ -126,6 +126,8 @@ def _train(
     processes = Workers(fewest=workers[0], most=workers[1], address=address)
     request = _request(stage, **options)
     if address is not None and "://" in address:
+        if metrics_port is not None:
+            raise UsageError("--metrics-port has no effect on a job: Ray serves the metrics of its workers")
         _train_by_job(request, processes, options["store"], db, wait, as_json)
         return
     with (

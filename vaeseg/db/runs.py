@@ -138,12 +138,22 @@ def last_submission(database: Database, run_id: str) -> tuple[str, str] | None:
     Raises:
         RunNotFoundError: no such run.
     """
+    address = run_config(database, run_id).get("jobs_address")
+    with database.read() as connection:
+        return (address, _submission_id(connection, run_id)) if address else None
+
+
+def run_config(database: Database, run_id: str) -> dict[str, Any]:
+    """The configuration that a run was started with.
+
+    Raises:
+        RunNotFoundError: no such run.
+    """
     with database.read() as connection:
         config = connection.scalar(select(RunTable.config).where(RunTable.id == run_id))
-        if config is None:
-            raise run_not_found(run_id)
-        address = config.get("jobs_address")
-        return (address, _submission_id(connection, run_id)) if address else None
+    if config is None:
+        raise run_not_found(run_id)
+    return dict(config)
 
 
 def _submission_id(connection: Connection, run_id: str) -> str:
@@ -154,12 +164,14 @@ def _submission_id(connection: Connection, run_id: str) -> str:
 def take_up(database: Database, run_id: str) -> bool:
     """Make this process the driver of a run; returns whether it is to stop at once, as `heartbeat`.
 
-    Whoever drove it before stops at its next heartbeat.
-
     Raises:
         RunNotFoundError: no such run.
+        UsageError: another process drives it.
     """
     with database.write() as connection:
+        driver = _driver(connection, run_id)
+        if driver != this_process() and not waits_for_cluster(driver) and _lives(connection, database, run_id):
+            raise UsageError(_is_running(run_id))
         _update(connection, run_id, {"driver": this_process(), "heartbeat_at": database.now()})
         return _is_to_stop(connection, run_id)
 
@@ -175,13 +187,21 @@ def heartbeat(database: Database, run_id: str) -> bool:
         RunNotFoundError: no such run.
     """
     with database.write() as connection:
-        driver = connection.execute(select(RunTable.driver).where(RunTable.id == run_id)).one_or_none()
-        if driver is None:
-            raise run_not_found(run_id)
-        if driver[0] != this_process():
+        if _driver(connection, run_id) != this_process():
             return True
         _update(connection, run_id, {"heartbeat_at": database.now()})
         return _is_to_stop(connection, run_id)
+
+
+def _driver(connection: Connection, run_id: str) -> str:
+    row = connection.execute(select(RunTable.driver).where(RunTable.id == run_id)).one_or_none()
+    if row is None:
+        raise run_not_found(run_id)
+    return row.driver or ""
+
+
+def _is_running(run_id: str) -> str:
+    return f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it"
 
 
 def _is_to_stop(connection: Connection, run_id: str) -> bool:
@@ -221,7 +241,7 @@ def reopen_run(database: Database, run_id: str, changes: Mapping[str, Any] | Non
         UsageError: it is running, or has finished.
     """
     if is_live(database, run_id):
-        raise UsageError(f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it")
+        raise UsageError(_is_running(run_id))
     now = database.now()
     values = {
         "status": "running",
@@ -245,6 +265,8 @@ def finish_run(
     status: EndStatus,
     counts: Mapping[str, Any] | None = None,
     scanned: Scanned | None = None,
+    *,
+    only_if_driven_here: bool = False,
 ) -> FileCount:
     """Record how a run ended, and what had become of everything in its archive.
 
@@ -254,6 +276,8 @@ def finish_run(
         status: how.
         counts: further figures to keep with it, JSON values.
         scanned: what its scan found; None where it did not come to its end, and nobody knows what there is.
+        only_if_driven_here: do nothing where another process has taken the run up; one that this process gave to a
+            cluster, which has not begun it, is this one's.
 
     Returns:
         Files of the archive; none where nobody knows.
@@ -264,6 +288,8 @@ def finish_run(
     now = database.now()
     values = {"status": status, "finished_at": now, "heartbeat_at": now, "counts": dict(counts or {})}
     with database.write() as connection:
+        if only_if_driven_here and _driver(connection, run_id).removeprefix(SUBMITTED_BY) != this_process():
+            return FileCount(found=0, in_series=0, refused=0)
         _update(connection, run_id, values)
         files = FileCount(found=0, in_series=0, refused=0)
         if scanned is not None:
@@ -324,19 +350,6 @@ def is_lost(heartbeat_at: datetime, driver: str | None, now: datetime) -> bool:
 def waits_for_cluster(driver: str | None) -> bool:
     """Whether a run with that driver was submitted to a cluster, which has not begun it."""
     return (driver or "").startswith(SUBMITTED_BY)
-
-
-def run_config(database: Database, run_id: str) -> dict[str, Any]:
-    """The configuration that a run was started with.
-
-    Raises:
-        RunNotFoundError: no such run.
-    """
-    with database.read() as connection:
-        config = connection.scalar(select(RunTable.config).where(RunTable.id == run_id))
-    if config is None:
-        raise run_not_found(run_id)
-    return dict(config)
 
 
 def run_task(database: Database, run_id: str) -> RunTask:

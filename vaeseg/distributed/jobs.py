@@ -104,11 +104,13 @@ class Job:
                     raise self._gone("nothing was heard of its driver for a minute")
                 if time.monotonic() - asked_at >= ASK_SECONDS:
                     asked_at = time.monotonic()
-                    self._ask()
+                    self._ask(database)
                 time.sleep(LOOK_SECONDS)
 
-    def _ask(self) -> None:
+    def _ask(self, database: Database) -> None:
         """Find out whether the job is there still; a cluster that does not answer may come back.
+
+        A run that was gone on with elsewhere meanwhile is not ours to close.
 
         Raises:
             ClusterError: it is not.
@@ -119,9 +121,12 @@ class Job:
         except ClusterError as error:
             logger.info("%s", error)
             return
-        if ending is not None and run_summary(self.database, self.run_id).status in UNDER_WAY:
-            finish_quietly(self.database, self.run_id, "interrupted")
-            raise self._gone(self._last_words() or ending or "the cluster does not know it")
+        if ending is None or run_summary(database, self.run_id).status not in UNDER_WAY:
+            return
+        submission = last_submission(database, self.run_id)
+        if submission is not None and submission[1] == self.submission_id:
+            finish_run(database, self.run_id, "interrupted")
+        raise self._gone(self._last_words() or ending or "the cluster does not know it")
 
     def _checked(self, summary: RunSummary) -> RunSummary:
         if summary.status in ("finished", "nothing_to_do"):
@@ -174,7 +179,7 @@ def followed(job: Job, tell: Tell) -> RunSummary:
     def tell_more(_progress: object) -> None:
         nonlocal told
         try:
-            lines = job.cluster.logs(job.submission_id).splitlines()
+            *lines, _unfinished = job.cluster.logs(job.submission_id).split("\n")
         except VaesegError:
             return
         for line in lines[told:]:

@@ -31,6 +31,8 @@ REQUEST_SECONDS = 30.0
 """A head node that says nothing for so long is not there."""
 DRIVER_MEMORY_BYTES = 2**30
 """Of the head node, for a driver: 0.7 GB were measured at 100,000 planned series."""
+NO_SUCH_JOB = "Request failed with status code 404:"
+"""How Ray's client begins its message; what follows may hold any number, in an id for one."""
 HEAD = "node:__internal_head__"
 """A resource that Ray gives to the head node alone."""
 
@@ -47,10 +49,13 @@ class JobsApi:
         address: ``http://HOST:PORT`` of its dashboard.
 
     Raises:
+        UsageError: it is the address of something else.
         ClusterError: it cannot be reached, is no Ray cluster, or demands a token that we do not have.
     """
 
     def __init__(self, address: str) -> None:
+        if not is_jobs_address(address):
+            raise UsageError(f"--address {address} is not http://HOST:PORT of a cluster's dashboard, which takes jobs")
         self._address = address
         check_reachable(address)
         with self._failures_in_a_line(), _no_other_address(address):
@@ -122,7 +127,7 @@ class JobsApi:
             try:
                 return self._client.get_job_info(submission_id)
             except RuntimeError as error:
-                if "404" in str(error):
+                if str(error).startswith(NO_SUCH_JOB):
                     return None
                 raise
 

@@ -37,23 +37,26 @@ class RunInterruptedError(VaesegError):
 
 @contextmanager
 def heartbeats(database: Database, run_id: str, on_cancel: Callable[[], None]) -> Iterator[None]:
-    """Say every few seconds that the run lives, from a thread of this process: workers never write.
+    """Drive the run from here on, and say every few seconds that it lives, from a thread: workers never write.
 
     Args:
         database: where its row is.
         run_id: whose.
         on_cancel: called, perhaps more than once, when somebody asked the run to stop.
+
+    Raises:
+        UsageError: another process drives it.
+        StoreError: the database cannot be written.
     """
     stopped = threading.Event()
+    if take_up(database, run_id):
+        on_cancel()
 
     def beat() -> None:
-        sign, wait = take_up, 0.0  # at once: this process may not be the one that wrote the run down
-        while not stopped.wait(wait):
-            wait = HEARTBEAT_SECONDS
+        while not stopped.wait(HEARTBEAT_SECONDS):
             try:
-                if sign(database, run_id):
+                if heartbeat(database, run_id):
                     on_cancel()
-                sign = heartbeat
             except StoreError as error:
                 logger.debug("no heartbeat: %s", error)
 
@@ -67,9 +70,12 @@ def heartbeats(database: Database, run_id: str, on_cancel: Callable[[], None]) -
 
 
 def finish_quietly(database: Database, run_id: str, status: EndStatus, scanned: Scanned | None = None) -> None:
-    """Record the end if the database still can; the error that brought us here matters more."""
+    """Record the end of a run that this process drives, if the database still can.
+
+    The error that brought us here matters more; a run that another process has taken up goes on.
+    """
     try:
-        finish_run(database, run_id, status, scanned=scanned)
+        finish_run(database, run_id, status, scanned=scanned, only_if_driven_here=True)
     except StoreError as error:
         logger.debug("the end of run %s was not recorded: %s", run_id, error)
 

@@ -62,10 +62,15 @@ class RunReport:
 
     @property
     def complete(self) -> bool:
-        """Whether everything it was about was segmented, skipped or left out by rule, now or before."""
+        """Whether everything it was about was segmented, skipped or left out by rule, now or before.
+
+        True where it is under way, and that is all that is known.
+        """
+        if self.is_under_way:
+            return True
         lacking = ("failed", "crashed", "pending", "refused", "left_out", "not_planned")
         is_refused = self.files.refused > 0 and not self.is_retry
-        return not any(self.outcomes.get(outcome) for outcome in lacking) and not is_refused
+        return not any(self.outcomes[outcome] for outcome in lacking) and not is_refused
 
 
 ProgressCallback = Callable[[Progress], None]

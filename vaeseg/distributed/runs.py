@@ -142,8 +142,8 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
     how_to_go_on = f"finished series are kept, 'vaeseg-batch resume {run_id}' goes on with the rest"
     run: _Run | None = None
     try:
-        take_archive(database, task.archive_id, run_id)
         with interruptible(how_to_go_on) as interruption, heartbeats(database, run_id, interruption.cancel):
+            take_archive(database, task.archive_id, run_id)
             run = _Run(
                 run_id=run_id,
                 database=database.patient(interruption.check),

@@ -12,11 +12,13 @@ from typing import Any
 from vaeseg.config import ArchitectureConfig, TrainingConfig, as_json, from_json
 from vaeseg.db.runs import finish_run, run_config, start_run
 from vaeseg.db.session import Database, open_database
+from vaeseg.distributed.job import cluster_of_job, said_each_epoch
 from vaeseg.distributed.jobs import Tell, followed, hand_to_cluster
 from vaeseg.distributed.jobs_api import JobsApi, JobScript
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import UsageError, VaesegError
+from vaeseg.io.store import Store
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.loop import Observer, TrainingInterruptedError
 from vaeseg.training.run import TrainedModel, TrainingRequest
@@ -89,6 +91,13 @@ def execute_training(database: Database, run_id: str, address: str | None, obser
         raise
     finish_run(database, run_id, "finished", {"trained": {**asdict(trained), "path": str(trained.path)}})
     return trained
+
+
+def train_written_down(database: Database, _store: Store, run_id: str) -> bool:
+    """What the scripts of both stages do: train on the cluster whose job this process is."""
+    trained = execute_training(database, run_id, cluster_of_job(), said_each_epoch())
+    print(f"{trained.path.name}: {trained.epochs} epochs, best {trained.best_epoch}")
+    return True
 
 
 def _written(request: TrainingRequest, workers: Workers) -> str:

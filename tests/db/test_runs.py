@@ -262,6 +262,9 @@ def test_a_submitted_run_has_longer_to_be_heard_of(database: Database, archive_i
 
 def test_a_submission_id_is_never_used_twice(database: Database, archive_id: int) -> None:
     """Ray refuses it: each attempt has a number. Where a run was never a job, there is none."""
+    other = begin_run(database, archive_id)
+    finish_run(database, other, "failed")
+    reopen_run(database, other)
     run_id = begin_run(database, archive_id)
     assert last_submission(database, run_id) is None
     finish_run(database, run_id, "interrupted")

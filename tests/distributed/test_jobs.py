@@ -5,15 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ledger_factories import Clock, begin_run, scan, series_row
+from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row
 
 from vaeseg.db.runs import finish_run, reopen_run, take_up
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
+from vaeseg.db.work import plan_work
 from vaeseg.distributed import jobs
+from vaeseg.distributed.commit import commit_group
 from vaeseg.distributed.jobs import followed, hand_to_cluster, indexed_by_job, segmented_by_job, take_back
-from vaeseg.distributed.report import Progress
+from vaeseg.distributed.report import Progress, progress_of
 from vaeseg.errors import ClusterError, VaesegError
+from vaeseg.io.store import Store
 
 COUNTS: dict[str, Any] = {
     "outcomes": {"segmented": 2, "failed": 1},
@@ -194,3 +197,12 @@ def test_a_job_that_waits_for_its_cluster_can_be_taken_back(
     monkeypatch.setattr(jobs, "last_submission", lambda *_: ("http://head:8265", "vaeseg-x-a1"))
     take_back(database, run_id)
     assert (run_summary(database, run_id).status, cluster.stopped) == ("interrupted", ["vaeseg-x-a1"])
+
+
+def test_progress_is_what_is_committed(database: Database, store: Store) -> None:
+    """Slices are those that were segmented; a series that failed is done, and counted as a failure."""
+    run_id = begin_run(database, scan(database, [series_row(f"1.2.{n}") for n in range(3)]))
+    one, two, _ = plan_work(database, run_id, ["1.2.0", "1.2.1", "1.2.2"]).pending
+    commit_group(run_id, [(one, segmented(one)), (two, failed(two))], store, database)
+    progress = progress_of(run_summary(database, run_id))
+    assert progress == Progress(series_done=2, series_total=3, slices_done=3, failures=1)

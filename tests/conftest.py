@@ -48,6 +48,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray that everything in this process uses, with the processors for two workers and reading.
+
+    Starting one takes longer than most of what tests do with it.
+    """
+    from vaeseg.distributed.local import start_local_ray, stop_local_ray  # most tests do without
+
+    start_local_ray(n_cpus=4)
+    yield
+    stop_local_ray()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

@@ -1,8 +1,7 @@
-"""A phantom archive, a model that finds something in it, and one Ray for all tests."""
+"""A phantom archive, and a model that finds something in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import torch
 from archives import whole_archive
 
 from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig
-from vaeseg.distributed.local import start_local_ray, stop_local_ray
 from vaeseg.distributed.submit import Submission
 from vaeseg.geometry.resample import to_model_grid
 from vaeseg.inference.predictor import Predictor
@@ -57,14 +55,6 @@ def _threshold(path: Path) -> float:
     slices = to_model_grid(patient.volume_hu, patient.geometry.spacing_mm, IMAGE_SIZE)
     probabilities = Predictor(load_checkpoint(path)).probabilities(slices)
     return float(np.quantile(probabilities, 1 - TUMOUR_SHARE))
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray that every submission of this session uses."""
-    start_local_ray(n_cpus=3)
-    yield
-    stop_local_ray()
 
 
 @pytest.fixture

@@ -10,13 +10,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
 
+from vaeseg.cli import main
 from vaeseg.db.runs import hand_over
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.distributed.submit import Submission, write_down
@@ -36,6 +39,8 @@ decode_buffer = decode = encode_buffer = encode_array = encode_pixel_data = deco
 """Takes the place of pyjpegls: a decoder in C that reads beyond its buffer ends just so."""
 
 
+pytestmark = pytest.mark.usefixtures("ray_session")
+
 COMMAND = "from vaeseg.cli import main; main()"
 
 IN_SMALL_PORTIONS = """
@@ -46,11 +51,10 @@ indexing.TREES, indexing.LISTED_HERE_SECONDS, indexing.FILES_READ_HERE, runs.SER
 
 
 def vaeseg_batch(
-    *arguments: str | Path, program: str = COMMAND, stdin: str = "", **environment: str
+    *arguments: str | Path, program: str = COMMAND, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        input=stdin,
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -61,6 +65,29 @@ def vaeseg_batch(
 
 def submit_arguments(study_dir: Path, store: Path, model: Path) -> list[str | Path]:
     return ["submit", "--study-dir", study_dir, "--store", store, "--model", model, "--json"]
+
+
+@dataclass(frozen=True)
+class Called:
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+InThisProcess = Callable[..., Called]
+
+
+@pytest.fixture
+def in_this_process(capfd: pytest.CaptureFixture[str]) -> InThisProcess:
+    """For commands of which a process of its own would show nothing more."""
+
+    def call(*arguments: str | Path) -> Called:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return Called(int(ended.value.code or 0), *capfd.readouterr())
+
+    return call
 
 
 def query(store: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -84,7 +111,7 @@ def study_with_jpegls(archive: Path, tmp_path: Path) -> Path:
 
 
 def test_a_decoder_that_dies_costs_its_series_and_nothing_else(
-    study_with_jpegls: Path, model_path: Path, tmp_path: Path
+    study_with_jpegls: Path, model_path: Path, tmp_path: Path, in_this_process: InThisProcess
 ) -> None:
     """The JPEG-LS series is `crashed`, the others are segmented, later runs leave it out until --retry."""
     decoder = tmp_path / "decoder" / "jpeg_ls"
@@ -99,16 +126,18 @@ def test_a_decoder_that_dies_costs_its_series_and_nothing_else(
     assert (outcomes["segmented"], outcomes["crashed"]) == (2, 1)
     assert "Traceback" not in died.stderr
 
-    again = vaeseg_batch(*arguments)
-    assert (again.returncode, json.loads(again.stdout)["outcomes"]["left_out"]) == (3, 1)
+    again = in_this_process(*arguments)
+    assert (again.exit_code, json.loads(again.stdout)["outcomes"]["left_out"]) == (3, 1)
 
-    retried = vaeseg_batch(*arguments, "--retry")
-    assert retried.returncode == 0, retried.stderr
+    retried = in_this_process(*arguments, "--retry")
+    assert retried.exit_code == 0, retried.stderr
     assert json.loads(retried.stdout)["outcomes"]["segmented"] == 1
     assert query(store, "SELECT count(*) FROM latest_findings WHERE outcome = 'segmented'") == [(3,)]
 
 
-def test_sigterm_leaves_a_run_that_can_be_gone_on_with(archive: Path, model_path: Path, tmp_path: Path) -> None:
+def test_sigterm_leaves_a_run_that_can_be_gone_on_with(
+    archive: Path, model_path: Path, tmp_path: Path, in_this_process: InThisProcess
+) -> None:
     """SIGTERM in mid-run ends with one clear line; submitting again finishes, and nothing is done twice."""
     store = tmp_path / "store"
     arguments = submit_arguments(archive / "dicom", store, model_path)
@@ -126,18 +155,20 @@ def test_sigterm_leaves_a_run_that_can_be_gone_on_with(archive: Path, model_path
     assert "Traceback" not in errors
     assert query(store, "SELECT status FROM runs") == [("interrupted",)]
 
-    again = vaeseg_batch(*arguments)
-    assert again.returncode == 0, again.stderr
+    again = in_this_process(*arguments)
+    assert again.exit_code == 0, again.stderr
     assert query(store, "SELECT count(*) FROM findings WHERE outcome = 'segmented'") == [(3,)]
 
 
-def test_a_large_archive_uses_ray_again_and_again(archive: Path, model_path: Path, tmp_path: Path) -> None:
+def test_a_large_archive_uses_ray_again_and_again(
+    archive: Path, model_path: Path, tmp_path: Path, in_this_process: InThisProcess
+) -> None:
     """Listing, reading and each portion of series in threads of their own: Ray must outlive the first of them."""
     store = tmp_path / "store"
     arguments = submit_arguments(archive / "dicom", store, model_path)
     done = vaeseg_batch(*arguments, program=IN_SMALL_PORTIONS + COMMAND)
     assert (done.returncode, json.loads(done.stdout)["outcomes"]["segmented"]) == (0, 3), done.stderr
-    assert vaeseg_batch("verify", "--store", store).returncode == 0
+    assert in_this_process("verify", "--store", store).exit_code == 0
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:
@@ -173,65 +204,65 @@ def usable(archive: Path, model_path: Path, tmp_path: Path) -> dict[str, Path]:
     return {"study": archive / "dicom", "model": model_path, "store": tmp_path / "store"}
 
 
-def refused(usable: dict[str, Path], exit_code: int, *words: str) -> None:
-    result = vaeseg_batch(*submit_arguments(usable["study"], usable["store"], usable["model"]))
-    assert result.returncode == exit_code, result.stderr
-    assert "Traceback" not in result.stderr
+def refused(in_this_process: InThisProcess, usable: dict[str, Path], exit_code: int, *words: str) -> None:
+    result = in_this_process(*submit_arguments(usable["study"], usable["store"], usable["model"]))
+    assert result.exit_code == exit_code, result.stderr
     assert result.stdout == ""
     for word in words:
         assert word in result.stderr
 
 
-def test_a_missing_directory_is_a_usage_error(usable: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_usage_error(
+    usable: dict[str, Path], tmp_path: Path, in_this_process: InThisProcess
+) -> None:
     """Exit 2, and the path that does not exist."""
-    refused({**usable, "study": tmp_path / "nowhere"}, 2, "nowhere")
+    refused(in_this_process, {**usable, "study": tmp_path / "nowhere"}, 2, "nowhere")
 
 
-def test_an_unknown_model_is_a_usage_error(usable: dict[str, Path]) -> None:
+def test_an_unknown_model_is_a_usage_error(usable: dict[str, Path], in_this_process: InThisProcess) -> None:
     """Exit 2, and the name."""
-    refused({**usable, "model": Path("no-such-model")}, 2, "no-such-model")
+    refused(in_this_process, {**usable, "model": Path("no-such-model")}, 2, "no-such-model")
 
 
-def test_a_damaged_checkpoint_is_named(usable: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(usable: dict[str, Path], tmp_path: Path, in_this_process: InThisProcess) -> None:
     """Exit 1, and the file."""
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(usable["model"].read_bytes()[:-1000])
-    refused({**usable, "model": damaged}, 1, "damaged.safetensors")
+    refused(in_this_process, {**usable, "model": damaged}, 1, "damaged.safetensors")
 
 
-def test_a_store_that_cannot_be_written_is_named(usable: dict[str, Path], tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_named(
+    usable: dict[str, Path], tmp_path: Path, in_this_process: InThisProcess
+) -> None:
     """Exit 1: the store would lie below a file."""
     (tmp_path / "file").write_text("not a directory")
-    refused({**usable, "store": tmp_path / "file" / "store"}, 1, "store")
+    refused(in_this_process, {**usable, "store": tmp_path / "file" / "store"}, 1, "store")
 
 
-def test_a_newer_database_is_refused(usable: dict[str, Path]) -> None:
+def test_a_newer_database_is_refused(usable: dict[str, Path], in_this_process: InThisProcess) -> None:
     """Exit 1, and nothing in it is changed."""
-    first = vaeseg_batch(
-        "submit", "--study-dir", usable["study"], "--store", usable["store"], "--model", usable["model"]
-    )
-    assert first.returncode == 0, first.stderr
-    connection = sqlite3.connect(usable["store"] / "results.db")
-    connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.commit()
-    connection.close()
-    refused(usable, 1, "9999", "upgrade vaeseg")
+    store = create_store(usable["store"])
+    open_database(sqlite_url(store.database_path)).close()
+    with closing(sqlite3.connect(store.database_path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    refused(in_this_process, usable, 1, "9999", "upgrade vaeseg")
 
 
-def test_an_empty_study_is_no_error(usable: dict[str, Path], tmp_path: Path) -> None:
+def test_an_empty_study_is_no_error(usable: dict[str, Path], tmp_path: Path, in_this_process: InThisProcess) -> None:
     """Exit 0, no series, no files, nothing to do."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    result = vaeseg_batch(*submit_arguments(empty, usable["store"], usable["model"]))
-    assert result.returncode == 0, result.stderr
+    result = in_this_process(*submit_arguments(empty, usable["store"], usable["model"]))
+    assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
     assert (answer["status"], answer["n_series"], answer["files"]["found"]) == ("nothing_to_do", 0, 0)
 
 
-def test_a_dry_run_writes_nothing(usable: dict[str, Path]) -> None:
+def test_a_dry_run_writes_nothing(usable: dict[str, Path], in_this_process: InThisProcess) -> None:
     """Not even the store's directory."""
-    result = vaeseg_batch(*submit_arguments(usable["study"], usable["store"], usable["model"]), "--dry-run")
-    assert result.returncode == 0, result.stderr
+    result = in_this_process(*submit_arguments(usable["study"], usable["store"], usable["model"]), "--dry-run")
+    assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["to_segment"] == 3
     assert not usable["store"].exists()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from called import InThisProcess, with_descriptors
 from ledger_factories import Clock
 from postgres import start_server
 from sqlalchemy import create_engine, make_url, text
@@ -49,16 +51,29 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def _end_of_ray() -> Iterator[None]:
+    yield
+    from vaeseg.distributed.local import stop_local_ray  # most tests do without
+
+    stop_local_ray()
+
+
+@pytest.fixture
+def ray_session(_end_of_ray: None) -> None:
     """One Ray that everything in this process uses, with the processors for two workers and reading.
 
     Starting one takes longer than most of what tests do with it.
     """
-    from vaeseg.distributed.local import start_local_ray, stop_local_ray  # most tests do without
+    from vaeseg.distributed.local import start_local_ray
 
     start_local_ray(n_cpus=4)
-    yield
-    stop_local_ray()
+
+
+@pytest.fixture
+def in_this_process(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> InThisProcess:
+    """Calls commands, for what a process of its own would show nothing more of."""
+    monkeypatch.setenv("VAESEG_DB", "")
+    return partial(with_descriptors, capfd)
 
 
 @pytest.fixture

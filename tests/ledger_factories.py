@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import event, update
 
+from vaeseg.config import RunConfig, as_json
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.index_files import record_files
 from vaeseg.db.index_series import JudgedSeries, SeriesRow, record_groups
@@ -129,7 +130,7 @@ def begin_run(
         kind="segment",
         archive_id=archive_id,
         model_digest=digest,
-        config_json='{"with_labels":false}',
+        config_json=as_json(RunConfig(model_path=model)),
         config_digest=config_digest,
     )
     with database.write() as connection:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import closing
 
 import pytest
+from called import InThisProcess
 from click.testing import CliRunner, Result
 from ledger_factories import Clock, begin_run, failed, scan, series_row, skipped
 
@@ -24,17 +22,6 @@ KEYS = ["1.2.3", "1.2.4"]
 
 def vaeseg(store: Store, *arguments: str) -> Result:
     return CliRunner(env={"VAESEG_DB": "", "VAESEG_STORE": str(store.root)}).invoke(main, list(arguments))
-
-
-def process(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """For commands that show a bar, which needs a standard error with a descriptor."""
-    return subprocess.run(
-        [sys.executable, "-c", "from vaeseg.cli import main; main()", *arguments, "--store", str(store.root)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "VAESEG_DB": ""},
-        check=False,
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -85,18 +72,22 @@ def test_cancel_closes_a_dead_run_and_refuses_an_ended_one(store: Store, runs: d
     assert vaeseg(store, "cancel", "no-such-run").exit_code == 2
 
 
-def test_resume_refuses_what_has_finished(store: Store, runs: dict[str, str]) -> None:
+def test_resume_refuses_what_has_finished(store: Store, runs: dict[str, str], in_this_process: InThisProcess) -> None:
     """And a run that is not there."""
-    done = process(store, "resume", runs["finished"])
-    assert (done.returncode, "has finished" in done.stderr) == (2, True)
-    assert process(store, "resume", "no-such-run").returncode == 2
+    where = ("--store", store.root)
+    done = in_this_process("resume", runs["finished"], *where)
+    assert (done.exit_code, "has finished" in done.stderr) == (2, True)
+    assert in_this_process("resume", "no-such-run", *where).exit_code == 2
 
 
-def test_retry_takes_outcomes_that_can_be_retried(store: Store, runs: dict[str, str]) -> None:
+def test_retry_takes_outcomes_that_can_be_retried(
+    store: Store, runs: dict[str, str], in_this_process: InThisProcess
+) -> None:
     """Others are a usage error that names them; these get as far as the archive, which is not there."""
-    wrong = process(store, "retry", runs["finished"], "--outcome", "failed,skipped")
-    assert (wrong.returncode, "skipped is not one of failed, crashed" in wrong.stderr) == (2, True)
+    where = ("--store", store.root)
+    wrong = in_this_process("retry", runs["finished"], "--outcome", "failed,skipped", *where)
+    assert (wrong.exit_code, "skipped is not one of failed, crashed" in wrong.stderr) == (2, True)
     for outcomes in ("failed", "crashed", "failed, crashed"):
-        gone = process(store, "retry", runs["finished"], "--outcome", outcomes)
-        assert gone.returncode == 1, gone.stderr
-    assert process(store, "retry", "no-such-run").returncode == 2
+        gone = in_this_process("retry", runs["finished"], "--outcome", outcomes, *where)
+        assert (gone.exit_code, "cannot list the study directory" in gone.stderr) == (1, True), gone.stderr
+    assert in_this_process("retry", "no-such-run", *where).exit_code == 2

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from called import vaeseg
+from called import InThisProcess, vaeseg
 from click.testing import Result
 from factories import write_series
 
@@ -37,19 +34,12 @@ def test_a_dry_run_shows_what_would_be_left_out(ward: Path) -> None:
     assert "rules   left out: chest 1\n" in scan(ward, "--dry-run").stdout
 
 
-def test_a_scan_with_nothing_to_do_says_what_is_left_out(ward: Path) -> None:
-    """Exit code 0: nothing was refused and nothing failed. In a process, whose bar needs a real standard error."""
+def test_a_scan_with_nothing_to_do_says_what_is_left_out(ward: Path, in_this_process: InThisProcess) -> None:
+    """Exit code 0: nothing was refused and nothing failed."""
     (ward / "rules.toml").write_text("min_slices = 40")
-    options = ["ward", "--stable-for", "0", "--select", "rules.toml", "--store", "store", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-c", "from vaeseg.cli import main; main()", "scan", *options],
-        cwd=ward,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "VAESEG_DB": ""},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    options = ["--stable-for", "0", "--select", ward / "rules.toml", "--store", ward / "store", "--json"]
+    done = in_this_process("scan", "ward", *options)
+    assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["left_out_by_rule"], report["outcomes"]["left_out_by_rule"]) == ({"min_slices": 2}, 2)
     assert (report["status"], report["n_series"]) == ("nothing_to_do", 2)

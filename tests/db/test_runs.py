@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from ledger_factories import DIGEST, ROOT, Clock, begin_run, scan, series_row
+from ledger_factories import DIGEST, MODEL, ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import select
 
+from vaeseg.config import RunConfig
 from vaeseg.db import runs
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.coverage import Scanned
@@ -134,7 +135,7 @@ def test_a_run_can_be_executed_from_its_row(database: Database, archive_id: int)
     """Its id alone leads to archive, model and configuration."""
     task = run_task(database, begin_run(database, archive_id))
     assert (task.archive_id, task.root, task.model_digest) == (archive_id, ROOT, DIGEST)
-    assert task.config == {"with_labels": False}
+    assert RunConfig.from_json(task.config) == RunConfig(model_path=MODEL)
 
 
 def test_a_run_without_an_archive_has_no_task(database: Database) -> None:
@@ -198,8 +199,8 @@ def test_what_a_run_is_resumed_with_can_differ(database: Database, archive_id: i
     """The fields that are named, and no others."""
     run_id = begin_run(database, archive_id)
     finish_run(database, run_id, "interrupted")
-    reopen_run(database, run_id, {"plan_until": None})
-    assert run_task(database, run_id).config == {"with_labels": False, "plan_until": None}
+    reopen_run(database, run_id, {"commit_every": 3})
+    assert RunConfig.from_json(run_task(database, run_id).config) == RunConfig(model_path=MODEL, commit_every=3)
 
 
 def test_an_archive_tells_who_holds_it(database: Database, archive_id: int, clock: Clock) -> None:

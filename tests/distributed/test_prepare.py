@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-import ray
 from click.testing import CliRunner, Result
 from factories import CANARIES, SERIES_UID, write_nifti, write_series
 
@@ -46,8 +45,8 @@ decode_buffer = decode = encode_buffer = encode_array = encode_pixel_data = deco
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_with_dying_decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray for this module, in whose workers JPEG-LS kills the process."""
-    assert not ray.is_initialized()
+    """One Ray for this module, in whose workers JPEG-LS kills the process; another that runs here ends before it."""
+    stop_local_ray()
     decoder = tmp_path_factory.mktemp("decoder")
     (decoder / "jpeg_ls").mkdir()
     (decoder / "jpeg_ls/__init__.py").write_text(DYING_DECODER)

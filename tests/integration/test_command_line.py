@@ -10,16 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from called import InThisProcess
 
-from vaeseg.cli import main
 from vaeseg.db.runs import hand_over
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.distributed.submit import Submission, write_down
@@ -65,29 +63,6 @@ def vaeseg_batch(
 
 def submit_arguments(study_dir: Path, store: Path, model: Path) -> list[str | Path]:
     return ["submit", "--study-dir", study_dir, "--store", store, "--model", model, "--json"]
-
-
-@dataclass(frozen=True)
-class Called:
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-InThisProcess = Callable[..., Called]
-
-
-@pytest.fixture
-def in_this_process(capfd: pytest.CaptureFixture[str]) -> InThisProcess:
-    """For commands of which a process of its own would show nothing more."""
-
-    def call(*arguments: str | Path) -> Called:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        return Called(int(ended.value.code or 0), *capfd.readouterr())
-
-    return call
 
 
 def query(store: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, exists, insert, select
+from sqlalchemy import exists, insert, select
 
 from vaeseg.checks import ArchiveRoot, Check, failed, passed, warned
 from vaeseg.db.archives import Archive, index_counts, list_archives
@@ -85,7 +85,7 @@ def _runs(database: Database) -> Iterator[Check]:
         yield _lost_run(row)
 
 
-def _lost_run(row: Row[Any]) -> Check:
+def _lost_run(row: Any) -> Check:
     holds = f", and holds archive {row.name}" if row.name else ""
     found = f"run {row.id} ({row.kind}) lost its driver after {row.heartbeat_at:%Y-%m-%d %H:%M} UTC{holds}"
     advice = (

@@ -38,7 +38,8 @@ def command(ctx: click.Context, /, address: str | None, model: str, store: Path,
     """
     from vaeseg.checks import are_well
     from vaeseg.db.session import supported_url
-    from vaeseg.distributed.doctor import Needs, examine
+    from vaeseg.distributed.doctor import examine
+    from vaeseg.distributed.needs import Needs
     from vaeseg.io.store import Store
 
     if db is not None:
@@ -53,18 +54,26 @@ def command(ctx: click.Context, /, address: str | None, model: str, store: Path,
 
 
 def _print(checks: Sequence[Check]) -> None:
-    """A line a check, and under one that is not ok what to do; what is well on many nodes is one line."""
-    shown: set[tuple[str, str]] = set()
-    for check in checks:
-        where = "" if check.node is None else f"{check.node}: "
-        if check.status == "ok" and check.node is not None:
-            alike = [one for one in checks if one.node is not None and (one.name, one.status) == (check.name, "ok")]
-            if (check.name, "ok") in shown:
-                continue
-            shown.add((check.name, "ok"))
-            where = where if len(alike) == 1 else f"{len(alike)} nodes, {where}"
+    """A line a check, and under one that is not ok what to do."""
+    for check, nodes in _alike(checks):
+        where = "" if not nodes else f"{nodes[0]}: " if len(nodes) == 1 else f"{len(nodes)} nodes: "
         print(f"{MARKS[check.status]:<8} {check.name:<15} {where}{check.found}")
         if check.advice:
             print(f"{'':<8} {'':<15} -> {check.advice}")
     failed, warnings = (sum(check.status == status for check in checks) for status in ("failed", "warning"))
     print(f"{len(checks)} checks: {failed} failed, {warnings} warnings", file=sys.stderr)
+
+
+def _alike(checks: Sequence[Check]) -> list[tuple[Check, list[str]]]:
+    """Each check with its node; what is well on many nodes, in the same words, once with all of them."""
+    lines: list[tuple[Check, list[str]]] = []
+    well: dict[tuple[str, str], list[str]] = {}
+    for check in checks:
+        nodes = [] if check.node is None else [check.node]
+        if check.node is not None and check.status == "ok":
+            known = well.setdefault((check.name, check.found), nodes)
+            if known is not nodes:
+                known.append(check.node)
+                continue
+        lines.append((check, nodes))
+    return lines

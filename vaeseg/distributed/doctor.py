@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 
 from vaeseg.checks import Check, looked, warned
 from vaeseg.db.health import LedgerFacts, database_checks, ledger_facts
 from vaeseg.db.session import sqlite_url, unmigrated_database
-from vaeseg.distributed.machine_checks import MachineFacts, machine_facts
+from vaeseg.distributed.machine_checks import machine_facts
+from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.io.health import key_check, store_checks
-from vaeseg.io.store import Store
 
-Tell = Callable[[str], None]
-"""Is given a line."""
+FILE_SERVER = "is its file server there?"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a night would be started with."""
+def examine(needs: Needs, address: str | None) -> list[Check]:
+    """Check this machine, and the cluster of an address.
 
-    store: Store
-    database_url: str | None
-    """None for SQLite in the store."""
-    model: str
-    """Name, or path of its file."""
+    Nothing is changed; files that are written into the store are removed.
 
+    Raises:
+        UsageError: the address is none.
+    """
+    here = examine_here(needs)
+    if address is None:
+        return here.checks
+    # these load Ray, which nobody needs who has no cluster
+    from vaeseg.distributed.cluster_doctor import examine_joined_cluster
+    from vaeseg.distributed.doctor_job import examine_by_job
+    from vaeseg.distributed.jobs_api import is_jobs_address
 
-@dataclass(kw_only=True)
-class Findings:
-    """What was found here, and what is compared with a cluster."""
-
-    checks: list[Check] = field(default_factory=list)
-    ledger: LedgerFacts = field(default_factory=LedgerFacts)
-    machine: MachineFacts = field(default_factory=MachineFacts)
+    examine_cluster = examine_by_job if is_jobs_address(address) else examine_joined_cluster
+    return [*here.checks, *examine_cluster(needs, here, address)]
 
 
 def examine_here(needs: Needs) -> Findings:
-    """Check this machine; changes nothing but for a file that is written into the store and removed."""
-    findings = Findings()
-    findings.checks += ledger_findings(needs, findings)
-    findings.checks += looked("store", lambda: store_checks(needs.store.root), "is its file server there?")
-    findings.checks += looked("subject_key", lambda: [_key(needs, findings)], "is its file server there?")
-    findings.machine = machine_facts(needs.store.models, needs.model, findings.ledger.archives)
-    findings.checks += findings.machine.checks
-    return findings
+    """Check this machine."""
+    checks, ledger = ledger_checks(needs)
+    root = needs.store.root
+    checks += looked("store", lambda: store_checks(root), FILE_SERVER)
+    checks += looked("subject_key", lambda: [key_check(root, ledger.holds_subjects)], FILE_SERVER)
+    machine = machine_facts(needs.store.models, needs.model, ledger.archives)
+    return Findings(checks=[*checks, *machine.checks], ledger=ledger, machine=machine)
 
 
-def ledger_findings(needs: Needs, findings: Findings) -> list[Check]:
-    """Check the database, and keep what it says in the findings."""
+def ledger_checks(needs: Needs) -> tuple[list[Check], LedgerFacts]:
+    """Check the database; with what it says of archives, where it can be asked."""
+    facts = [LedgerFacts()]
 
     def look() -> Iterator[Check]:
         path = needs.store.database_path
@@ -61,16 +59,8 @@ def ledger_findings(needs: Needs, findings: Findings) -> list[Check]:
         with closing(unmigrated_database(url, create=False)) as database:
             checks = list(database_checks(database))
             yield from checks
-            if any(check.name == "runs" for check in checks):  # it is of this version
-                findings.ledger = ledger_facts(database)
+            if any(check.name == "runs" for check in checks):  # its tables are those of this version
+                facts.append(ledger_facts(database))
 
-    return looked("database", look, "start the server, or correct --db, $VAESEG_DB or the file $VAESEG_DB_FILE")
-
-
-def _key(needs: Needs, findings: Findings) -> Check:
-    return key_check(needs.store.root, findings.ledger.holds_subjects)
-
-
-def examine(needs: Needs, address: str | None) -> list[Check]:
-    """Check this machine, and the cluster of an address."""
-    return examine_here(needs).checks
+    wrong = "start the server, or correct --db, $VAESEG_DB or the file $VAESEG_DB_FILE"
+    return looked("database", look, wrong), facts[-1]

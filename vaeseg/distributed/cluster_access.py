@@ -10,6 +10,8 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from vaeseg.checks import Check, failed, passed, warned
+from vaeseg.distributed.local import check_reachable
+from vaeseg.errors import ClusterError
 
 ASK_SECONDS = 10.0
 PROCESS_SECONDS = 40.0
@@ -26,8 +28,20 @@ except AuthenticationError:
 else:
     print("answered")
 """
-SHOW_IT = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that holds the token of its nodes"
 TURN_ON = "start every node with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH: who reaches it now can run code there"
+
+
+def reached_check(address: str, advice: str) -> Check:
+    """Whether anybody answers there.
+
+    Raises:
+        UsageError: the address is that of something else.
+    """
+    try:
+        check_reachable(address)
+    except ClusterError as error:
+        return failed("cluster", str(error), advice)
+    return passed("cluster", f"{address} is reached")
 
 
 def jobs_token_check(address: str) -> Check:
@@ -48,17 +62,30 @@ def jobs_token_check(address: str) -> Check:
 
 
 def cluster_token_check(address: str) -> Check:
-    """Ask a cluster's control service without a token, then with ours: Ray itself would try for half a minute.
+    """Ask a cluster's control service without a token.
 
     Args:
         address: ``HOST:PORT``.
     """
     hidden = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     without = {name: value for name, value in os.environ.items() if name not in hidden}
-    what = _asked(address, {**without, "RAY_AUTH_MODE": "disabled"})
-    if what == "refused" and _asked(address, dict(os.environ)) == "refused":
-        return failed("token", "the cluster demands its token, and there is none here, or another", SHOW_IT)
-    return _verdict(what)
+    return _verdict(_asked(address, {**without, "RAY_AUTH_MODE": "disabled"}))
+
+
+def check_token_here(address: str) -> None:
+    """Find out at once whether we have the token; Ray itself tries for half a minute.
+
+    Args:
+        address: ``HOST:PORT``.
+
+    Raises:
+        ClusterError: we have none, or another.
+    """
+    if _asked(address, dict(os.environ)) == "refused":
+        raise ClusterError(
+            f"the Ray cluster {address} demands its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file "
+            "that holds it"
+        )
 
 
 def _asked(address: str, environment: dict[str, str]) -> str:

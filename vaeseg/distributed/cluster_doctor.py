@@ -8,8 +8,8 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 
 from vaeseg.checks import ArchiveRoot, Check, looked, passed
-from vaeseg.distributed.cluster_access import cluster_token_check
-from vaeseg.distributed.local import RayChatter, check_reachable, join_cluster, stop_local_ray
+from vaeseg.distributed.cluster_access import check_token_here, cluster_token_check, reached_check
+from vaeseg.distributed.local import RayChatter, join_cluster, stop_local_ray
 from vaeseg.distributed.machine_checks import MachineFacts
 from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.distributed.node_facts import ASKED, Question
@@ -37,23 +37,17 @@ def examine_joined_cluster(needs: Needs, here: Findings, address: str) -> list[C
     Raises:
         UsageError: the address is that of something else.
     """
-    reached = looked("cluster", lambda: _reached(address), JOIN)
-    if reached[0].status == "failed":
-        return reached
+    reached = reached_check(address, JOIN)
+    if reached.status == "failed":
+        return [reached]
     token = looked("token", lambda: [cluster_token_check(address)], "run the check again", seconds=60.0)
-    if token[0].status == "failed" and "demands" in token[0].found:
-        return [*reached, *token]
     with redirect_stdout(RayChatter()):
         nodes = looked("cluster", lambda: _joined(needs, here, address), JOIN, seconds=CLUSTER_SECONDS)
-    return [*reached, *token, *nodes]
-
-
-def _reached(address: str) -> list[Check]:
-    check_reachable(address)
-    return [passed("cluster", f"{address} is reached")]
+    return [reached, *token, *nodes]
 
 
 def _joined(needs: Needs, here: Findings, address: str) -> Iterator[Check]:
+    check_token_here(address)
     join_cluster(address)
     yield from nodes_of_cluster(needs, here.machine, here.ledger.archives)
     stop_local_ray()  # after a failure, threads may be in it still: it ends with the process

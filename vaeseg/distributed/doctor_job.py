@@ -19,12 +19,12 @@ from vaeseg.checks import Check, failed, looked, on_node, passed
 from vaeseg.db.health import LedgerFacts
 from vaeseg.db.location import url_from_environment
 from vaeseg.distributed import machine
-from vaeseg.distributed.cluster_access import jobs_token_check
+from vaeseg.distributed.cluster_access import jobs_token_check, reached_check
 from vaeseg.distributed.cluster_doctor import CLUSTER_SECONDS, model_elsewhere, nodes_of_cluster
 from vaeseg.distributed.doctor import ledger_checks
 from vaeseg.distributed.job import cluster_of_job
 from vaeseg.distributed.jobs_api import JobsApi
-from vaeseg.distributed.local import check_reachable, join_cluster
+from vaeseg.distributed.local import join_cluster
 from vaeseg.distributed.machine_checks import REINSTALL, MachineFacts
 from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.errors import EXIT_OK, ClusterError
@@ -56,16 +56,11 @@ def examine_by_job(needs: Needs, here: Findings, address: str) -> list[Check]:
     Raises:
         UsageError: the address is that of something else.
     """
-    reached = looked("cluster", lambda: _reached(address), REACH)
-    if reached[0].status == "failed":
-        return reached
+    reached = reached_check(address, REACH)
+    if reached.status == "failed":
+        return [reached]
     token = looked("token", lambda: [jobs_token_check(address)], REACH)
-    return [*reached, *token, *looked("cluster", lambda: _by_job(needs, here, address), REACH, CLUSTER_SECONDS)]
-
-
-def _reached(address: str) -> list[Check]:
-    check_reachable(address)
-    return [passed("cluster", f"{address} is reached")]
+    return [reached, *token, *looked("cluster", lambda: _by_job(needs, here, address), REACH, CLUSTER_SECONDS)]
 
 
 def _by_job(needs: Needs, here: Findings, address: str) -> list[Check]:

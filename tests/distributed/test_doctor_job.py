@@ -98,6 +98,13 @@ def test_a_job_that_takes_too_long_is_stopped(
     assert (check.status, what in check.found, len(cluster.stopped)) == ("failed", True, 1)
 
 
+def test_without_a_store_here_there_is_nothing_to_look_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no job is submitted."""
+    store = Store(tmp_path / "none")
+    check = examined(store, Cluster(store, ""), monkeypatch)["head_store"]
+    assert (check.status, "no store here" in check.found) == ("failed", True)
+
+
 def test_a_check_is_submitted_with_its_id_and_nothing_else() -> None:
     """It takes no memory that counts, so that it begins beside a run that has it all."""
     told: dict[str, Any] = {}
@@ -117,7 +124,7 @@ def of_head(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("VAESEG_DB", "VAESEG_DB_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        doctor_job, "_nodes", lambda _needs, driver, _ledger: [passed("nodes", str(driver.model_digest))]
+        doctor_job, "nodes_of_cluster", lambda _needs, driver, *_: [passed("nodes", str(driver.model_digest))]
     )
 
     with store_probe(store.root) as probe:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from node_answers import driver
-from ray.exceptions import RaySystemError, GetTimeoutError
+from ray.exceptions import GetTimeoutError, RaySystemError
 
 from vaeseg.checks import ArchiveRoot, Check
 from vaeseg.distributed import machine_checks, node_facts, node_questions
@@ -93,7 +93,7 @@ class Cluster:
         names = [*self.answers, "gone"]
         return [
             {
-                "NodeID": name * 10,
+                "NodeID": name * 14,
                 "NodeName": f"10.0.0.{n}" if n == 0 else name,
                 "NodeManagerAddress": f"10.0.0.{n}",
                 "NodeManagerHostname": f"host-{n}",
@@ -103,7 +103,7 @@ class Cluster:
         ]
 
     def options(self, scheduling_strategy: Any) -> Any:
-        name = next(name for name in self.answers if name * 10 == scheduling_strategy.node_id)
+        name = next(name for name in self.answers if name * 14 == scheduling_strategy.node_id)
         ask = SimpleNamespace(remote=lambda *_: (name, self.answers[name]))
         return SimpleNamespace(remote=lambda: SimpleNamespace(answer=ask, now=SimpleNamespace(remote=lambda: name)))
 

@@ -44,6 +44,8 @@ def command(ctx: click.Context, /, address: str | None, model: str, store: Path,
 
     if db is not None:
         supported_url(db)
+    if address is not None:
+        print("asking the cluster takes up to two minutes", file=sys.stderr)
     checks = examine(Needs(store=Store(store.absolute()), database_url=db, model=model), address)
     is_well = are_well(checks)
     if as_json:

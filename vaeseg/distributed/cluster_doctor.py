@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
+from pathlib import Path
 
-from vaeseg.checks import ArchiveRoot, Check, looked, passed
+from vaeseg.checks import ArchiveRoot, Check, looked
 from vaeseg.distributed.cluster_access import check_token_here, cluster_token_check, reached_check
 from vaeseg.distributed.local import RayChatter, join_cluster, stop_local_ray
 from vaeseg.distributed.machine_checks import MachineFacts
 from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.distributed.node_facts import ASKED, Question
 from vaeseg.distributed.node_questions import nodes_checked
-from vaeseg.errors import ModelNotFoundError
-from vaeseg.io.probe import store_probe
+from vaeseg.errors import ModelNotFoundError, StoreError
+from vaeseg.io.probe import StoreProbe, store_probe
 from vaeseg.models.checkpoint import name_or_path
 
 CLUSTER_SECONDS = 120.0
@@ -42,36 +43,50 @@ def examine_joined_cluster(needs: Needs, here: Findings, address: str) -> list[C
         return [reached]
     token = looked("token", lambda: [cluster_token_check(address)], "run the check again", seconds=60.0)
     with redirect_stdout(RayChatter()):
-        nodes = looked("cluster", lambda: _joined(needs, here, address), JOIN, seconds=CLUSTER_SECONDS)
+        nodes = nodes_of_cluster(needs, here.machine, here.ledger.archives, lambda: _join(address))
+        if all(check.name != "cluster" for check in nodes):
+            stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
     return [reached, *token, *nodes]
 
 
-def _joined(needs: Needs, here: Findings, address: str) -> Iterator[Check]:
+def _join(address: str) -> None:
     check_token_here(address)
     join_cluster(address)
-    yield from nodes_of_cluster(needs, here.machine, here.ledger.archives)
-    stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
 
 
-def nodes_of_cluster(needs: Needs, driver: MachineFacts, archives: tuple[ArchiveRoot, ...]) -> list[Check]:
-    """Look at each node of the cluster that this process has joined.
+def nodes_of_cluster(
+    needs: Needs, driver: MachineFacts, archives: tuple[ArchiveRoot, ...], join: Callable[[], None]
+) -> list[Check]:
+    """Join a cluster and look at each of its nodes.
 
     Args:
-        needs: of the night; a store that is not there is left out, since the driver has told of it.
+        needs: of the night; a store that takes no file is left out, since that has been told.
         driver: what the nodes are compared with.
         archives: whose roots each node should see.
-
-    Raises:
-        StoreError: the store takes no file.
+        join: done first, within the same time limit.
     """
     question = Question(model=model_elsewhere(needs), archives=archives)
-    if not needs.store.root.is_dir():
-        return nodes_checked(question, driver, None)
-    with store_probe(needs.store.root) as probe:
-        nonce = secrets.token_hex(16)
-        probe.write(ASKED, nonce)
-        in_store = replace(question, store_root=str(needs.store.root), probe_id=probe.id, nonce=nonce)
-        return nodes_checked(in_store, driver, probe)
+    with usable_probe(needs.store.root) as probe:
+        if probe is not None:
+            nonce = secrets.token_hex(16)
+            probe.write(ASKED, nonce)
+            question = replace(question, store_root=str(probe.root), probe_id=probe.id, nonce=nonce)
+
+        def look() -> list[Check]:
+            join()
+            return nodes_checked(question, driver, probe)
+
+        return looked("cluster", look, JOIN, seconds=CLUSTER_SECONDS)
+
+
+@contextmanager
+def usable_probe(root: Path) -> Iterator[StoreProbe | None]:
+    """A directory in the store, removed also where a node hangs; None where the store takes none."""
+    with ExitStack() as stack:
+        probe = None
+        with suppress(StoreError):
+            probe = stack.enter_context(store_probe(root))
+        yield probe
 
 
 def model_elsewhere(needs: Needs) -> str:

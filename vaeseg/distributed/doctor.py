@@ -62,5 +62,5 @@ def ledger_checks(needs: Needs) -> tuple[list[Check], LedgerFacts]:
             if any(check.name == "runs" for check in checks):  # its tables are those of this version
                 facts.append(ledger_facts(database))
 
-    wrong = "start the server, or correct --db, $VAESEG_DB or the file $VAESEG_DB_FILE"
+    wrong = "is it there? --db, $VAESEG_DB or the file $VAESEG_DB_FILE names it, as its owner or vaeseg_writer"
     return looked("database", look, wrong), facts[-1]

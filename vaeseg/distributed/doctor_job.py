@@ -20,7 +20,7 @@ from vaeseg.db.health import LedgerFacts
 from vaeseg.db.location import url_from_environment
 from vaeseg.distributed import machine
 from vaeseg.distributed.cluster_access import jobs_token_check, reached_check
-from vaeseg.distributed.cluster_doctor import CLUSTER_SECONDS, model_elsewhere, nodes_of_cluster
+from vaeseg.distributed.cluster_doctor import CLUSTER_SECONDS, model_elsewhere, nodes_of_cluster, usable_probe
 from vaeseg.distributed.doctor import ledger_checks
 from vaeseg.distributed.job import cluster_of_job
 from vaeseg.distributed.jobs_api import JobsApi
@@ -28,7 +28,7 @@ from vaeseg.distributed.local import join_cluster
 from vaeseg.distributed.machine_checks import REINSTALL, MachineFacts
 from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.errors import EXIT_OK, ClusterError
-from vaeseg.io.probe import StoreProbe, store_probe
+from vaeseg.io.probe import StoreProbe
 from vaeseg.io.store import Store
 
 JOB_SECONDS = 105.0
@@ -42,6 +42,7 @@ HEAD = "head"
 """Stands for the node of what the driver itself found."""
 REACH = "is it up, and do RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here name the token that its nodes have?"
 SET_STORE = "start Ray there with VAESEG_STORE set to this store, mounted at the same path"
+MAKE_STORE = "make it with 'vaeseg-batch archive add', or name another with --store"
 SAME_VAESEG = "install the same vaeseg on the head node, and look at the job in the dashboard"
 
 
@@ -60,16 +61,22 @@ def examine_by_job(needs: Needs, here: Findings, address: str) -> list[Check]:
     if reached.status == "failed":
         return [reached]
     token = looked("token", lambda: [jobs_token_check(address)], REACH)
-    return [reached, *token, *looked("cluster", lambda: _by_job(needs, here, address), REACH, CLUSTER_SECONDS)]
-
-
-def _by_job(needs: Needs, here: Findings, address: str) -> list[Check]:
-    cluster = JobsApi(address)
-    with store_probe(needs.store.root) as probe:
+    with usable_probe(needs.store.root) as probe:
+        if probe is None:
+            return [
+                reached,
+                *token,
+                failed("head_store", "there is no store here to look for on the head node", MAKE_STORE),
+            ]
         probe.write(REQUEST, json.dumps(_request(needs, here)))
-        submission_id = cluster.submit_check(probe.id)
-        _await_end(cluster, submission_id, time.monotonic() + JOB_SECONDS)
-        return _result(cluster, submission_id)
+        return [reached, *token, *looked("cluster", lambda: _by_job(address, probe.id), REACH, CLUSTER_SECONDS)]
+
+
+def _by_job(address: str, check_id: str) -> list[Check]:
+    cluster = JobsApi(address)
+    submission_id = cluster.submit_check(check_id)
+    _await_end(cluster, submission_id, time.monotonic() + JOB_SECONDS)
+    return _result(cluster, submission_id)
 
 
 def _request(needs: Needs, here: Findings) -> dict[str, str | None]:
@@ -128,8 +135,7 @@ def checks_of_head(check_id: str, store_root: str | None) -> list[Check]:
     checks += _same_vaeseg(request["vaeseg"])
     driver = MachineFacts(model_digest=request["digest"])
     checks += looked("versions", lambda: _versions(driver), REINSTALL)
-    nodes = looked("cluster", lambda: _nodes(needs, driver, ledger), SAME_VAESEG, seconds=CLUSTER_SECONDS)
-    return [*on_node(HEAD, checks), *nodes]
+    return [*on_node(HEAD, checks), *nodes_of_cluster(needs, driver, ledger.archives, _join)]
 
 
 def _but_runs(checks: list[Check]) -> list[Check]:
@@ -159,6 +165,5 @@ def _versions(driver: MachineFacts) -> list[Check]:
     return []
 
 
-def _nodes(needs: Needs, driver: MachineFacts, ledger: LedgerFacts) -> list[Check]:
+def _join() -> None:
     join_cluster(cluster_of_job() or "auto")
-    return nodes_of_cluster(needs, driver, ledger.archives)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -68,6 +70,63 @@ def test_a_second_one_in_the_same_directory_is_refused(cluster: Cluster) -> None
     with pytest.raises(UsageError, match="a cluster runs in"):
         start_cluster(cluster.directory)
     assert cluster.head.is_running
+
+
+@pytest.fixture
+def ward(place: Path) -> Path:
+    """An archive in the cluster's store."""
+    (place / "ward").mkdir(exist_ok=True)
+    added = vaeseg(place, "archive", "add", "ward", "--root", str(place / "ward"))
+    assert added.exit_code == 0, added.stderr
+    return place / "ward"
+
+
+def doctor(cluster: Cluster, store: Path, address: str, **changes: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Exit code, and checks by name, of a process: it may join the cluster."""
+    environment = {**os.environ, **cluster.environment, "VAESEG_STORE": str(store), "VAESEG_DB": "", **changes}
+    call = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
+    command = [sys.executable, "-c", call, "doctor", "--address", address, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    checks: dict[str, list[dict[str, Any]]] = {}
+    for check in json.loads(done.stdout)["checks"]:
+        checks.setdefault(check["name"], []).append(check)
+    return done.returncode, checks
+
+
+@pytest.mark.parametrize("kind", ["jobs_address", "gcs_address"])
+def test_doctor_finds_every_node_well(cluster: Cluster, place: Path, ward: Path, kind: str) -> None:
+    """By a job, and from a node: both nodes share the store, the archive, the model and the clock."""
+    code, checks = doctor(cluster, place / "store", getattr(cluster, kind))
+    assert code == 0, [check for listed in checks.values() for check in listed if check["status"] == "failed"]
+    for name in ("node", "store", "versions", "model", "clock", "codecs", "archives", "disk", "gpus"):
+        nodes = {check["node"].split()[0] for check in checks[name] if check["node"] is not None}
+        assert nodes == {"head", "worker-1"}, name
+    assert checks["nodes"][0]["found"] == "2 alive"
+    assert checks["token"][0]["status"] == "ok"
+    assert list((place / "store").glob(".doctor-*")) == []
+    if kind == "jobs_address":
+        assert [checks[name][0]["status"] for name in ("head_store", "head_database")] == ["ok", "ok"]
+        shown = json.dumps(cluster._asked("/api/jobs/"))
+        assert "check_cluster --check-id" in shown
+        assert str(place) not in shown
+
+
+@pytest.mark.parametrize("kind", ["jobs_address", "gcs_address"])
+def test_doctor_without_the_token_names_it(cluster: Cluster, place: Path, ward: Path, kind: str) -> None:
+    """Nothing else is wrong."""
+    code, checks = doctor(
+        cluster, place / "store", getattr(cluster, kind), RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN_PATH="/nowhere"
+    )
+    failed = [check for listed in checks.values() for check in listed if check["status"] == "failed"]
+    assert (code, [check["name"] for check in failed]) == (1, ["cluster"])
+    assert "demands its token: set RAY_AUTH_MODE=token" in failed[0]["found"]
+
+
+def test_doctor_finds_a_head_with_another_store(cluster: Cluster, tmp_path: Path) -> None:
+    """Its driver would not find the run."""
+    (tmp_path / "store").mkdir()
+    code, checks = doctor(cluster, tmp_path / "store", cluster.jobs_address)
+    assert (code, checks["head_store"][0]["status"]) == (1, "failed")
 
 
 def test_stopping_ends_every_process_and_no_other(cluster: Cluster) -> None:

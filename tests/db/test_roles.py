@@ -18,9 +18,10 @@ from vaeseg.db import migrate as migrate_module
 from vaeseg.db.answers import Question
 from vaeseg.db.ask import ask
 from vaeseg.db.findings import query_findings
+from vaeseg.db.health import database_checks
 from vaeseg.db.migrate import roles_script
 from vaeseg.db.runs import finish_run, hand_over, heartbeat, take_archive, take_up
-from vaeseg.db.session import Database, open_database
+from vaeseg.db.session import Database, open_database, unmigrated_database
 from vaeseg.db.tables import Base
 from vaeseg.db.views import VIEWS
 from vaeseg.db.work import plan_work
@@ -124,6 +125,17 @@ def test_the_writer_does_a_scan_and_cannot_rewrite_events(owned: str, store: Sto
     with engine.begin() as connection:
         assert connection.scalar(text("SELECT count(*) FROM events")) >= 2
     engine.dispose()
+
+
+def test_the_writer_is_all_that_a_night_needs(owned: str) -> None:
+    """As `doctor` sees it; the reader may not even see what the database is at."""
+    with closing(unmigrated_database(url_of(owned, "vaeseg_writer"))) as database:
+        assert {check.status for check in database_checks(database)} == {"ok"}
+    with (
+        closing(unmigrated_database(url_of(owned, "vaeseg_reader"))) as database,
+        pytest.raises(StoreError, match="permission denied"),
+    ):
+        list(database_checks(database))
 
 
 def do_a_scan(database: Database, store: Store) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "cluster": "Start and stop a small Ray cluster on this machine.",
     "compare-losses": "Train autoencoders with the paper's three losses and compare them.",
     "db": "Upgrade and check the database; roles.",
+    "doctor": "Check everything that a night needs.",
     "erase": "Remove everything that is stored of a subject.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
     "findings": "Query findings in SQL.",

@@ -24,6 +24,11 @@ class Archive:
     """Absolute path."""
     label_root: str | None
 
+    @property
+    def is_registered(self) -> bool:
+        """By `archive add`; others are the directories of submissions."""
+        return self.name != _derived_name(self.root)
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexCounts:

@@ -24,7 +24,9 @@ with warnings.catch_warnings():
     from ray.job_submission import JobSubmissionClient
 
 JobScript = Literal["index_archive", "segment_archive", "train_vae", "train_decoder", "evaluate_model"]
-"""The scripts of `jobs/`."""
+"""The scripts of `jobs/` that execute a run."""
+CHECK_SCRIPT = "check_cluster"
+"""The one that executes none."""
 JobState = Literal["pending", "running", "ended", "unknown"]
 
 REQUEST_SECONDS = 30.0
@@ -77,6 +79,23 @@ class JobsApi:
                 entrypoint_resources={HEAD: 0.001},
                 entrypoint_memory=DRIVER_MEMORY_BYTES,
             )
+
+    def submit_check(self, check_id: str) -> str:
+        """Start a job that looks at the cluster; returns its id.
+
+        It takes neither CPU nor memory from those that count them, so that it begins beside a run that has them all.
+
+        Raises:
+            ClusterError: the cluster does not take it.
+        """
+        submission_id = f"vaeseg-doctor-{check_id}"
+        with self._failures_in_a_line():
+            self._client.submit_job(
+                entrypoint=_command(CHECK_SCRIPT, "--check-id", check_id),
+                submission_id=submission_id,
+                entrypoint_resources={HEAD: 0.001},
+            )
+        return submission_id
 
     def state(self, submission_id: str) -> JobState:
         """How far a job is; ``unknown`` to a cluster that never had it, or forgot it.
@@ -147,7 +166,11 @@ class JobsApi:
 
 def entry_point(script: JobScript, run_id: str) -> str:
     """The command of a job: the script of whatever vaeseg the head node has installed."""
-    return shlex.join(["python", "-P", "-m", "vaeseg.distributed.job_script", script, "--run-id", run_id])
+    return _command(script, "--run-id", run_id)
+
+
+def _command(script: str, *arguments: str) -> str:
+    return shlex.join(["python", "-P", "-m", "vaeseg.distributed.job_script", script, *arguments])
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]  # ray has no types

@@ -48,7 +48,7 @@ def read_instance_hu(root: Path, file: SliceFile, shape: tuple[int, int], config
     syntax = _checked_syntax(dataset)
     try:
         noticed = _check_encoding(dataset, syntax, shape)
-        stored = _decode(dataset, syntax, shape)
+        stored = decoded(dataset, syntax, shape)
         return _to_hu(stored, dataset), noticed
     except PARSE_ERRORS as error:
         detail = f"the decoder refused the pixels ({type(error).__name__})"
@@ -102,7 +102,7 @@ def _check_length(dataset: pydicom.Dataset, shape: tuple[int, int]) -> frozenset
     return frozenset({Warn.EXCESS_PIXEL_DATA}) if found > expected + expected % 2 else frozenset()
 
 
-def _decode(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]]:
+def decoded(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]]:
     """Stored values as they are, MONOCHROME1 too: inverting would turn HU round."""
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     decoder, plugin = get_decoder(dataset.file_meta.TransferSyntaxUID), PINNED_PLUGINS[syntax]

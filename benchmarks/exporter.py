@@ -45,6 +45,7 @@ from vaeseg.db.runs import ModelRow, finish_run, register_model, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import Base, ExclusionTable, FindingTable, SeriesTable, WorkItemTable
 from vaeseg.db.watch import take_snapshot
+from vaeseg.distributed.lifecycle import heartbeats
 from vaeseg.exporter.server import serve
 from vaeseg.exporter.watcher import Watcher
 from vaeseg.rules.parsing import parse_rules
@@ -67,21 +68,24 @@ def main() -> None:
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     arguments.out.mkdir(parents=True)
-    with (
-        database_url(arguments.db) as url,
-        closing(open_database(url or sqlite_url(arguments.out / "results.db"))) as db,
-    ):
-        started = time.perf_counter()
-        fill(db, arguments.series)
-        print(
-            f"{db.engine.dialect.name}: {arguments.series} series in {time.perf_counter() - started:.0f} s", flush=True
-        )
-        time_looks(db)
-        time_scrapes(db)
+    with database_url(arguments.db) as given:
+        url = given or sqlite_url(arguments.out / "results.db")
+        with closing(open_database(url)) as database:
+            measure(database, arguments.series)
 
 
-def fill(database: Database, n_series: int) -> None:
-    """An archive, two runs, and what came of the series."""
+def measure(database: Database, n_series: int) -> None:
+    started = time.perf_counter()
+    run_id = fill(database, n_series)
+    seconds = time.perf_counter() - started
+    print(f"{database.engine.dialect.name}: {n_series} series in {seconds:.0f} s", flush=True)
+    with heartbeats(database, run_id, lambda: None):
+        time_looks(database)
+        time_scrapes(database)
+
+
+def fill(database: Database, n_series: int) -> str:
+    """An archive, two runs, and what came of the series; returns the run in progress."""
     archive = add_archive(database, "ward", "/archive/ward")
     register_model(database, ModelRow(digest=MODEL, name="phantom-v1"))
     before, current = (started_run(database, archive.id) for _ in range(2))
@@ -97,6 +101,7 @@ def fill(database: Database, n_series: int) -> None:
     if database.engine.dialect.name == "postgresql":
         with database.write() as connection:
             connection.exec_driver_sql("ANALYZE")  # autovacuum does it within a minute
+    return current
 
 
 def started_run(database: Database, archive_id: int) -> str:

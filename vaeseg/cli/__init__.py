@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "Check everything that a night needs.",
     "erase": "Remove everything that is stored of a subject.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
+    "exporter": "Serve metrics of the database for Prometheus.",
     "findings": "Query findings in SQL.",
     "gc": "Remove files that nothing refers to.",
     "inspect": "Read DICOM and NIfTI and report a verdict for each series.",

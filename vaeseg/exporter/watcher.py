@@ -81,7 +81,7 @@ class Watcher:
         else:
             self._note_success(snapshot)
             pause = self._pause_after(snapshot.seconds)
-        self._longest_seconds = max(self._longest_seconds, time.monotonic() - started)
+            self._longest_seconds = max(self._longest_seconds, time.monotonic() - started)
         self._late_at = time.monotonic() + pause + OVERDUE_SECONDS + 2 * self._longest_seconds
         self.has_looked.set()
         return pause

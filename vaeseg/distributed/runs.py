@@ -38,6 +38,7 @@ from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_r
 from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
+from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.errors import StoreError, VaesegError
 from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.manifest import SeriesManifest
@@ -117,7 +118,7 @@ def execute_run(
         "is_retry": report.is_retry,
     }
     report.files = run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
-    FILES_REFUSED.inc(report.files.refused)
+    write_to_ray(FILES_REFUSED, "", report.files.refused)
     return report
 
 
@@ -193,12 +194,13 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     if not work.pending:
         report.status = "nothing_to_do"
         return report
-    committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), on_progress)
+    n_pending = len(work.pending)
+    committer = Committer(run.database, run.store, run.run_id, run.config, report, n_pending, on_progress, write_to_ray)
     for items in in_batches(work.pending, SERIES_AT_ONCE):
         if _begins_no_more(run):
             break
         _segment(run, committer, _to_segment(run, committer, items, selection), labels)
-    report.outcomes["pending"] = len(work.pending) - committer.n_done
+    report.outcomes["pending"] = n_pending - committer.n_done
     return report
 
 

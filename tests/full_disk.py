@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vaeseg.config import RunConfig
-from vaeseg.distributed.report import Progress
+from vaeseg.db.summaries import Progress
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.errors import StoreError
 

@@ -1,8 +1,9 @@
 """Every Prometheus metric of vaeseg, in one file.
 
 Names are ``vaeseg_<noun>_<verb>_<unit|total>``. Labels come from small closed sets and are created beforehand, so
-that a counter that never moved is 0 and not absent; a label is never a UID, a path or a run id. A gauge of something
-that has not been measured is NaN, not 0.
+that a counter that never moved is 0 and not absent; a label is never a UID, a path or a run id. What the exporter
+serves has names of archives and schedules, which operators chose, as labels. A gauge of something that has not been
+measured is NaN, not 0.
 """
 
 from __future__ import annotations
@@ -227,3 +228,97 @@ class TrainingMetrics:
             if name in figures:
                 value = figures[name]
                 self._write(metric, name, float("nan") if value is None else value)
+
+
+@dataclass(frozen=True)
+class LedgerMetric:
+    """A gauge of the database, as the exporter serves it."""
+
+    name: str
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+DATABASE_UP = LedgerMetric("vaeseg_database_up", "1 when the last collection worked, else 0")
+COLLECTION_SECONDS = LedgerMetric("vaeseg_collection_duration_seconds", "Time that the last collection took")
+COLLECTION_FINISHED = LedgerMetric(
+    "vaeseg_collection_finished_timestamp_seconds", "When the oldest number was collected"
+)
+BUILD_INFO = LedgerMetric("vaeseg_build_info", "Always 1; the version of the exporter", ("version",))
+LARGE_THRESHOLD = LedgerMetric("vaeseg_findings_large_threshold_ml", "Volume above which a finding counts as large")
+
+_SERIES = ("archive", "category")
+SERIES_CURRENT = LedgerMetric("vaeseg_series_current", "Series that are there, each in one category", _SERIES)
+SERIES_UNMEASURED = LedgerMetric(
+    "vaeseg_series_unmeasured", "Series that were refused, failed or crashed", (*_SERIES, "reason")
+)
+BACKLOG = LedgerMetric("vaeseg_backlog_series", "Series that are pending", ("archive",))
+BACKLOG_AGE = LedgerMetric(
+    "vaeseg_backlog_oldest_age_seconds", "Since the pending series that was found first was found", ("archive",)
+)
+FINDINGS_LARGE = LedgerMetric("vaeseg_findings_large", "Current findings above the threshold", ("archive",))
+
+_RUN = ("archive", "kind")
+RUNS_ACTIVE = LedgerMetric("vaeseg_runs_active", "Runs that have not ended", (*_RUN, "status"))
+RUN_DONE = LedgerMetric("vaeseg_run_series_done", "Series with an outcome, of the run in progress", _RUN)
+RUN_PLANNED = LedgerMetric("vaeseg_run_series_planned", "Series planned, of the run in progress", _RUN)
+RUN_FAILED = LedgerMetric("vaeseg_run_series_failed", "Series that failed or crashed, of the run in progress", _RUN)
+RUN_SLICES = LedgerMetric("vaeseg_run_slices_segmented", "Slices that got a mask, of the run in progress", _RUN)
+RUN_RATIO = LedgerMetric("vaeseg_run_progress_ratio", "Done through planned, of the run in progress", _RUN)
+RUN_ETA = LedgerMetric("vaeseg_run_eta_seconds", "Until nothing is pending, at the rate of this attempt so far", _RUN)
+LAST_FINISHED = LedgerMetric("vaeseg_run_last_finished_timestamp_seconds", "End of the last run that ended well", _RUN)
+LAST_SECONDS = LedgerMetric("vaeseg_run_last_duration_seconds", "Of the last run that finished", _RUN)
+LAST_SERIES = LedgerMetric("vaeseg_run_last_series", "Series of the last run that finished", (*_RUN, "outcome"))
+LAST_FAILED_RATIO = LedgerMetric(
+    "vaeseg_run_last_failed_ratio", "Failed and crashed through all series of the last run that finished", _RUN
+)
+
+_SCHEDULE = ("schedule", "archive")
+SCHEDULE_DUE = LedgerMetric(
+    "vaeseg_schedule_due_timestamp_seconds", "The latest planned time that lies in the past", _SCHEDULE
+)
+SCHEDULE_STARTED = LedgerMetric("vaeseg_schedule_started_timestamp_seconds", "Start of its last run", _SCHEDULE)
+SCHEDULE_SUCCESS = LedgerMetric(
+    "vaeseg_schedule_last_success_timestamp_seconds", "End of the newest run that did its work", _SCHEDULE
+)
+SCHEDULE_WINDOW_END = LedgerMetric(
+    "vaeseg_schedule_window_end_timestamp_seconds", "End of the window of the latest planned time", _SCHEDULE
+)
+SCHEDULE_RUNNING = LedgerMetric("vaeseg_schedule_running", "1 while its last run is running or submitted", _SCHEDULE)
+
+LEASE_HELD = LedgerMetric("vaeseg_lease_held", "1 while a run has the archive", ("archive",))
+LEASE_AGE = LedgerMetric(
+    "vaeseg_lease_heartbeat_age_seconds", "Since that run was last heard of, at the collection", ("archive",)
+)
+
+LEDGER_METRICS = (
+    DATABASE_UP,
+    COLLECTION_SECONDS,
+    COLLECTION_FINISHED,
+    BUILD_INFO,
+    LARGE_THRESHOLD,
+    SERIES_CURRENT,
+    SERIES_UNMEASURED,
+    BACKLOG,
+    BACKLOG_AGE,
+    FINDINGS_LARGE,
+    RUNS_ACTIVE,
+    RUN_DONE,
+    RUN_PLANNED,
+    RUN_FAILED,
+    RUN_SLICES,
+    RUN_RATIO,
+    RUN_ETA,
+    LAST_FINISHED,
+    LAST_SECONDS,
+    LAST_SERIES,
+    LAST_FAILED_RATIO,
+    SCHEDULE_DUE,
+    SCHEDULE_STARTED,
+    SCHEDULE_SUCCESS,
+    SCHEDULE_WINDOW_END,
+    SCHEDULE_RUNNING,
+    LEASE_HELD,
+    LEASE_AGE,
+)
+"""All of them."""

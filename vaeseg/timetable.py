@@ -114,6 +114,15 @@ class Timetable:
             return None
         return next((closes for opens, closes in self._window.around(now, self._zone) if opens <= now < closes), None)
 
+    def window_end(self, planned: datetime) -> datetime | None:
+        """End of the window that a planned time lies in, or waits for where it lies outside; UTC.
+
+        None where there is no window.
+        """
+        if self._window is None:
+            return None
+        return next(closes for _, closes in self._window.around(planned, self._zone) if closes > planned)
+
     def next_start(self, handled_until: datetime, now: datetime) -> datetime:
         """When the next scan begins, if nothing hinders it: a planned time, or where that is outside the window, its
         next opening; UTC.

@@ -248,10 +248,10 @@ def test_the_kustomization_has_all_that_stays() -> None:
     """And says of every other file when it is applied."""
     (kustomization,) = objects("kustomization.yaml")
     others = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml", *kustomization["resources"]}
-    assert others == {"one-run.yaml", "console.yaml", "nightly-scan.yaml", "monitors.yaml", "exporter.yaml"}
+    assert others == {"one-run.yaml", "console.yaml", "nightly-scan.yaml", "monitors.yaml"}
     text = (KUBERNETES / "kustomization.yaml").read_text()
     assert all(name in text for name in others)
-    namespaces = {found["metadata"]["namespace"] for name in others - {"exporter.yaml"} for found in objects(name)}
+    namespaces = {found["metadata"]["namespace"] for name in others for found in objects(name)}
     assert namespaces == {kustomization["namespace"]} == {objects("namespace.yaml")[0]["metadata"]["name"]}
 
 
@@ -274,6 +274,4 @@ COMMAND_LINES = {
 @pytest.mark.parametrize("name", COMMAND_LINES)
 def test_a_pod_calls_a_command_that_exists(name: str) -> None:
     """With options that it has."""
-    if COMMAND_LINES[name][0] == "exporter" and "exporter" not in COMMANDS:
-        pytest.skip("the exporter is not part of this version yet")
     check_command(COMMAND_LINES[name])

@@ -9,12 +9,11 @@ from ledger_factories import Clock, begin_run, failed, scan, segmented, series_r
 
 from vaeseg.db.runs import finish_run, reopen_run, take_up
 from vaeseg.db.session import Database
-from vaeseg.db.summaries import run_summary
+from vaeseg.db.summaries import Progress, progress_of, run_summary
 from vaeseg.db.work import plan_work
 from vaeseg.distributed import jobs
 from vaeseg.distributed.commit import commit_group
 from vaeseg.distributed.jobs import followed, hand_to_cluster, indexed_by_job, segmented_by_job, take_back
-from vaeseg.distributed.report import Progress, progress_of
 from vaeseg.errors import ClusterError, VaesegError
 from vaeseg.io.store import Store
 

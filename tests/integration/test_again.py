@@ -11,10 +11,9 @@ from archives import compressed_slice
 
 from vaeseg.db.runs import cancel_run
 from vaeseg.db.session import Database, open_database, sqlite_url
-from vaeseg.db.summaries import recent_runs, run_summary
+from vaeseg.db.summaries import Progress, recent_runs, run_summary
 from vaeseg.distributed import lifecycle
 from vaeseg.distributed.lifecycle import RunInterruptedError
-from vaeseg.distributed.report import Progress
 from vaeseg.distributed.submit import Submission, resume, retry, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.errors import ArchiveBusyError, UsageError

@@ -14,9 +14,8 @@ from postgres import start_server
 
 from vaeseg.db import session
 from vaeseg.db.session import open_database, sqlite_url
-from vaeseg.db.summaries import recent_runs, run_summary
+from vaeseg.db.summaries import Progress, recent_runs, run_summary
 from vaeseg.distributed import commit, runs
-from vaeseg.distributed.report import Progress
 from vaeseg.distributed.submit import Submission, resume, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.errors import DatabaseAwayError

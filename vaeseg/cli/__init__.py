@@ -22,6 +22,7 @@ COMMANDS = {
     "db": "Upgrade and check the database; roles.",
     "erase": "Remove everything that is stored of a subject.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
+    "exporter": "Serve metrics of the database for Prometheus.",
     "findings": "Query findings in SQL.",
     "gc": "Remove files that nothing refers to.",
     "inspect": "Read DICOM and NIfTI and report a verdict for each series.",

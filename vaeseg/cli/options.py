@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -168,6 +168,23 @@ def opened_for_query(store: Path, db: str | None) -> AbstractContextManager[Data
     from vaeseg.db.session import open_database
 
     return closing(open_database(database_url(store, db), create=False))
+
+
+@contextmanager
+def opened_to_watch(store: Path, db: str | None) -> Iterator[Database]:
+    """The database of a store that must exist, as it is: nothing is migrated.
+
+    Raises:
+        UsageError: no such store, or not a database URL.
+        StoreError: the database cannot be opened, or is not at the revision of this version.
+    """
+    from vaeseg.db.migrate import check_revision
+    from vaeseg.db.session import unmigrated_database
+
+    with closing(unmigrated_database(database_url(store, db), create=False)) as database:
+        with database.read() as connection:
+            check_revision(connection)
+        yield database
 
 
 def database_url(store: Path, db: str | None) -> str:

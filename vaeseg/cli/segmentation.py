@@ -161,7 +161,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from vaeseg.distributed.report import Progress as RunProgress
+    from vaeseg.db.summaries import Progress as RunProgress
 
     columns = (
         TextColumn("[progress.description]{task.description}"),

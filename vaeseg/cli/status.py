@@ -58,8 +58,7 @@ def command(run_id: str | None, limit: int, watch: bool, store: Path, db: str | 
 
 def _watch(database: Database, run_id: str) -> None:
     """Show a bar until the run has ended or is lost; what is in it is what the database has."""
-    from vaeseg.db.summaries import run_summary
-    from vaeseg.distributed.report import progress_of
+    from vaeseg.db.summaries import progress_of, run_summary
 
     with progress_bar() as show:
         while (summary := run_summary(database, run_id)).status in ("running", "submitted"):

@@ -63,23 +63,32 @@ def _count_series(
     connection: Connection, run: Row[Any], rules_digest: str | None, counts: dict[str, Counter[_Category]]
 ) -> None:
     """All series that are there, with their files."""
-    judged = _series_by_category(run, rules_digest)
-    statement = select(
-        judged.c.category, judged.c.reason, func.count().label("n_series"), func.sum(judged.c.n_files).label("n_files")
-    ).group_by(judged.c.category, judged.c.reason)
+    judged = series_by_category(run.archive_id, run.model_digest, run.config_digest, rules_digest)
+    files = _files_by_series(run.archive_id)
+    n_files = func.sum(func.coalesce(files.c.n_files, 0)).label("n_files")
+    statement = (
+        select(judged.c.category, judged.c.reason, func.count().label("n_series"), n_files)
+        .join(files, files.c.series_id == judged.c.series_id, isouter=True)
+        .group_by(judged.c.category, judged.c.reason)
+    )
     for row in connection.execute(statement):
         for name, counter in counts.items():
             counter[_Category(row.category, row.reason)] += int(getattr(row, name))
 
 
-def _series_by_category(run: Row[Any], rules_digest: str | None) -> Subquery:
-    """One row a series. What is done stays done, whatever rules came later; else rules come before failures."""
-    files = _files_by_series(run.archive_id)
+def series_by_category(
+    archive_id: int, model_digest: str | None, config_digest: str | None, rules_digest: str | None
+) -> Subquery:
+    """One row for each series that is there, as a model, a configuration and rules (None: no such) see it.
+
+    What is done stays done, whatever rules came later; else rules come before failures. Columns: `series_id`,
+    `category`, `reason`, `first_seen_at`.
+    """
     work = (
         (WorkItemTable.series_id == SeriesTable.id)
         & (WorkItemTable.fingerprint == SeriesTable.fingerprint)
-        & (WorkItemTable.model_digest == run.model_digest)
-        & (WorkItemTable.config_digest == run.config_digest)
+        & (WorkItemTable.model_digest == model_digest)
+        & (WorkItemTable.config_digest == config_digest)
     )
     rule = (
         (ExclusionTable.series_id == SeriesTable.id)
@@ -105,15 +114,15 @@ def _series_by_category(run: Row[Any], rules_digest: str | None) -> Subquery:
     )
     return (
         select(
+            SeriesTable.id.label("series_id"),
             category.label("category"),
             func.coalesce(reason, "").label("reason"),
-            func.coalesce(files.c.n_files, 0).label("n_files"),
+            SeriesTable.first_seen_at,
         )
         .select_from(SeriesTable)
-        .join(files, files.c.series_id == SeriesTable.id, isouter=True)
         .join(WorkItemTable, work, isouter=True)
         .join(ExclusionTable, rule, isouter=True)
-        .where(_is_there(run.archive_id))
+        .where(is_there(archive_id))
         .subquery()
     )
 
@@ -130,7 +139,7 @@ def _count_waiting_series(
             func.sum(func.coalesce(files.c.n_files, 0)).label("n_files"),
         )
         .join(files, files.c.series_id == SeriesTable.id, isouter=True)
-        .where(_is_there(run.archive_id), SeriesTable.verdict == "refused")
+        .where(is_there(run.archive_id), SeriesTable.verdict == "refused")
         .group_by(SeriesTable.reason)
     )
     for batch in in_batches(sorted(studies)):
@@ -164,7 +173,8 @@ def _files_by_series(archive_id: int) -> Subquery:
     )
 
 
-def _is_there(archive_id: int) -> ColumnElement[bool]:
+def is_there(archive_id: int) -> ColumnElement[bool]:
+    """Of a series: that its files are in the archive."""
     return (SeriesTable.archive_id == archive_id) & SeriesTable.missing_since.is_(None)
 
 

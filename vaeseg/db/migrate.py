@@ -48,6 +48,20 @@ def revisions(connection: Connection) -> tuple[str | None, str]:
     return current_revision(connection), newest
 
 
+def check_revision(connection: Connection) -> None:
+    """For those who only look: changes nothing.
+
+    Raises:
+        DatabaseVersionError: the database is at a revision that this code does not know.
+        StoreError: it is at an older one, or holds nothing of vaeseg.
+    """
+    _check_ours(connection, ScriptDirectory.from_config(_config(connection)))
+    present, newest = revisions(connection)
+    if present != newest:
+        found = f"at revision {present}" if present else "empty"
+        raise StoreError(f"the database is {found}, not at {newest}: 'vaeseg-batch db upgrade' brings it there")
+
+
 def roles_script() -> str:
     """SQL that makes the roles of PostgreSQL, or grants them what is new."""
     return (migrations_directory() / "roles.sql").read_text(encoding="utf-8")

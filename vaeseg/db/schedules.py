@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from vaeseg.db.archives import Archive
 from vaeseg.db.events import account, add_event
@@ -121,7 +121,12 @@ def remove_schedule(database: Database, name: str) -> None:
 def list_schedules(database: Database) -> list[Schedule]:
     """Every schedule, by name."""
     with database.read() as connection:
-        return [_schedule(row) for row in connection.execute(_schedules().order_by(ScheduleTable.name))]
+        return schedules_in(connection)
+
+
+def schedules_in(connection: Connection) -> list[Schedule]:
+    """Every schedule, by name, within a transaction."""
+    return [_schedule(row) for row in connection.execute(_schedules().order_by(ScheduleTable.name))]
 
 
 def schedule_named(database: Database, name: str) -> Schedule:

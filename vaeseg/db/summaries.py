@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from vaeseg.db.runs import is_lost, run_not_found, waits_for_cluster
 from vaeseg.db.session import Database
@@ -48,6 +48,27 @@ class RunSummary:
         return ((self.finished_at or self.heartbeat_at) - self.started_at).total_seconds()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: what the database has of it. Given to the callback after each commit."""
+
+    series_done: int
+    series_total: int
+    slices_done: int
+    failures: int
+
+
+def progress_of(summary: RunSummary) -> Progress:
+    """How far a run is, from what the database has of it: the numbers of bar, `status --watch` and exporter."""
+    done = sum(summary.outcomes.values())
+    return Progress(
+        series_done=done,
+        series_total=done + summary.pending,
+        slices_done=summary.n_slices,
+        failures=summary.outcomes["failed"] + summary.outcomes["crashed"],
+    )
+
+
 def run_summary(database: Database, run_id: str) -> RunSummary:
     """One run.
 
@@ -66,6 +87,12 @@ def recent_runs(database: Database, limit: int = 20) -> list[RunSummary]:
     with database.read() as connection:
         rows = connection.execute(_runs().order_by(RunTable.started_at.desc(), RunTable.id.desc()).limit(limit)).all()
         return _summaries(connection, rows, database.now())
+
+
+def summaries_where(connection: Connection, which: ColumnElement[bool], now: datetime) -> list[RunSummary]:
+    """The runs of which a condition on `RunTable` is true, newest first, within a transaction."""
+    statement = _runs().where(which).order_by(RunTable.started_at.desc(), RunTable.id.desc())
+    return _summaries(connection, connection.execute(statement).all(), now)
 
 
 def _runs() -> Select[Any]:
@@ -87,7 +114,7 @@ def _summaries(connection: Connection, rows: Sequence[Row[Any]], now: datetime) 
             kind=row.kind,
             archive=row.archive,
             model=row.model,
-            status=_shown_status(row, now),
+            status=shown_status(row, now),
             started_at=row.started_at,
             finished_at=row.finished_at,
             heartbeat_at=row.heartbeat_at,
@@ -116,7 +143,8 @@ def _slices_by(connection: Connection, run_ids: list[str]) -> dict[str, int]:
     return {run_id: int(count or 0) for run_id, count in counted}
 
 
-def _shown_status(row: Any, now: datetime) -> str:
+def shown_status(row: Any, now: datetime) -> str:
+    """`RunSummary.status` of a row with status, heartbeat and driver."""
     if row.status != "running":
         return str(row.status)
     if is_lost(row.heartbeat_at, row.driver, now):

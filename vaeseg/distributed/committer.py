@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from vaeseg.config import RunConfig
 from vaeseg.db.session import Database
+from vaeseg.db.summaries import Progress
 from vaeseg.db.work import WorkItem
 from vaeseg.distributed.commit import commit_group, mark_crashed
-from vaeseg.distributed.report import Progress, ProgressCallback, RunReport
+from vaeseg.distributed.report import ProgressCallback, RunReport
 from vaeseg.io.store import Store
 from vaeseg.records import FailedSeries, SegmentedSeries, SeriesOutcome, SkippedSeries
 from vaeseg.telemetry import SERIES_FINISHED, STAGE_SECONDS, Write

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from vaeseg.db.location import url_from_environment
 from vaeseg.db.session import Database, open_database, sqlite_url
+from vaeseg.db.summaries import Progress
 from vaeseg.distributed.local import join_cluster
-from vaeseg.distributed.report import Progress, ProgressCallback
+from vaeseg.distributed.report import ProgressCallback
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
 from vaeseg.io.store import Store, create_store, existing_store
 from vaeseg.training.lines import epoch_line

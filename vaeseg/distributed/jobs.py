@@ -10,10 +10,10 @@ from typing import Literal
 
 from vaeseg.db.runs import finish_run, hand_over, last_submission
 from vaeseg.db.session import Database
-from vaeseg.db.summaries import RunSummary, run_summary
+from vaeseg.db.summaries import RunSummary, progress_of, run_summary
 from vaeseg.distributed.jobs_api import JobsApi, JobScript
 from vaeseg.distributed.lifecycle import finish_quietly, interruptible
-from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress, progress_of
+from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.errors import ClusterError, VaesegError
 from vaeseg.records import FileCount
 

@@ -1,4 +1,4 @@
-"""What a run did, and how far it is."""
+"""What a run did, and who is told how far it is."""
 
 from __future__ import annotations
 
@@ -6,29 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaeseg.db.summaries import RunSummary
+from vaeseg.db.summaries import Progress
 from vaeseg.records import FileCount
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is: what the database has of it. Given to the callback after each commit."""
-
-    series_done: int
-    series_total: int
-    slices_done: int
-    failures: int
-
-
-def progress_of(summary: RunSummary) -> Progress:
-    """How far a run is, from what the database has of it."""
-    done = sum(summary.outcomes.values())
-    return Progress(
-        series_done=done,
-        series_total=done + summary.pending,
-        slices_done=summary.n_slices,
-        failures=summary.outcomes["failed"] + summary.outcomes["crashed"],
-    )
 
 
 @dataclass(kw_only=True)

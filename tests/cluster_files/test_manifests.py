@@ -20,7 +20,6 @@ from manifests import (
 )
 
 from vaeseg import __version__
-from vaeseg.cli import COMMANDS
 
 KUBERNETES_VERSION = "1.37"
 

@@ -163,9 +163,8 @@ def values(ask: Ask, expression: str) -> list[float]:
     """What an expression gave in the last two minutes, without NaN."""
     now = time.time()
     found = ask("query_range", query=expression, start=now - 120, end=now, step=2)
-    return [
-        number for series in found["result"] for _, text in series["values"] if not math.isnan(number := float(text))
-    ]
+    numbers = [float(text) for series in found.get("result", ()) for _, text in series["values"]]
+    return [number for number in numbers if not math.isnan(number)]
 
 
 def test_every_metric_of_workers_arrives(ask: Ask) -> None:

@@ -46,6 +46,7 @@ def planned(directory: Path) -> SeriesRow:
 
 def config(directory: Path) -> StageConfig:
     return StageConfig(
+        run_id="",
         store_root=str(directory / "store"),
         model="phantom-v1",
         model_digest=load_checkpoint(resolve_model("phantom-v1")).digest,

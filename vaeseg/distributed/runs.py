@@ -44,6 +44,7 @@ from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
+from vaeseg.logs import logged_with
 from vaeseg.models.checkpoint import load_checkpoint, resolve_model
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
@@ -143,7 +144,11 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
     how_to_go_on = f"finished series are kept, 'vaeseg-batch resume {run_id}' goes on with the rest"
     run: _Run | None = None
     try:
-        with interruptible(how_to_go_on) as interruption, heartbeats(database, run_id, interruption.cancel):
+        with (
+            logged_with(run_id=run_id),
+            interruptible(how_to_go_on) as interruption,
+            heartbeats(database, run_id, interruption.cancel),
+        ):
             take_archive(database, task.archive_id, run_id)
             run = _Run(
                 run_id=run_id,
@@ -300,7 +305,7 @@ def _segment(
         )
         for item, manifest in work
     ]
-    stages = _stage_config(run.store, run.config, key.model_digest)
+    stages = _stage_config(run, key.model_digest)
 
     def produce() -> Generator[SeriesRow]:
         start_local_ray()
@@ -326,11 +331,13 @@ def _checked(row: SeriesRow) -> SeriesOutcome | None:
     return outcome_of(row)
 
 
-def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageConfig:
+def _stage_config(run: _Run, model_digest: str) -> StageConfig:
+    config = run.config
     checkpoint = load_checkpoint(resolve_model(config.model_path))
     checkpoint.check_digest(model_digest)
     return StageConfig(
-        store_root=str(store.root),
+        run_id=run.run_id,
+        store_root=str(run.store.root),
         model=config.model_path,
         model_digest=model_digest,
         image_size=checkpoint.preprocessing.image_size,

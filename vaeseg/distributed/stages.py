@@ -40,6 +40,7 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.masks import MASK_NAME, write_mask, write_preview
 from vaeseg.io.parquet import encode_mask
 from vaeseg.io.volume import read_volume
+from vaeseg.logs import logged_with, set_up_worker_logging
 from vaeseg.records import BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
 from vaeseg.telemetry import (
     FILES_READ_BYTES,
@@ -60,6 +61,7 @@ MM3_PER_ML = 1000.0
 class StageConfig:
     """What every worker needs to know; no password and no database."""
 
+    run_id: str
     store_root: str
     model: str
     """Its name, where it comes with vaeseg and every node has its own, or its path."""
@@ -80,12 +82,12 @@ def read(row: SeriesRow, config: StageConfig, write: Write = write_to_registry) 
     """Decode a series and resample it to the model grid; after `plan_until`, postpone it."""
     if config.plan_until is not None and datetime.now(UTC) >= config.plan_until:
         return failed_row(row, Failure(reason="postponed", detail="", is_postponed=True))
-    return _timed("read", row, lambda: _read(row, config, write), write)
+    return _run_stage("read", row, config, lambda: _read(row, config, write), write)
 
 
 def measure(row: SeriesRow, config: StageConfig, write: Write = write_to_registry) -> SeriesRow:
     """Carry the mask to the native grid, measure it, compare it with a label, and write its files."""
-    return _timed("measure", row, lambda: _measure(row, config), write)
+    return _run_stage("measure", row, config, lambda: _measure(row, config), write)
 
 
 class Segment:
@@ -98,11 +100,11 @@ class Segment:
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)
         self._predictor = Predictor(checkpoint, config.device, config.batch_size, config.num_threads)
-        self._size, self._write = config.image_size, write
+        self._config, self._size, self._write = config, config.image_size, write
 
     def __call__(self, row: SeriesRow) -> SeriesRow:
         """Segment one series; the image goes no further than here, but for what measuring needs."""
-        return _timed("segment", row, lambda: self._segment(row), self._write)
+        return _run_stage("segment", row, self._config, lambda: self._segment(row), self._write)
 
     def _segment(self, row: SeriesRow) -> SeriesRow:
         started = time.perf_counter()
@@ -128,12 +130,16 @@ class Segment:
             self._write(GPU_BUSY_SECONDS, "", seconds)
 
 
-def _timed(name: str, row: SeriesRow, stage: Callable[[], SeriesRow], write: Write) -> SeriesRow:
+def _run_stage(
+    name: str, row: SeriesRow, config: StageConfig, stage: Callable[[], SeriesRow], write: Write
+) -> SeriesRow:
     """Run one stage of one series, and tell how long it took, whatever came of it."""
     if row["failure"]:
         return row
+    set_up_worker_logging()
     started = time.perf_counter()
-    result = _guarded(row, stage)
+    with logged_with(run_id=config.run_id, series_instance_uid=row["series_instance_uid"]):
+        result = _guarded(row, stage)
     write(STAGE_SECONDS, name, time.perf_counter() - started)
     return result
 

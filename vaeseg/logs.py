@@ -104,6 +104,11 @@ def logged_with(**fields: str) -> Iterator[None]:
         _context.update(before)
 
 
+def known(field: str) -> str | None:
+    """What `logged_with` has of a field at the moment."""
+    return _context.get(field)
+
+
 class TextFormatter(logging.Formatter):
     """A line a record; where an error goes with it, `without_messages`."""
 

@@ -217,3 +217,18 @@ def test_no_label_names_a_run_a_series_or_a_path(ask: Ask, store: Store, archive
     secrets = [*run_ids, str(archive), str(store.root), "1.2.1", *(path.name for path in archive.glob("dicom/*"))]
     assert [secret for secret in secrets if secret in shown] == []
     assert not any(found["__name__"].startswith("ray_data_") for found in series)
+
+
+def test_rays_dashboard_is_told_of_runs_and_functions(store: Store) -> None:
+    """Asked as it asks: data sets carry the run's id, operators the function's name, and nothing else is in them."""
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    told = ray.get(get_or_create_stats_actor().get_datasets.remote())
+    run_ids = [path.name.removeprefix("run_id=") for path in store.root.glob("parquet/findings/run_id=*")]
+    (operators,) = (
+        {re.sub(r"_?\d+$", "", name) for name in state["operators"]}
+        for name, state in told.items()
+        if any(name.startswith(f"segment-{run_id}_") for run_id in run_ids)
+    )
+    assert operators >= {"Map(read)", "Map(Segment)", "Map(measure)"}
+    assert [name for name in told if not re.fullmatch(r"[a-z_]+(-\d{8}T\d{6}-[0-9a-f]{6})?_[0-9a-f-]+_\d+", name)] == []

@@ -11,6 +11,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from vaeseg.distributed.local import gpus_available, nodes_with_cpus
+from vaeseg.distributed.naming import named
 from vaeseg.distributed.rows import SeriesRow
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.distributed.worker_metrics import write_to_ray
@@ -73,7 +74,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
         max_restarts=ACTOR_RESTARTS,
         max_task_retries=TASK_RETRIES,
     )
-    return dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task)
+    return named(dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task), "segment")
 
 
 def _most_actors(on_gpu: bool) -> int:

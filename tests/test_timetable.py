@@ -157,3 +157,19 @@ def test_what_is_no_window_is_named(window: str) -> None:
     """Two times of day that differ."""
     with pytest.raises(UsageError, match="--window"):
         Timetable(cron="0 1 * * *", window=window)
+
+
+@pytest.mark.parametrize(
+    ("planned", "end"),
+    [
+        ("2026-11-23T00:00", "2026-11-23T06:00"),
+        ("2026-11-23T06:00", "2026-11-24T06:00"),
+        ("2026-11-23T12:00", "2026-11-24T06:00"),
+        ("2026-10-24T20:00", "2026-10-25T06:00"),
+    ],
+)
+def test_the_end_of_the_window_that_a_planned_time_is_done_in(planned: str, end: str) -> None:
+    """19:00-07:00 in Berlin: of the night that it lies in, or else of the next; without a window there is none."""
+    table = Timetable(cron="0 1 * * *", timezone=BERLIN, window="19:00-07:00")
+    assert table.window_end(utc(planned)) == utc(end)
+    assert Timetable(cron="0 1 * * *").window_end(utc(planned)) is None

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from vaeseg.cli import main
+from vaeseg.cli.options import opened_to_watch
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.answers import Question
 from vaeseg.db.ask import ask
@@ -23,6 +24,7 @@ from vaeseg.db.runs import finish_run, hand_over, heartbeat, take_archive, take_
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import Base
 from vaeseg.db.views import VIEWS
+from vaeseg.db.watch import take_snapshot
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
 from vaeseg.errors import StoreError, UsageError
@@ -103,6 +105,17 @@ def test_the_reader_sees_views_and_can_change_nothing(owned: str) -> None:
         for view in VIEWS.tables:
             assert connection.execute(text(f"SELECT * FROM {view}")).all() == []
     engine.dispose()
+
+
+def test_the_exporter_looks_as_the_writer_and_not_as_the_reader(owned: str, store: Store) -> None:
+    """It changes nothing, and needs tables that only the writer may read."""
+    with opened_to_watch(store.root, url_of(owned, "vaeseg_writer")) as database:
+        assert take_snapshot(database, 10.0).counts.archives == ()
+    with (
+        pytest.raises(StoreError, match="permission denied"),
+        opened_to_watch(store.root, url_of(owned, "vaeseg_reader")),
+    ):
+        pass
 
 
 def test_the_writer_does_a_scan_and_cannot_rewrite_events(owned: str, store: Store, clock: Clock) -> None:

@@ -175,7 +175,7 @@ def test_runs_that_have_not_ended_are_submitted_running_or_lost(
 ) -> None:
     """Each status is there for every archive; a kind other than segmenting only while it is active."""
     add_archive(database, "empty", "/empty")
-    lost, _, waiting = (begin_run(database, ward.id) for _ in range(3))
+    lost, live, waiting = (begin_run(database, ward.id) for _ in range(3))
     training = start_run(
         database, kind="train_vae", archive_id=None, model_digest=None, config_json="{}", config_digest=""
     )
@@ -195,6 +195,9 @@ def test_runs_that_have_not_ended_are_submitted_running_or_lost(
     found = look(database)
     assert ("", "train_vae", "running") not in found.active
     assert [run.kind for run in found.counts.ended] == ["train_vae"]
+    assert [run.archive for run in found.in_progress] == ["ward"]
+    finish_run(database, live, "failed")
+    assert look(database).in_progress == ()
 
 
 def test_the_run_in_progress_has_the_numbers_of_its_bar(

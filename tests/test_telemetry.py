@@ -15,10 +15,10 @@ from vaeseg.telemetry import (
     STAGE_SECONDS,
     TRAINING_METRICS,
     Metric,
-    TrainingMetrics,
     write_to_registry,
 )
 from vaeseg.training.loop import EpochReport
+from vaeseg.training.metrics import TrainingMetrics
 
 
 def report(**changes: object) -> EpochReport:

@@ -10,7 +10,8 @@ from functools import cache
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from vaeseg.telemetry import Metric, TrainingMetrics
+from vaeseg.telemetry import Metric
+from vaeseg.training.metrics import TrainingMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ COMMAND = "import sys; from vaeseg.cli import main; sys.argv[0] = 'vaeseg-batch'
 
 LOGGED = """
 import logging, sys
+import click
 from vaeseg.logs import set_up_logging, take_over_stderr
 set_up_logging()
 take_over_stderr()
@@ -33,6 +34,7 @@ logging.getLogger("another").error("%s", 'with "quotes"\\nand a second line')
 print("printed\\nby anybody", file=sys.stderr)
 print("unfinished", end="", file=sys.stderr)
 print(" line", file=sys.stderr)
+click.echo("echoed", err=True)
 """
 
 STAGE = """
@@ -126,6 +128,7 @@ def test_all_of_stderr_is_json() -> None:
         ("info", "vaeseg.said", "printed"),
         ("info", "vaeseg.said", "by anybody"),
         ("info", "vaeseg.said", "unfinished line"),
+        ("info", "vaeseg.said", "echoed"),
     ]
 
 
@@ -133,7 +136,7 @@ def test_text_is_as_it_was() -> None:
     """Warnings of all modules, and what is printed."""
     done = run(LOGGED, VAESEG_LOG_FORMAT="text", VAESEG_LOG_LEVEL="")
     assert done.stderr.splitlines()[0] == 'ERROR another: with "quotes"'
-    assert done.stderr.splitlines()[2:] == ["printed", "by anybody", "unfinished line"]
+    assert done.stderr.splitlines()[2:] == ["printed", "by anybody", "unfinished line", "echoed"]
 
 
 @pytest.mark.parametrize("where", ["option", "environment"])

@@ -88,8 +88,12 @@ def fail(message: str) -> None:
 
 def take_over_stderr() -> None:
     """Where stderr is to be JSON, have each line that anybody prints there become a record of `SAID`."""
-    if is_json() and not isinstance(sys.stderr, _LinesAsRecords):
-        sys.stderr = _LinesAsRecords(sys.stderr)
+    sys.stderr = for_printing(sys.stderr)
+
+
+def for_printing(stream: TextIO) -> TextIO:
+    """What may take the place of `sys.stderr` to write to a stream: itself, or what makes records of lines."""
+    return _LinesAsRecords(stream) if is_json() and not isinstance(stream, _LinesAsRecords) else stream
 
 
 @contextmanager
@@ -134,7 +138,7 @@ class JsonFormatter(TextFormatter):
         return json.dumps(fields)
 
 
-class _LinesAsRecords(TextIOBase):
+class _LinesAsRecords(TextIOBase, TextIO):
     """Takes the place of `sys.stderr`; no terminal, so that nobody draws a bar on it."""
 
     def __init__(self, behind: TextIO) -> None:
@@ -151,6 +155,11 @@ class _LinesAsRecords(TextIOBase):
     def fileno(self) -> int:
         """Of what is behind it, for processes that are started."""
         return self.behind.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of what is behind it; who finds none looks for a binary stream."""
+        return self.behind.encoding
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):

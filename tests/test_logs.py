@@ -155,7 +155,7 @@ def test_a_format_or_level_that_is_none_is_a_usage_error(tmp_path: Path) -> None
     for environment in ({"VAESEG_LOG_FORMAT": "xml"}, {"VAESEG_LOG_LEVEL": "loud"}):
         result = CliRunner(env={"VAESEG_DB": "", **environment}).invoke(main, ["status", "--store", str(tmp_path)])
         assert result.exit_code == 2
-        assert next(iter(environment.values())) in result.stderr or "VAESEG_LOG_FORMAT" in result.stderr
+        assert f"'{next(iter(environment.values()))}'" in result.stderr
 
 
 def test_a_stage_names_run_and_series(tmp_path: Path) -> None:
@@ -166,6 +166,14 @@ def test_a_stage_names_run_and_series(tmp_path: Path) -> None:
     assert (record["run_id"], record["series_instance_uid"]) == ("20261122T010000-abcdef", done.stdout.strip())
     assert record["message"].startswith("internal error in work item 7: KeyError at ")
     assert "CANARYNAME" not in done.stderr
+
+
+def test_a_node_whose_environment_is_wrong_loses_no_series(tmp_path: Path) -> None:
+    """It says what is wrong, and the stage goes on to what it has to say."""
+    write_series(tmp_path / "study")
+    done = run(STAGE, tmp_path / "study", VAESEG_LOG_FORMAT="xml")
+    assert (done.returncode, "VAESEG_LOG_FORMAT is 'xml'" in done.stderr) == (0, True)
+    assert "internal error in work item 7" in done.stderr
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -42,8 +42,9 @@ def set_up_logging(*, debug: bool = False) -> None:
     Raises:
         UsageError: the environment names a format or a level that there is not.
     """
-    if os.environ.get(FORMAT_VARIABLE, "text") not in FORMATS:
-        raise UsageError(f"{FORMAT_VARIABLE} is none of {', '.join(FORMATS)}")
+    log_format = os.environ.get(FORMAT_VARIABLE) or "text"
+    if log_format not in FORMATS:
+        raise UsageError(f"{FORMAT_VARIABLE} is {log_format!r}, and none of {', '.join(FORMATS)}")
     levels = {"": logging.DEBUG if debug else logging.WARNING, SAID.name: logging.INFO}
     levels |= parse_levels(os.environ.get(LEVEL_VARIABLE, ""))
     handler = _StderrHandler()
@@ -53,8 +54,13 @@ def set_up_logging(*, debug: bool = False) -> None:
         logging.getLogger(name or None).setLevel(level)
 
 
-set_up_worker_logging = cache(set_up_logging)
-"""Once in each worker process, which calls it with every series."""
+@cache
+def set_up_worker_logging() -> None:
+    """Once in each worker process, which calls it with every series: a node whose environment is wrong loses none."""
+    try:
+        set_up_logging()
+    except UsageError as error:
+        SAID.warning("%s", error)
 
 
 def parse_levels(text: str) -> dict[str, int]:

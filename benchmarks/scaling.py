@@ -30,15 +30,15 @@ from sqlalchemy import func, select
 
 from vaeseg.config import PhantomConfig, RunConfig
 from vaeseg.db.session import open_database, sqlite_url
+from vaeseg.db.summaries import Progress
 from vaeseg.db.tables import FindingTable
-from vaeseg.distributed import batch
-from vaeseg.distributed.report import Progress
+from vaeseg.distributed import batch, committer
 from vaeseg.distributed.rows import Failure, SeriesRow, failed_row
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.models.checkpoint import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive
-from vaeseg.telemetry import STAGE_SECONDS
+from vaeseg.telemetry import Write
 
 MODEL = "phantom-v1"
 SLICES = {"n_slices": (160.0, 2.0), "n_slices_idle": (8.0, 4.0)}
@@ -93,7 +93,7 @@ def _measured(root: Path, n_workers: int, is_idle: bool) -> dict[str, Any]:
     return {**clock.figures(), **_seconds_by_stage(store)}
 
 
-def _idle(row: SeriesRow, config: StageConfig) -> SeriesRow:
+def _idle(row: SeriesRow, config: StageConfig, write: Write) -> SeriesRow:
     """In place of reading: nothing, after which the other stages have nothing to do either."""
     return failed_row(row, Failure(reason="idle", detail=""))
 
@@ -115,14 +115,25 @@ def _submission(root: Path, store: Path, address: str) -> Submission:
 
 
 class _Clock:
-    """Time and the driver's own processor time, from its first commit to its last."""
+    """Time, the driver's own processor time and the time of its commits, from its first commit to its last."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, float, float, int]] = []
+        self._committing = 0.0
+        committer.commit_group = self._timed(committer.commit_group)
+
+    def _timed(self, commit: Callable[..., int]) -> Callable[..., int]:
+        def timed(*arguments: Any) -> int:
+            started = time.perf_counter()
+            try:
+                return commit(*arguments)
+            finally:
+                self._committing += time.perf_counter() - started
+
+        return timed
 
     def __call__(self, progress: Progress) -> None:
-        committing = float(STAGE_SECONDS.labels("commit")._sum.get())
-        self._seen.append((time.perf_counter(), time.process_time(), committing, progress.series_done))
+        self._seen.append((time.perf_counter(), time.process_time(), self._committing, progress.series_done))
 
     def figures(self) -> dict[str, float]:
         (start, start_cpu, start_commit, begun), (end, end_cpu, end_commit, done) = self._seen[0], self._seen[-1]

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a training."""
+"""What Prometheus is told of segmenting and of a training."""
 
 import math
 import re
@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from vaeseg.telemetry import IOU_KINDS, LOSS_PARTS, REGISTRY, TRAINING_METRICS, TrainingMetric, TrainingMetrics
+from vaeseg.telemetry import (
+    IOU_KINDS,
+    LOSS_PARTS,
+    PIPELINE_METRICS,
+    REGISTRY,
+    STAGE_SECONDS,
+    TRAINING_METRICS,
+    Metric,
+    write_to_registry,
+)
 from vaeseg.training.loop import EpochReport
+from vaeseg.training.metrics import TrainingMetrics
 
 
 def report(**changes: object) -> EpochReport:
@@ -39,6 +49,22 @@ def test_every_series_is_there_from_the_start() -> None:
             sample(name, **({metric.label: value} if metric.label else {}))
 
 
+def test_every_series_of_segmenting_is_there_from_the_start() -> None:
+    """Each outcome and each stage is 0 before anything happened."""
+    for metric in PIPELINE_METRICS:
+        name = metric.name + {"counter": "_total", "histogram": "_count"}[metric.kind]
+        for value in metric.values or [""]:
+            sample(name, **({metric.label: value} if metric.label else {}))
+
+
+def test_a_histogram_counts_what_it_is_told() -> None:
+    """In the bucket of its label."""
+    before = sample("vaeseg_stage_duration_seconds_bucket", stage="commit", le="3.0")
+    write_to_registry(STAGE_SECONDS, "commit", 2.0)
+    assert sample("vaeseg_stage_duration_seconds_bucket", stage="commit", le="3.0") - before == 1
+    assert sample("vaeseg_stage_duration_seconds_bucket", stage="commit", le="1.0") <= before
+
+
 def test_an_epoch_sets_every_gauge() -> None:
     """Each figure lands under its name; one that is undefined is NaN."""
     TrainingMetrics().on_epoch(report())
@@ -66,7 +92,7 @@ def test_steps_count_slices_over_epochs() -> None:
 
 def test_another_receiver_gets_the_same() -> None:
     """Ray's workers mirror every write; the label is empty where a metric has none."""
-    seen: list[tuple[TrainingMetric, str, float]] = []
+    seen: list[tuple[Metric, str, float]] = []
     metrics = TrainingMetrics(lambda metric, label, value: seen.append((metric, label, value)))
     metrics.on_step(4, 8, {"loss": 2.0, "unheard_of": 1.0})
     metrics.on_epoch(report())

@@ -8,9 +8,9 @@ measured is NaN, not 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -20,21 +20,64 @@ STAGES = ("read", "segment", "measure", "commit")
 REGISTRY = CollectorRegistry()
 """Our own registry: importing vaeseg adds nothing to the process-wide one."""
 
-SERIES_FINISHED = Counter("vaeseg_series_finished_total", "Series with an outcome", ["outcome"], registry=REGISTRY)
-SLICES_SEGMENTED = Counter("vaeseg_slices_segmented_total", "Slices that got a mask", registry=REGISTRY)
-FILES_REFUSED = Counter("vaeseg_files_refused_total", "Files found that are in no series", registry=REGISTRY)
-STAGE_SECONDS = Histogram(
-    "vaeseg_stage_duration_seconds",
-    "Time a series spent in a stage",
-    ["stage"],
-    buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300),
-    registry=REGISTRY,
-)
 
-for _outcome in OUTCOMES:
-    SERIES_FINISHED.labels(_outcome)
-for _stage in STAGES:
-    STAGE_SECONDS.labels(_stage)
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric, for whoever serves it: prometheus_client here, or Ray for its workers."""
+
+    name: str
+    """Without the `_total` that both add to a counter."""
+    description: str
+    kind: Literal["counter", "gauge", "histogram"]
+    label: str = ""
+    """Name of its only label, or none."""
+    values: tuple[str, ...] = ()
+    """Every value of that label."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets."""
+
+
+Write = Callable[[Metric, str, float], None]
+"""Takes a metric, the value of its label ("" without one) and a number.
+
+A counter is raised by it, a gauge is set to it, a histogram counts it."""
+
+STAGE_SECONDS = Metric(
+    name="vaeseg_stage_duration_seconds",
+    description="Time that a series, or at commit a group of series, spent in a stage",
+    kind="histogram",
+    label="stage",
+    values=STAGES,
+    buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
+SERIES_FINISHED = Metric(
+    name="vaeseg_series_finished",
+    description="Series that are committed, by outcome",
+    kind="counter",
+    label="outcome",
+    values=OUTCOMES,
+)
+SLICES_SEGMENTED = Metric(name="vaeseg_slices_segmented", description="Slices that got a mask", kind="counter")
+FILES_READ_BYTES = Metric(
+    name="vaeseg_files_read_bytes", description="Bytes of image files of series that were read", kind="counter"
+)
+FILES_REFUSED = Metric(name="vaeseg_files_refused", description="Files found that are in no series", kind="counter")
+SEGMENT_BUSY_SECONDS = Metric(
+    name="vaeseg_segment_busy_seconds", description="Time that models spent on slices, on any device", kind="counter"
+)
+GPU_BUSY_SECONDS = Metric(
+    name="vaeseg_gpu_busy_seconds", description="Time that models spent on slices, on a CUDA device", kind="counter"
+)
+PIPELINE_METRICS = (
+    STAGE_SECONDS,
+    SERIES_FINISHED,
+    SLICES_SEGMENTED,
+    FILES_READ_BYTES,
+    FILES_REFUSED,
+    SEGMENT_BUSY_SECONDS,
+    GPU_BUSY_SECONDS,
+)
+"""All of segmenting; Ray serves them."""
 
 LOSS_PARTS = ("loss", "reconstruction", "bce", "kl", "total", "mse", "dice")
 """Losses of either stage."""
@@ -42,54 +85,40 @@ IOU_KINDS = ("iou_label_or_prediction", "iou_label", "iou_subject")
 """Means of IoU on the dev part."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingMetric:
-    """One metric of training, for whoever serves it: prometheus_client here, or Ray for its workers."""
-
-    name: str
-    """Without the `_total` that both add to a counter."""
-    description: str
-    kind: Literal["counter", "gauge"]
-    label: str = ""
-    """Name of its only label, or none."""
-    values: tuple[str, ...] = ()
-    """Every value of that label."""
-
-
-SLICES_TRAINED = TrainingMetric(
+SLICES_TRAINED = Metric(
     name="vaeseg_training_slices_trained", description="Slices trained on, over all epochs", kind="counter"
 )
-EPOCHS_FINISHED = TrainingMetric(
+EPOCHS_FINISHED = Metric(
     name="vaeseg_training_epochs_finished", description="Epochs of this training that are done", kind="gauge"
 )
-EPOCHS_PLANNED = TrainingMetric(
+EPOCHS_PLANNED = Metric(
     name="vaeseg_training_epochs_planned", description="Epochs that this training has at most", kind="gauge"
 )
-LOSS = TrainingMetric(
+LOSS = Metric(
     name="vaeseg_training_loss_mean",
     description="Losses of this epoch so far, mean over slices; bce, reconstruction, kl and total in nats a pixel",
     kind="gauge",
     label="part",
     values=LOSS_PARTS,
 )
-DEV_LOSS = TrainingMetric(
+DEV_LOSS = Metric(
     name="vaeseg_training_dev_loss_mean",
     description="Losses on the dev part after the last epoch, mean over slices",
     kind="gauge",
     label="part",
     values=LOSS_PARTS,
 )
-DEV_IOU = TrainingMetric(
+DEV_IOU = Metric(
     name="vaeseg_training_dev_iou_mean",
     description="IoU on the dev part after the last epoch",
     kind="gauge",
     label="kind",
     values=IOU_KINDS,
 )
-LEARNING_RATE = TrainingMetric(
+LEARNING_RATE = Metric(
     name="vaeseg_training_learning_rate", description="Learning rate at the end of the last epoch", kind="gauge"
 )
-TRAINING_SPEED = TrainingMetric(
+TRAINING_SPEED = Metric(
     name="vaeseg_training_slices_per_second",
     description="Slices trained on a second in the last epoch, evaluation not counted",
     kind="gauge",
@@ -107,10 +136,15 @@ TRAINING_METRICS = (
 """All of them."""
 
 
-def _registered(metric: TrainingMetric) -> Counter | Gauge:
+def _registered(metric: Metric) -> Counter | Gauge | Histogram:
     """The metric in our registry; counters start at 0, gauges at NaN."""
-    make = Counter if metric.kind == "counter" else Gauge
-    made = make(metric.name, metric.description, [metric.label] if metric.label else [], registry=REGISTRY)
+    labels = [metric.label] if metric.label else []
+    made: Counter | Gauge | Histogram
+    if metric.kind == "histogram":
+        made = Histogram(metric.name, metric.description, labels, buckets=metric.buckets, registry=REGISTRY)
+    else:
+        make = Counter if metric.kind == "counter" else Gauge
+        made = make(metric.name, metric.description, labels, registry=REGISTRY)
     children = [made.labels(value) for value in metric.values] or [made]
     for child in children:
         if isinstance(child, Gauge):
@@ -118,80 +152,20 @@ def _registered(metric: TrainingMetric) -> Counter | Gauge:
     return made
 
 
-_REGISTERED = {metric.name: _registered(metric) for metric in TRAINING_METRICS}
+_REGISTERED = {metric.name: _registered(metric) for metric in (*PIPELINE_METRICS, *TRAINING_METRICS)}
 
 
-def write_to_registry(metric: TrainingMetric, label: str, value: float) -> None:
-    """Raise a counter by a value, or set a gauge to it, in `REGISTRY`."""
+def write_to_registry(metric: Metric, label: str, value: float) -> None:
+    """A `Write` to `REGISTRY`."""
     registered = _REGISTERED[metric.name]
     child = registered.labels(label) if metric.label else registered
-    if isinstance(child, Counter):
-        child.inc(value)
-    else:
-        child.set(value)
-
-
-class FinishedEpoch(Protocol):
-    """What of `training.loop.EpochReport` becomes metrics."""
-
-    @property
-    def epoch(self) -> int:
-        """From 1."""
-
-    @property
-    def epochs(self) -> int:
-        """How many there are to be."""
-
-    @property
-    def losses(self) -> Mapping[str, float]:
-        """By name, `LOSS_PARTS`."""
-
-    @property
-    def dev(self) -> Mapping[str, float | None]:
-        """By name, `LOSS_PARTS` and `IOU_KINDS`."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the epoch's last step."""
-
-    @property
-    def slices_per_second(self) -> float:
-        """Evaluation not counted."""
-
-
-class TrainingMetrics:
-    """Metrics of one training; `on_step` and `on_epoch` fit an `Observer`.
-
-    Args:
-        write: takes a metric, the value of its label ("" without one) and a number, by which a counter is raised and to
-            which a gauge is set.
-    """
-
-    def __init__(self, write: Callable[[TrainingMetric, str, float], None] = write_to_registry) -> None:
-        self._write = write
-        self._slices_done = 0
-
-    def on_step(self, done: int, total: int, losses: Mapping[str, float]) -> None:
-        """Take in how many slices of the epoch are done, of how many, and its mean losses so far."""
-        self._write(SLICES_TRAINED, "", done - self._slices_done)
-        self._slices_done = done if done < total else 0
-        self._write_all(LOSS, losses)
-
-    def on_epoch(self, report: FinishedEpoch) -> None:
-        """Set everything that an epoch gave; a figure that is undefined becomes NaN."""
-        self._write(EPOCHS_FINISHED, "", report.epoch)
-        self._write(EPOCHS_PLANNED, "", report.epochs)
-        self._write_all(LOSS, report.losses)
-        self._write_all(DEV_LOSS, report.dev)
-        self._write_all(DEV_IOU, report.dev)
-        self._write(LEARNING_RATE, "", report.learning_rate)
-        self._write(TRAINING_SPEED, "", report.slices_per_second)
-
-    def _write_all(self, metric: TrainingMetric, figures: Mapping[str, float | None]) -> None:
-        for name in metric.values:
-            if name in figures:
-                value = figures[name]
-                self._write(metric, name, float("nan") if value is None else value)
+    match child:
+        case Counter():
+            child.inc(value)
+        case Gauge():
+            child.set(value)
+        case Histogram():
+            child.observe(value)
 
 
 @dataclass(frozen=True)

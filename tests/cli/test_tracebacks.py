@@ -8,8 +8,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from vaeseg.cli import main
-from vaeseg.cli.tracebacks import LogFormatter, without_messages
 from vaeseg.errors import StoreError
+from vaeseg.logs import TextFormatter, without_messages
 
 UNEXPECTED = """
 import vaeseg.db.summaries
@@ -47,7 +47,7 @@ def test_a_log_shows_errors_so_too() -> None:
     """Under the line of the record."""
     error = raised()
     record = logging.LogRecord("vaeseg", logging.DEBUG, "", 1, "series 1.2", None, (type(error), error, None))
-    text = LogFormatter("%(levelname)s %(message)s").format(record)
+    text = TextFormatter("%(levelname)s %(message)s").format(record)
     assert text == f"DEBUG series 1.2\n{without_messages(error)}"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -31,6 +33,16 @@ def test_a_script_that_is_not_there_is_a_usage_error(name: str) -> None:
     assert done.returncode == 2
     assert "there are" in done.stderr
     assert "segment_archive" in done.stderr
+
+
+def test_a_job_says_why_it_failed_in_json_where_its_node_asks_for_it(tmp_path: Path) -> None:
+    """One object; what the job prints on stdout is its log as ever."""
+    command = [sys.executable, "-P", str(jobs_directory() / "segment_archive.py"), "--run-id", "20261122T013000-1a2b3c"]
+    environment = {**os.environ, "VAESEG_LOG_FORMAT": "json", "VAESEG_STORE": str(tmp_path / "none"), "VAESEG_DB": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    record = json.loads(done.stderr)
+    assert (done.returncode, record["level"]) == (2, "error")
+    assert record["message"].startswith("run 20261122T013000-1a2b3c: no store at")
 
 
 def test_an_entry_point_carries_the_run_and_nothing_else() -> None:

@@ -50,6 +50,7 @@ def geometry(mirrored: bool = False) -> VolumeGeometry:
 
 def config(tmp_path: Path, **changes: Any) -> StageConfig:
     fields: dict[str, Any] = {
+        "run_id": "",
         "store_root": str(tmp_path / "store"),
         "model": "",
         "model_digest": "",
@@ -205,8 +206,8 @@ def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
         "from vaeseg.config import ReadingConfig\n"
         "from vaeseg.distributed import stages\n"
         "stages.read_volume = lambda *_: threading.Event().wait(60)\n"
-        "config = stages.StageConfig(store_root='', model='', model_digest='', image_size=8, output_types=(),\n"
-        "    reading=ReadingConfig(decode_timeout_seconds=1))\n"
+        "config = stages.StageConfig(run_id='', store_root='', model='', model_digest='', image_size=8,\n"
+        "    output_types=(), reading=ReadingConfig(decode_timeout_seconds=1))\n"
         "stages.read(json.load(sys.stdin), config)\n"
     )
     plain = {key: value for key, value in row.items() if not isinstance(value, bytes)}

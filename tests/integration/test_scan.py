@@ -13,14 +13,13 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from vaeseg.config import RunConfig
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.summaries import run_summary
 from vaeseg.distributed import indexing, runs
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.submit import Submission, index_only, submit
 from vaeseg.distributed.verify import verify
-from vaeseg.io.store import Store, create_store
+from vaeseg.io.store import create_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -102,10 +101,10 @@ def test_what_is_in_work_at_the_end_of_the_time_is_finished(
     """The series whose turn came too late pass through the pipeline untouched, and are the next run's."""
     real = runs._stage_config
 
-    def over_after_the_first(store: Store, config: RunConfig, digest: str) -> StageConfig:
+    def over_after_the_first(run: runs._Run, digest: str) -> StageConfig:
         begun.append(digest)
         at = datetime.now(UTC) + timedelta(hours=1 if len(begun) == 1 else -1)
-        return replace(real(store, config, digest), plan_until=at)
+        return replace(real(run, digest), plan_until=at)
 
     begun: list[str] = []
     monkeypatch.setattr(runs, "SERIES_AT_ONCE", 1)

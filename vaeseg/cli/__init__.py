@@ -6,13 +6,23 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
 
 from vaeseg import __version__
-from vaeseg.cli.tracebacks import LogFormatter, show, without_messages
+from vaeseg.cli.tracebacks import show
 from vaeseg.errors import VaesegError
+from vaeseg.logs import (
+    FORMAT_VARIABLE,
+    FORMATS,
+    LEVEL_VARIABLE,
+    fail,
+    set_up_logging,
+    take_over_stderr,
+    without_messages,
+)
 
 COMMANDS = {
     "archive": "Register directories to scan.",
@@ -72,24 +82,33 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except VaesegError as error:
-            shown = without_messages(error) if ctx.params.get("debug") else f"vaeseg-batch: {error}"
-            print(shown, file=sys.stderr)
+            fail(without_messages(error) if ctx.params.get("debug") else f"vaeseg-batch: {error}")
             ctx.exit(error.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vaeseg-batch")
 @click.option("--debug", is_flag=True, help="Show tracebacks and verbose logs.")
-def main(debug: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    help=f"JSON: an object a line on stderr, and no bars. Default: ${FORMAT_VARIABLE}, or text.",
+)
+@click.option(
+    "--log-level",
+    metavar="LEVEL|MODULE=LEVEL[,...]",
+    help=f"What is logged: debug, info, warning, error, critical. Default: ${LEVEL_VARIABLE}, or warning.",
+)
+def main(debug: bool, log_format: str | None, log_level: str | None) -> None:
     """Distributed tumour segmentation over CT archives.
 
     Research software: not a medical device, not for clinical use.
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 finished but some series failed or were refused.
     """
-    import logging
-
     sys.excepthook = show
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
+    for variable, given in ((FORMAT_VARIABLE, log_format), (LEVEL_VARIABLE, log_level)):
+        if given is not None:
+            os.environ[variable] = given  # for scans that are started, and workers
+    set_up_logging(debug=debug)
+    take_over_stderr()

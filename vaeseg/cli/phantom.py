@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from vaeseg.errors import UsageError
+from vaeseg.logs import is_json
 
 
 @click.command(name="phantom")
@@ -70,7 +71,7 @@ def _write(directory: Path, layout: str, config: Any, workers: int, organ_labels
         TextColumn("patients, {task.fields[n_slices]} slices"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=is_json()) as progress:
         task = progress.add_task("phantom", total=config.n_patients, n_slices=0)
 
         def report(n_slices: int) -> None:

@@ -16,6 +16,7 @@ import click
 
 from vaeseg.cli.options import NOTICE, WORKERS, address_option, json_option, store_options, wait_option
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
+from vaeseg.logs import is_json
 
 if TYPE_CHECKING:
     from vaeseg.distributed.report import ProgressCallback, RunReport
@@ -173,7 +174,10 @@ def progress_bar() -> Iterator[ProgressCallback]:
     # a descriptor of its own: standard error itself is held back while Ray starts
     terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
     console = Console(file=terminal)
-    with terminal, Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with (
+        terminal,
+        Progress(*columns, console=console, transient=True, disable=is_json() or not console.is_terminal) as bar,
+    ):
         task = bar.add_task("reading headers, starting Ray", total=None, slices=0, rate=0.0, failures=0)
 
         def show(progress: RunProgress) -> None:

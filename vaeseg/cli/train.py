@@ -211,8 +211,9 @@ def _published(port: int | None, observer: Observer) -> Iterator[Observer]:
     """Prometheus metrics of this training on the loopback interface, where a port is given."""
     from prometheus_client import start_http_server
 
-    from vaeseg.telemetry import REGISTRY, TrainingMetrics
+    from vaeseg.telemetry import REGISTRY
     from vaeseg.training.loop import told_both
+    from vaeseg.training.metrics import TrainingMetrics
 
     if port is None:
         yield observer

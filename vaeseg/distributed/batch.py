@@ -11,8 +11,10 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from vaeseg.distributed.local import gpus_available, nodes_with_cpus
+from vaeseg.distributed.naming import named
 from vaeseg.distributed.rows import SeriesRow
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.errors import VaesegError
 
 TASK_RETRIES = 1
@@ -61,10 +63,10 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     fewest, most = config.actors or (1, _most_actors(on_gpu))
     task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
-    dataset = dataset.map(read, fn_kwargs={"config": config}, **task)
+    dataset = dataset.map(read, fn_kwargs={"config": config, "write": write_to_ray}, **task)
     dataset = dataset.map(
         Segment,
-        fn_constructor_args=(config,),
+        fn_constructor_args=(config, write_to_ray),
         compute=ActorPoolStrategy(min_size=fewest, max_size=most),
         num_cpus=1,
         num_gpus=1 if on_gpu else None,
@@ -72,7 +74,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
         max_restarts=ACTOR_RESTARTS,
         max_task_retries=TASK_RETRIES,
     )
-    return dataset.map(measure, fn_kwargs={"config": config}, **task)
+    return named(dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task), "segment")
 
 
 def _most_actors(on_gpu: bool) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from vaeseg.config import RunConfig
 from vaeseg.db.session import Database
@@ -13,7 +14,7 @@ from vaeseg.distributed.commit import commit_group, mark_crashed
 from vaeseg.distributed.report import ProgressCallback, RunReport
 from vaeseg.io.store import Store
 from vaeseg.records import FailedSeries, SegmentedSeries, SeriesOutcome, SkippedSeries
-from vaeseg.telemetry import SERIES_FINISHED, SLICES_SEGMENTED, STAGE_SECONDS
+from vaeseg.telemetry import SERIES_FINISHED, STAGE_SECONDS, Write
 
 
 class Committer:
@@ -28,9 +29,11 @@ class Committer:
         report: RunReport,
         total: int,
         on_progress: ProgressCallback,
+        write: Write,
     ) -> None:
         self._database, self._store, self._run_id = database, store, run_id
         self._config, self._report, self._total, self._on_progress = config, report, total, on_progress
+        self._write = write
         self._group: list[tuple[WorkItem, SeriesOutcome]] = []
         self._last_commit = time.monotonic()
         self.n_done = 0
@@ -49,31 +52,28 @@ class Committer:
         if items:
             mark_crashed(self._run_id, items, self._store, self._database)
             self._report.outcomes["crashed"] += len(items)
-            SERIES_FINISHED.labels("crashed").inc(len(items))
-            self._show(len(items))
+            self._show({"crashed": len(items)})
 
     def flush(self) -> None:
         """Commit what has been gathered."""
         group, self._group = self._group, []
         if group:
-            with STAGE_SECONDS.labels("commit").time():
-                commit_group(self._run_id, group, self._store, self._database)
-            self._show(len(group))
+            started = time.perf_counter()
+            commit_group(self._run_id, group, self._store, self._database)
+            self._write(STAGE_SECONDS, "commit", time.perf_counter() - started)
+            self._show(Counter(outcome_name(outcome) for _, outcome in group))
         self._last_commit = time.monotonic()
 
     def _count(self, outcome: SeriesOutcome) -> None:
-        kind = outcome_name(outcome)
-        self._report.outcomes[kind] += 1
-        SERIES_FINISHED.labels(kind).inc()
+        self._report.outcomes[outcome_name(outcome)] += 1
         if isinstance(outcome, SegmentedSeries):
             self._report.n_slices += outcome.n_slices
-            SLICES_SEGMENTED.inc(outcome.n_slices)
-            STAGE_SECONDS.labels("read").observe(outcome.read_seconds)
-            STAGE_SECONDS.labels("segment").observe(outcome.segment_seconds)
-            STAGE_SECONDS.labels("measure").observe(outcome.measure_seconds)
 
-    def _show(self, n_committed: int) -> None:
-        self.n_done += n_committed
+    def _show(self, committed: Mapping[str, int]) -> None:
+        """Tell of series that are committed, how many by outcome."""
+        for outcome, n_series in committed.items():
+            self._write(SERIES_FINISHED, outcome, n_series)
+        self.n_done += sum(committed.values())
         outcomes = self._report.outcomes
         self._on_progress(
             Progress(

@@ -17,6 +17,7 @@ from vaeseg.distributed.local import join_cluster
 from vaeseg.distributed.report import ProgressCallback
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
 from vaeseg.io.store import Store, create_store, existing_store
+from vaeseg.logs import fail, logged_with, set_up_logging, take_over_stderr
 from vaeseg.training.lines import epoch_line
 from vaeseg.training.loop import Observer
 
@@ -40,15 +41,18 @@ def run_job(description: str, work: JobWork) -> int:
     """
     options = _options(description)
     try:
+        set_up_logging()
+        take_over_stderr()
         database_url = options.db or url_from_environment()
         store = _shared_store(options.store, database_url)
         with closing(open_database(database_url or sqlite_url(store.database_path), create=False)) as database:
             if options.address:
                 join_cluster(options.address)
             print(f"run {options.run_id}", flush=True)
-            is_complete = work(database, store, options.run_id)
+            with logged_with(run_id=options.run_id):
+                is_complete = work(database, store, options.run_id)
     except VaesegError as error:
-        print(f"run {options.run_id}: {error}", file=sys.stderr)
+        fail(f"run {options.run_id}: {error}")
         return error.exit_code
     print(f"run {options.run_id} is done" + " but for some series" * (not is_complete))
     return EXIT_OK if is_complete else EXIT_INCOMPLETE

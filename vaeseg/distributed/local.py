@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import ray
 
 from vaeseg.errors import ClusterError, UsageError
+from vaeseg.logs import for_printing
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,11 @@ def _native_stderr_held_back() -> Iterator[None]:
     """
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as held, os.fdopen(kept, "w", buffering=1) as shown, redirect_stderr(shown):
+    with (
+        tempfile.TemporaryFile() as held,
+        os.fdopen(kept, "w", buffering=1) as shown,
+        redirect_stderr(for_printing(shown)),
+    ):
         os.dup2(held.fileno(), 2)
         try:
             yield

@@ -26,6 +26,7 @@ from vaeseg.config import ReadingConfig
 from vaeseg.distributed.batch import TASK_MEMORY_BYTES, TASK_RETRIES, PipelineError, last_line
 from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError, consume_in_thread, interruptible
 from vaeseg.distributed.local import RayChatter, start_local_ray, stop_local_ray
+from vaeseg.distributed.naming import named
 from vaeseg.distributed.stages import die_after, where
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.archive import ArchiveScan, scan_archive
@@ -345,7 +346,7 @@ def _pipeline(request: PreparationRequest, plan: _Plan) -> Generator[PreparedRow
             prepared_row, fn_kwargs=settings, num_cpus=1, memory=TASK_MEMORY_BYTES, max_retries=TASK_RETRIES
         )
     try:
-        for row in dataset.iter_rows():
+        for row in named(dataset, "prepare").iter_rows():
             yield cast(PreparedRow, row)
     except RayError as error:
         raise PipelineError(f"Ray ended the preparation: {last_line(error)}; the same command starts over") from error

@@ -30,6 +30,7 @@ class SeriesRow(TypedDict):
     """One series on its way through the pipeline."""
 
     work_item: int
+    series_instance_uid: str
     manifest: str
     """`SeriesManifest.to_json`."""
     root: str
@@ -73,6 +74,7 @@ def planned_row(work_item: int, manifest: SeriesManifest, root: str, label: str,
     """The row that enters the pipeline."""
     return SeriesRow(
         work_item=work_item,
+        series_instance_uid=manifest.ref.series_instance_uid,
         manifest=manifest.to_json(),
         root=root,
         label=label,

@@ -38,11 +38,13 @@ from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_r
 from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
+from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.errors import StoreError, VaesegError
 from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
+from vaeseg.logs import logged_with
 from vaeseg.models.checkpoint import load_checkpoint, resolve_model
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
@@ -117,7 +119,7 @@ def execute_run(
         "is_retry": report.is_retry,
     }
     report.files = run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
-    FILES_REFUSED.inc(report.files.refused)
+    write_to_ray(FILES_REFUSED, "", report.files.refused)
     return report
 
 
@@ -142,7 +144,11 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
     how_to_go_on = f"finished series are kept, 'vaeseg-batch resume {run_id}' goes on with the rest"
     run: _Run | None = None
     try:
-        with interruptible(how_to_go_on) as interruption, heartbeats(database, run_id, interruption.cancel):
+        with (
+            logged_with(run_id=run_id),
+            interruptible(how_to_go_on) as interruption,
+            heartbeats(database, run_id, interruption.cancel),
+        ):
             take_archive(database, task.archive_id, run_id)
             run = _Run(
                 run_id=run_id,
@@ -193,12 +199,13 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     if not work.pending:
         report.status = "nothing_to_do"
         return report
-    committer = Committer(run.database, run.store, run.run_id, run.config, report, len(work.pending), on_progress)
+    n_pending = len(work.pending)
+    committer = Committer(run.database, run.store, run.run_id, run.config, report, n_pending, on_progress, write_to_ray)
     for items in in_batches(work.pending, SERIES_AT_ONCE):
         if _begins_no_more(run):
             break
         _segment(run, committer, _to_segment(run, committer, items, selection), labels)
-    report.outcomes["pending"] = len(work.pending) - committer.n_done
+    report.outcomes["pending"] = n_pending - committer.n_done
     return report
 
 
@@ -298,7 +305,7 @@ def _segment(
         )
         for item, manifest in work
     ]
-    stages = _stage_config(run.store, run.config, key.model_digest)
+    stages = _stage_config(run, key.model_digest)
 
     def produce() -> Generator[SeriesRow]:
         start_local_ray()
@@ -324,11 +331,13 @@ def _checked(row: SeriesRow) -> SeriesOutcome | None:
     return outcome_of(row)
 
 
-def _stage_config(store: Store, config: RunConfig, model_digest: str) -> StageConfig:
+def _stage_config(run: _Run, model_digest: str) -> StageConfig:
+    config = run.config
     checkpoint = load_checkpoint(resolve_model(config.model_path))
     checkpoint.check_digest(model_digest)
     return StageConfig(
-        store_root=str(store.root),
+        run_id=run.run_id,
+        store_root=str(run.store.root),
         model=config.model_path,
         model_digest=model_digest,
         image_size=checkpoint.preprocessing.image_size,

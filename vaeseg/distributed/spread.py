@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from vaeseg.distributed.batch import TASK_RETRIES, PipelineError, last_line
 from vaeseg.distributed.lifecycle import consume_in_thread
 from vaeseg.distributed.local import start_local_ray
+from vaeseg.distributed.naming import name_of, named
 
 MAX_BLOCKS = 64
 """Tasks into which the items are divided."""
@@ -59,6 +60,7 @@ def _results(function: Function, items: Sequence[str]) -> Iterator[str]:
     def apply(row: dict[str, Any]) -> list[dict[str, str]]:
         return [{"result": result} for result in function(row["item"])]
 
+    apply.__name__ = name_of(function)  # which the dashboard shows
     with warnings.catch_warnings():
         # Ray warns of its own settings; max_retries has no other way in until Ray 2.64, and 2.60 is pinned
         warnings.simplefilter("ignore")
@@ -66,7 +68,7 @@ def _results(function: Function, items: Sequence[str]) -> Iterator[str]:
         context.max_errored_blocks = 0
         context.enable_progress_bars = False
         rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
-        dataset = rows.flat_map(apply, num_cpus=1, max_retries=TASK_RETRIES)
+        dataset = named(rows.flat_map(apply, num_cpus=1, max_retries=TASK_RETRIES), name_of(function))
     try:
         for row in dataset.iter_rows():
             yield row["result"]

@@ -1,7 +1,7 @@
 """The three stages that workers run: read, segment, measure. No Ray in here; `batch` strings them together.
 
 A stage never raises for what is wrong with one series: that becomes the row's failure. A process that dies takes its
-row with it, which the driver notices.
+row with it, which the driver notices. `write` is where what it measures goes: a figure or two a series.
 """
 
 from __future__ import annotations
@@ -40,7 +40,17 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.masks import MASK_NAME, write_mask, write_preview
 from vaeseg.io.parquet import encode_mask
 from vaeseg.io.volume import read_volume
+from vaeseg.logs import logged_with, set_up_worker_logging
 from vaeseg.records import BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
+from vaeseg.telemetry import (
+    FILES_READ_BYTES,
+    GPU_BUSY_SECONDS,
+    SEGMENT_BUSY_SECONDS,
+    SLICES_SEGMENTED,
+    STAGE_SECONDS,
+    Write,
+    write_to_registry,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +61,7 @@ MM3_PER_ML = 1000.0
 class StageConfig:
     """What every worker needs to know; no password and no database."""
 
+    run_id: str
     store_root: str
     model: str
     """Its name, where it comes with vaeseg and every node has its own, or its path."""
@@ -67,38 +78,39 @@ class StageConfig:
     """From this moment on no series is begun."""
 
 
-def read(row: SeriesRow, config: StageConfig) -> SeriesRow:
+def read(row: SeriesRow, config: StageConfig, write: Write = write_to_registry) -> SeriesRow:
     """Decode a series and resample it to the model grid; after `plan_until`, postpone it."""
     if config.plan_until is not None and datetime.now(UTC) >= config.plan_until:
         return failed_row(row, Failure(reason="postponed", detail="", is_postponed=True))
-    return _guarded(row, lambda: _read(row, config))
+    return _run_stage("read", row, config, lambda: _read(row, config, write), write)
 
 
-def measure(row: SeriesRow, config: StageConfig) -> SeriesRow:
+def measure(row: SeriesRow, config: StageConfig, write: Write = write_to_registry) -> SeriesRow:
     """Carry the mask to the native grid, measure it, compare it with a label, and write its files."""
-    return _guarded(row, lambda: _measure(row, config))
+    return _run_stage("measure", row, config, lambda: _measure(row, config), write)
 
 
 class Segment:
     """Model on its device, loaded once; turns slices into mask bits."""
 
-    def __init__(self, config: StageConfig) -> None:
+    def __init__(self, config: StageConfig, write: Write = write_to_registry) -> None:
         from vaeseg.inference.predictor import Predictor
         from vaeseg.models.checkpoint import load_checkpoint, resolve_model
 
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)
         self._predictor = Predictor(checkpoint, config.device, config.batch_size, config.num_threads)
-        self._size = config.image_size
+        self._config, self._size, self._write = config, config.image_size, write
 
     def __call__(self, row: SeriesRow) -> SeriesRow:
         """Segment one series; the image goes no further than here, but for what measuring needs."""
-        return _guarded(row, lambda: self._segment(row))
+        return _run_stage("segment", row, self._config, lambda: self._segment(row), self._write)
 
     def _segment(self, row: SeriesRow) -> SeriesRow:
         started = time.perf_counter()
         slices = unpack_slices(row["slices"], self._size)
         mask = self._predictor.segment(slices)
+        self._count(len(mask), time.perf_counter() - started)
         fullest = int(mask.sum(axis=(1, 2)).argmax()) if mask.any() else len(mask) // 2
         return SeriesRow(
             **{
@@ -111,11 +123,29 @@ class Segment:
             }
         )
 
+    def _count(self, n_slices: int, seconds: float) -> None:
+        self._write(SLICES_SEGMENTED, "", n_slices)
+        self._write(SEGMENT_BUSY_SECONDS, "", seconds)
+        if self._predictor.device.type == "cuda":
+            self._write(GPU_BUSY_SECONDS, "", seconds)
 
-def _guarded(row: SeriesRow, stage: Callable[[], SeriesRow]) -> SeriesRow:
-    """Run one stage of one series: the boundary at which whatever goes wrong becomes a value."""
+
+def _run_stage(
+    name: str, row: SeriesRow, config: StageConfig, stage: Callable[[], SeriesRow], write: Write
+) -> SeriesRow:
+    """Run one stage of one series, and tell how long it took, whatever came of it."""
     if row["failure"]:
         return row
+    set_up_worker_logging()
+    started = time.perf_counter()
+    with logged_with(run_id=config.run_id, series_instance_uid=row["series_instance_uid"]):
+        result = _guarded(row, stage)
+    write(STAGE_SECONDS, name, time.perf_counter() - started)
+    return result
+
+
+def _guarded(row: SeriesRow, stage: Callable[[], SeriesRow]) -> SeriesRow:
+    """The boundary at which whatever goes wrong becomes a value."""
     try:
         return stage()
     except ReadingError as error:
@@ -136,7 +166,7 @@ def where(error: Exception) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def _read(row: SeriesRow, config: StageConfig) -> SeriesRow:
+def _read(row: SeriesRow, config: StageConfig, write: Write) -> SeriesRow:
     started = time.perf_counter()
     manifest = SeriesManifest.from_json(row["manifest"])
     die_after(config.reading.decode_timeout_seconds)
@@ -144,6 +174,7 @@ def _read(row: SeriesRow, config: StageConfig) -> SeriesRow:
         volume = read_volume(Path(row["root"]), manifest, config.reading)
     finally:
         signal.alarm(0)
+    write(FILES_READ_BYTES, "", sum(file.size for file in manifest.files))
     geometry = volume.geometry
     axial = axial_order(geometry).to_axial(volume.volume_hu)
     slices = to_model_grid(axial, axial_geometry(geometry).spacing_mm, config.image_size)

@@ -11,6 +11,7 @@ import ray.data
 import torch
 from ray.data import DataContext
 
+from vaeseg.distributed.naming import named
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.slices import SliceSet
 from vaeseg.records import IntArray
@@ -65,7 +66,7 @@ class StreamedSource:
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         dataset = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups))
-        read = dataset.map(_read_row_group, fn_kwargs={"location": self._data.location})
+        read = named(dataset.map(_read_row_group, fn_kwargs={"location": self._data.location}), "slices")
         for row in read.iter_rows():
             yield row["group"], SliceSet(images=row["images"], packed_labels=row.get("labels"))
 

@@ -1,0 +1,82 @@
+"""Metrics of a training, as steps and epochs go by; no torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from vaeseg.telemetry import (
+    DEV_IOU,
+    DEV_LOSS,
+    EPOCHS_FINISHED,
+    EPOCHS_PLANNED,
+    LEARNING_RATE,
+    LOSS,
+    SLICES_TRAINED,
+    TRAINING_SPEED,
+    Metric,
+    Write,
+    write_to_registry,
+)
+
+
+class FinishedEpoch(Protocol):
+    """What of `training.loop.EpochReport` becomes metrics."""
+
+    @property
+    def epoch(self) -> int:
+        """From 1."""
+
+    @property
+    def epochs(self) -> int:
+        """How many there are to be."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """By name, `LOSS_PARTS`."""
+
+    @property
+    def dev(self) -> Mapping[str, float | None]:
+        """By name, `LOSS_PARTS` and `IOU_KINDS`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the epoch's last step."""
+
+    @property
+    def slices_per_second(self) -> float:
+        """Evaluation not counted."""
+
+
+class TrainingMetrics:
+    """Metrics of one training; `on_step` and `on_epoch` fit an `Observer`.
+
+    Args:
+        write: where they go.
+    """
+
+    def __init__(self, write: Write = write_to_registry) -> None:
+        self._write = write
+        self._slices_done = 0
+
+    def on_step(self, done: int, total: int, losses: Mapping[str, float]) -> None:
+        """Take in how many slices of the epoch are done, of how many, and its mean losses so far."""
+        self._write(SLICES_TRAINED, "", done - self._slices_done)
+        self._slices_done = done if done < total else 0
+        self._write_all(LOSS, losses)
+
+    def on_epoch(self, report: FinishedEpoch) -> None:
+        """Set everything that an epoch gave; a figure that is undefined becomes NaN."""
+        self._write(EPOCHS_FINISHED, "", report.epoch)
+        self._write(EPOCHS_PLANNED, "", report.epochs)
+        self._write_all(LOSS, report.losses)
+        self._write_all(DEV_LOSS, report.dev)
+        self._write_all(DEV_IOU, report.dev)
+        self._write(LEARNING_RATE, "", report.learning_rate)
+        self._write(TRAINING_SPEED, "", report.slices_per_second)
+
+    def _write_all(self, metric: Metric, figures: Mapping[str, float | None]) -> None:
+        for name in metric.values:
+            if name in figures:
+                value = figures[name]
+                self._write(metric, name, float("nan") if value is None else value)

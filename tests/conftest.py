@@ -51,22 +51,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _end_of_ray() -> Iterator[None]:
-    yield
-    from vaeseg.distributed.local import stop_local_ray  # most tests do without
+def ray_session() -> Iterator[None]:
+    """One Ray that everything in this process uses: starting one takes longer than most of what tests do with it."""
+    import local_rays  # imports Ray, which most tests do without
 
-    stop_local_ray()
-
-
-@pytest.fixture
-def ray_session(_end_of_ray: None) -> None:
-    """One Ray that everything in this process uses, with the processors for two workers and reading.
-
-    Starting one takes longer than most of what tests do with it.
-    """
-    from vaeseg.distributed.local import start_local_ray
-
-    start_local_ray(n_cpus=4)
+    with local_rays.shared():
+        yield
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import pydicom
 import pytest
 from click.testing import CliRunner, Result
 from factories import CANARIES, SERIES_UID, write_nifti, write_series
+from local_rays import another
 
 from vaeseg.cli import main
 from vaeseg.config import PhantomConfig, PreprocessingConfig, ReadingConfig
 from vaeseg.distributed.lifecycle import RunInterruptedError
-from vaeseg.distributed.local import start_local_ray, stop_local_ray
 from vaeseg.distributed.prepare import ArchiveSource, PreparationRequest, Progress, prepare
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.dataset import open_data_set
@@ -45,16 +45,14 @@ decode_buffer = decode = encode_buffer = encode_array = encode_pixel_data = deco
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_with_dying_decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray for this module, in whose workers JPEG-LS kills the process; another that runs here ends before it."""
-    stop_local_ray()
+    """One Ray for this module, in whose workers JPEG-LS kills the process."""
     decoder = tmp_path_factory.mktemp("decoder")
     (decoder / "jpeg_ls").mkdir()
     (decoder / "jpeg_ls/__init__.py").write_text(DYING_DECODER)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(decoder))
-        start_local_ray(n_cpus=2)
-        yield
-        stop_local_ray()
+        with another(n_cpus=2):
+            yield
 
 
 def write_msd(

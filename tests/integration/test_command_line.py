@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import sqlite3
@@ -158,20 +159,26 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
     raise AssertionError("the run did not plan its work in time")
 
 
-def test_a_job_executes_a_run_by_its_id(submission: Submission) -> None:
+def test_a_job_executes_a_run_by_its_id(
+    submission: Submission, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """`jobs/segment_archive.py` needs the run id and the store, and nothing else."""
     checkpoint = load_checkpoint(Path(submission.config.model_path))
     store = create_store(submission.store_root)
     with closing(open_database(sqlite_url(store.database_path))) as database:
         run_id = write_down(submission, checkpoint, database)
         hand_over(database, run_id)
-    job = Path(__file__).parents[2] / "jobs" / "segment_archive.py"
-    command = [sys.executable, "-P", str(job), "--run-id", run_id, "--store", str(store.root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+
+    def job(given_id: str) -> Any:
+        monkeypatch.setattr("sys.argv", ["segment_archive.py", "--run-id", given_id, "--store", str(store.root)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "segment_archive.py"), run_name="__main__")
+        return ended.value.code
+
+    assert job(run_id) == 0
     assert query(store.root, "SELECT run_id, count(*) FROM findings GROUP BY run_id") == [(run_id, 3)]
-    unknown = subprocess.run([*command[:-3], "nowhere", *command[-2:]], capture_output=True, text=True, check=False)
-    assert (unknown.returncode, "nowhere" in unknown.stderr) == (2, True)
+    capfd.readouterr()
+    assert (job("nowhere"), "nowhere" in capfd.readouterr().err) == (2, True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from called import InThisProcess, with_descriptors
 from ledger_factories import Clock
-from postgres import start_server
-from sqlalchemy import create_engine, make_url, text
+from postgres import DatabasesOfTests, start_server
 
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.io.store import Store, create_store
@@ -77,44 +77,45 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """URL of a PostgreSQL database that tests may empty; the server ends with the tests."""
+def postgres() -> Iterator[DatabasesOfTests]:
+    """A PostgreSQL that ends with the tests, or the one given; each process of pytest has a database of its own."""
+    name = f"vaeseg_test_{os.environ.get('PYTEST_XDIST_WORKER', 'only')}"
     if POSTGRES:
-        yield _own_database(POSTGRES, os.environ.get("PYTEST_XDIST_WORKER", ""))
+        yield DatabasesOfTests(POSTGRES, name)
         return
     # not below pytest's own directory, which a second pytest closes to the server's account when it starts
     with TemporaryDirectory(prefix="vaeseg-postgres-") as directory:
         Path(directory).chmod(0o755)
         server = start_server(Path(directory))
-        yield server.get_uri()
+        yield DatabasesOfTests(server.get_uri(), name)
         server.cleanup()
 
 
-def _own_database(url: str, worker: str) -> str:
-    """A database beside the one given for each process of pytest-xdist: they would empty each other's."""
-    if not worker:
-        return url
-    name = f"vaeseg_test_{worker}"
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name}"))
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
+@pytest.fixture
+def postgres_url(postgres: DatabasesOfTests) -> str:
+    """URL of a PostgreSQL database that tests may empty."""
+    return postgres.url
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database at the newest revision, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "results.db"
+    open_database(sqlite_url(path)).close()
+    return path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, store: Store) -> str:
-    """URL of an empty database."""
+    """URL of an empty database; where a test asks for `database` too, of one at the newest revision."""
+    is_migrated = "database" in request.fixturenames
     if request.param == "sqlite":
+        if is_migrated:
+            shutil.copy(request.getfixturevalue("migrated_file"), store.database_path)
         return sqlite_url(store.database_path)
-    url: str = request.getfixturevalue("postgres_url")
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    return url
+    postgres: DatabasesOfTests = request.getfixturevalue("postgres")
+    (postgres.migrated if is_migrated else postgres.empty)()
+    return postgres.url
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import psutil
 from postgres import start_server
+from random_model import write_random_model
 from sqlalchemy import func, select
 
 from vaeseg.config import PhantomConfig, RunConfig
@@ -36,13 +37,14 @@ from vaeseg.db.views import LATEST_FINDINGS
 from vaeseg.distributed.commit import COMMIT_STEPS
 from vaeseg.distributed.verify import verify
 from vaeseg.io.store import Store
-from vaeseg.models.checkpoint import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 
 logger = logging.getLogger("kills")
 
 N_SERIES = 8
 PHANTOM = PhantomConfig(n_patients=N_SERIES, seed=5, image_size=64, z_extent_mm=40.0, slice_spacing_mm=4.0)
+MODEL = "random.safetensors"
+"""Beside the archive."""
 ATTEMPT_SECONDS = 300.0
 """A run that takes longer hangs."""
 LONGEST_WAIT_SECONDS = {"driver": 15.0}
@@ -112,14 +114,13 @@ def run_kills(
     """Kill that many times, every way in turn, and check each store once it is done."""
     out.mkdir(parents=True, exist_ok=True)
     write_dicom_archive(out / "archive", PHANTOM)
+    write_random_model(out / "archive" / MODEL, PHANTOM)
     wanted = _masks(_undisturbed(out, url_of))
     chance, tally = random.Random(seed), Tally()
     while tally.kills < kills:
         store = out / f"store-{tally.stores}"
         url = url_of(store)
-        while not _attempt(
-            out, store, url, ways[tally.kills % len(ways)] if tally.kills < kills else "", chance, tally
-        ):
+        while not _attempt(out, store, url, _next_way(ways, kills, tally), chance, tally):
             pass
         tally.stores += 1
         _check(store, url, wanted, tally)
@@ -250,13 +251,12 @@ def drive(archive: str, store: str, url: str, step: str) -> int:
         return really(*arguments, step=reached)  # type: ignore[arg-type]
 
     committer.commit_group = commit_group  # type: ignore[assignment]
-    model = resolve_model("phantom-v1", Path(store) / "models")
     submission = Submission(
         study_dir=Path(archive),
         store_root=Path(store),
         database_url=url,
-        model="phantom-v1",
-        config=RunConfig(model_path=str(model), commit_every=1, retry=True),
+        model=Path(MODEL).stem,
+        config=RunConfig(model_path=str(Path(archive).parent / MODEL), commit_every=1, retry=True),
     )
     return 0 if submit(submission).complete else 3
 

@@ -1,6 +1,6 @@
 """How a run grows with worker nodes, and what share of it the driver takes: the tables of docs/scaling.md.
 
-    python benchmarks/scaling.py --out DIR [--series 40] [--idle-series 2000]
+    python benchmarks/scaling.py --out DIR [--series 40] [--idle-series 500]
 
 Two measurements, each on a Ray cluster of its own whose head node has no CPU for tasks:
 
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,11 @@ from vaeseg.phantom.dicom_writer import write_dicom_archive
 from vaeseg.telemetry import Write
 
 MODEL = "phantom-v1"
-SLICES = {"n_slices": (160.0, 2.0), "n_slices_idle": (8.0, 4.0)}
-"""Height of a phantom and distance of its slices, mm: 80 slices, or 2 where nobody reads them."""
+PHANTOMS = {
+    "real": PhantomConfig(n_patients=1, seed=5, image_size=256, z_extent_mm=160.0, slice_spacing_mm=2.0),
+    "idle": PhantomConfig(n_patients=1, seed=5, image_size=64, z_extent_mm=8.0, slice_spacing_mm=4.0),
+}
+"""Of 80 slices, and of 2 where nobody reads them."""
 STAGES = ("read", "segment", "measure")
 
 
@@ -50,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--series", type=int, default=40)
-    parser.add_argument("--idle-series", type=int, default=2000)
+    parser.add_argument("--idle-series", type=int, default=500)
     parser.add_argument("--drive", nargs=2, metavar=("WORKERS", "KIND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
@@ -60,20 +64,15 @@ def main() -> None:
         )
         return
     for kind, n_series in (("real", arguments.series), ("idle", arguments.idle_series)):
-        _write_archive(arguments.out / kind, n_series, *SLICES["n_slices" if kind == "real" else "n_slices_idle"])
+        _write_archive(arguments.out / kind, replace(PHANTOMS[kind], n_patients=n_series))
         for workers in (1, 2):
             command = [sys.executable, __file__, "--out", arguments.out, "--drive", str(workers), kind]
             subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def _write_archive(root: Path, n_series: int, z_extent_mm: float, slice_spacing_mm: float) -> None:
+def _write_archive(root: Path, phantom: PhantomConfig) -> None:
     shutil.rmtree(root, ignore_errors=True)
-    write_dicom_archive(
-        root,
-        PhantomConfig(
-            n_patients=n_series, seed=5, image_size=256, z_extent_mm=z_extent_mm, slice_spacing_mm=slice_spacing_mm
-        ),
-    )
+    write_dicom_archive(root, phantom, workers=os.cpu_count() or 1)
 
 
 def _measured(root: Path, n_workers: int, is_idle: bool) -> dict[str, Any]:

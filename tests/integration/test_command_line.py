@@ -89,14 +89,18 @@ def study_with_jpegls(archive: Path, tmp_path: Path) -> Path:
 def test_a_decoder_that_dies_costs_its_series_and_nothing_else(
     study_with_jpegls: Path, model_path: Path, tmp_path: Path, in_this_process: InThisProcess
 ) -> None:
-    """The JPEG-LS series is `crashed`, the others are segmented, later runs leave it out until --retry."""
+    """The JPEG-LS series is `crashed`, the others are segmented, later runs leave it out until --retry.
+
+    Done as in a large archive: listing, reading and each portion of series in threads of their own, the first of which
+    Ray must outlive.
+    """
     decoder = tmp_path / "decoder" / "jpeg_ls"
     decoder.mkdir(parents=True)
     (decoder / "__init__.py").write_text(DYING_DECODER)
     store = tmp_path / "store"
     arguments = submit_arguments(study_with_jpegls, store, model_path)
 
-    died = vaeseg_batch(*arguments, PYTHONPATH=str(decoder.parent))
+    died = vaeseg_batch(*arguments, program=IN_SMALL_PORTIONS + COMMAND, PYTHONPATH=str(decoder.parent))
     assert died.returncode == 3, died.stderr
     outcomes = json.loads(died.stdout)["outcomes"]
     assert (outcomes["segmented"], outcomes["crashed"]) == (2, 1)
@@ -109,6 +113,7 @@ def test_a_decoder_that_dies_costs_its_series_and_nothing_else(
     assert retried.exit_code == 0, retried.stderr
     assert json.loads(retried.stdout)["outcomes"]["segmented"] == 1
     assert query(store, "SELECT count(*) FROM latest_findings WHERE outcome = 'segmented'") == [(3,)]
+    assert in_this_process("verify", "--store", store).exit_code == 0
 
 
 def test_sigterm_leaves_a_run_that_can_be_gone_on_with(
@@ -134,17 +139,6 @@ def test_sigterm_leaves_a_run_that_can_be_gone_on_with(
     again = in_this_process(*arguments)
     assert again.exit_code == 0, again.stderr
     assert query(store, "SELECT count(*) FROM findings WHERE outcome = 'segmented'") == [(3,)]
-
-
-def test_a_large_archive_uses_ray_again_and_again(
-    archive: Path, model_path: Path, tmp_path: Path, in_this_process: InThisProcess
-) -> None:
-    """Listing, reading and each portion of series in threads of their own: Ray must outlive the first of them."""
-    store = tmp_path / "store"
-    arguments = submit_arguments(archive / "dicom", store, model_path)
-    done = vaeseg_batch(*arguments, program=IN_SMALL_PORTIONS + COMMAND)
-    assert (done.returncode, json.loads(done.stdout)["outcomes"]["segmented"]) == (0, 3), done.stderr
-    assert in_this_process("verify", "--store", store).exit_code == 0
 
 
 def wait_for(condition: Any, seconds: float = 60.0) -> None:

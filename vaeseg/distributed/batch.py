@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vaeseg.distributed.local import gpus_available, nodes_with_cpus
 from vaeseg.distributed.naming import named
@@ -45,7 +47,7 @@ def segment_rows(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[Ser
         config: for the workers.
     """
     with warnings.catch_warnings():
-        # Ray warns of its own settings; max_retries has no other way in until Ray 2.64, and 2.60 is pinned
+        # Ray warns of its own settings; until Ray 2.64, max_retries and the node of an actor have no other way in
         warnings.simplefilter("ignore")
         dataset = _pipeline(rows, config)
     try:
@@ -60,7 +62,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     on_gpu = config.device == "cuda" or (config.device == "auto" and gpus_available())
-    fewest, most = config.actors or (1, _most_actors(on_gpu))
+    fewest, most = config.actors or _actors(on_gpu, len(rows))
     task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     dataset = dataset.map(read, fn_kwargs={"config": config, "write": write_to_ray}, **task)
@@ -73,13 +75,39 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
         memory=ACTOR_MEMORY_BYTES,
         max_restarts=ACTOR_RESTARTS,
         max_task_retries=TASK_RETRIES,
+        ray_remote_args_fn=None if on_gpu else EvenPlacement(),
     )
     return named(dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task), "segment")
 
 
-def _most_actors(on_gpu: bool) -> int:
-    """One for each GPU, or for each node where the processors do it: torch uses all of a node's cores."""
-    return max(1, int(ray.cluster_resources().get("GPU", 0)) if on_gpu else nodes_with_cpus())
+def _actors(on_gpu: bool, n_series: int) -> tuple[int, int]:
+    """Fewest and most: up to one for each GPU, or for each node where processors do it: torch uses all of its cores.
+
+    Of the latter all are there from the start, so that `EvenPlacement` knows how many each node has; but no more than
+    there are series, and half of the processors are left to the other stages.
+    """
+    resources = ray.cluster_resources()
+    if on_gpu:
+        return 1, max(1, int(resources.get("GPU", 0)))
+    most = max(1, len(nodes_with_cpus()))
+    return max(1, min(most, n_series, int(resources.get("CPU", 0)) // 2)), most
+
+
+class EvenPlacement:
+    """Sends each new actor to the node that was given the fewest.
+
+    Ray's own SPREAD only takes turns, and other tasks take turns too: it put two models on one node of two, and the run
+    was no faster than on one. What a node that dies had comes back on another.
+    """
+
+    def __init__(self) -> None:
+        self._given: Counter[str] = Counter()
+
+    def __call__(self) -> dict[str, Any]:
+        """Called by Ray Data before it makes an actor; options of that actor."""
+        node = min(nodes_with_cpus(), key=lambda node: self._given[node])
+        self._given[node] += 1
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 
 
 def last_line(error: RayError) -> str:

@@ -163,9 +163,9 @@ def stop_local_ray() -> None:
     ray.shutdown()
 
 
-def nodes_with_cpus() -> int:
-    """Nodes of the cluster that run tasks."""
-    return sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+def nodes_with_cpus() -> list[str]:
+    """Ids of the cluster's nodes that run tasks."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
 def gpus_available() -> bool:

@@ -27,6 +27,14 @@ def test_models_are_spread_evenly(nodes: list[str]) -> None:
     assert all(strategy.soft for strategy in chosen)
 
 
+def test_a_model_waits_where_there_is_no_node_yet(nodes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a cluster that scales from nothing, or has just lost its last worker: Ray decides, once there is one."""
+    nodes.clear()
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    assert EvenPlacement()() == {}
+    assert _actors(on_gpu=False, n_series=40) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("cpus", "gpus", "n_series", "expected"),
     [

@@ -20,11 +20,15 @@ import numpy as np
 import pydicom
 import pytest
 from click.testing import CliRunner, Result
+from prometheus_client import generate_latest
 from pydicom.uid import JPEGLSLossless
 from test_command_line import DYING_DECODER, submit_arguments, vaeseg_batch
 
 from vaeseg.cli import main
+from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.tables import Base
+from vaeseg.exporter.families import exporter_registry
+from vaeseg.exporter.watcher import Watcher
 
 MAY_HOLD_PATHS = {
     ("archives", "root"),
@@ -36,14 +40,27 @@ MAY_HOLD_PATHS = {
 """The columns that docs/data-model.md gives to paths."""
 
 WITH_METRICS = """
-import atexit, sys
-from prometheus_client import generate_latest
-from vaeseg.telemetry import REGISTRY
-atexit.register(lambda: sys.stderr.write(generate_latest(REGISTRY).decode()))
+import sys, time
+from urllib.request import urlopen
+import ray
 from vaeseg.cli import main
+from vaeseg.distributed import submit
+
+really_stop, until = submit.stop_local_ray, time.monotonic() + 60
+
+def scrape_and_stop():
+    (node,) = ray.nodes()
+    metrics = b""
+    while b"ray_vaeseg_series_finished_total" not in metrics and time.monotonic() < until:
+        time.sleep(0.5)
+        metrics = urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").read()
+    sys.stderr.write(metrics.decode())
+    really_stop()
+
+submit.stop_local_ray = scrape_and_stop
 main()
 """
-"""A submission that ends with what a scraper would read."""
+"""A submission that prints, before its Ray ends, what a scraper of the node would read."""
 
 
 @pytest.fixture
@@ -108,12 +125,15 @@ def test_no_output_names_a_patient(
     arguments = [*submit_arguments(named_study, store, model_path), "--output-type", "nifti,png"]
     arguments += ["--label-dir", labels]
 
-    crashed = vaeseg_batch(*arguments, program=WITH_METRICS, PYTHONPATH=str(dying_decoder))
+    in_a_hurry = {"RAY_metrics_report_interval_ms": "500", "PYTHONPATH": str(dying_decoder)}
+    crashed = vaeseg_batch(*arguments, program=WITH_METRICS, **in_a_hurry)
     outcomes = json.loads(crashed.stdout)["outcomes"]
     assert (outcomes["segmented"], outcomes["crashed"], outcomes["refused"]) == (2, 2, 1), crashed.stderr
-    assert "vaeseg_series_finished_total" in crashed.stderr
+    assert "ray_vaeseg_series_finished_total{" in crashed.stderr
     run_id = json.loads(crashed.stdout)["run_id"]
-    retried = vaeseg_batch("--debug", "retry", run_id, "--store", store, "--json")
+    as_json = ("--log-format", "json", "--log-level", "debug")
+    retried = vaeseg_batch(*as_json, "retry", run_id, "--store", store, "--json")
+    assert {json.loads(line)["level"] for line in retried.stderr.splitlines()} >= {"info"}
     assert json.loads(retried.stdout)["outcomes"]["failed"] == 1, retried.stderr
     key = asked("subject-key", "--store", store, text=canaries.ELEMENTS["PatientID"])
     shown = [
@@ -123,11 +143,12 @@ def test_no_output_names_a_patient(
         asked("findings", "--store", store, "--format", "csv"),
         asked("findings", "--store", store),
         asked("verify", "--store", store, "--json"),
+        asked("doctor", "--store", store, "--json"),
     ]
-    assert [result.exit_code for result in (key, *shown)] == [0] * 7, [result.output for result in (key, *shown)]
+    assert [result.exit_code for result in (key, *shown)] == [0] * 8, [result.output for result in (key, *shown)]
     inspected = asked("inspect", named_study, "--json")
     assert_printed_clean(crashed.stdout, crashed.stderr, retried.stdout, retried.stderr)
-    assert_printed_clean(*(result.output for result in (key, *shown)))
+    assert_printed_clean(*(result.output for result in (key, *shown)), exported(store))
     assert_printed_clean(inspected.output.replace(str(named_study), ""))
     assert_files_clean(store, ray_directory)
     assert_tables_clean(store)
@@ -156,6 +177,16 @@ def test_the_search_finds_every_form() -> None:
 def asked(*arguments: str | Path, text: str = "") -> Result:
     """A command that needs no process of its own."""
     return CliRunner(env={"VAESEG_DB": ""}).invoke(main, list(map(str, arguments)), input=text)
+
+
+def exported(store: Path) -> str:
+    """What the exporter would serve."""
+    with closing(open_database(sqlite_url(store / "results.db"))) as database:
+        watcher = Watcher(database, volume_threshold_ml=0.0, every_seconds=1.0, say=print)
+        watcher.look()
+        text = generate_latest(exporter_registry(watcher)).decode()
+    assert 'vaeseg_series_current{archive="archive-' in text
+    return text
 
 
 def assert_clean(where: str, data: bytes) -> None:

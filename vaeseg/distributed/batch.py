@@ -94,7 +94,7 @@ def _actors(on_gpu: bool, n_series: int) -> tuple[int, int]:
 
 
 class EvenPlacement:
-    """Sends each new actor to the node that was given the fewest.
+    """Sends each new actor to the node that was given the fewest; where there is none yet, it waits for the first.
 
     Ray's own SPREAD only takes turns, and other tasks take turns too: it put two models on one node of two, and the run
     was no faster than on one. What a node that dies had comes back on another.
@@ -105,7 +105,9 @@ class EvenPlacement:
 
     def __call__(self) -> dict[str, Any]:
         """Called by Ray Data before it makes an actor; options of that actor."""
-        node = min(nodes_with_cpus(), key=lambda node: self._given[node])
+        node = min(nodes_with_cpus(), key=lambda node: self._given[node], default=None)
+        if node is None:
+            return {}
         self._given[node] += 1
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 

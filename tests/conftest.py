@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -12,10 +13,14 @@ from tempfile import TemporaryDirectory
 import pytest
 from called import InThisProcess, with_descriptors
 from ledger_factories import Clock
+from object_store import credentials, make_bucket, s3_server
 from postgres import DatabasesOfTests, start_server
 
 from vaeseg.db.session import Database, open_database, sqlite_url
-from vaeseg.io.store import Store, create_store
+from vaeseg.io.store import DATABASE_NAME, Store, create_store
+from vaeseg.remote import RemotePath
+
+os.environ.update(credentials())  # before a Ray starts, whose workers inherit them
 
 POSTGRES = os.environ.get("VAESEG_TEST_POSTGRES")
 """URL of a PostgreSQL database that tests may empty, instead of one started for them; databases are made beside it."""
@@ -30,8 +35,18 @@ LONGEST = (
 """Files that begin first, so that no process waits for the other at the end."""
 
 
+BESIDE_ONE_DATABASE = {"postgresql", "object store"}
+"""Not combined: what an object store does is the same beside either database, and its server is slow."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not set(_parameters(item)) >= BESIDE_ONE_DATABASE]
     items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+
+
+def _parameters(item: pytest.Item) -> list[str]:
+    parameters = getattr(item, "callspec", None)
+    return [value for value in parameters.params.values() if isinstance(value, str)] if parameters else []
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +92,25 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Endpoint of an S3 server that ends with the tests."""
+    with s3_server() as server:
+        yield server.endpoint
+
+
+@pytest.fixture
+def bucket(s3: str) -> RemotePath:
+    """An empty bucket, as a URL that names its server."""
+    return make_bucket(s3, f"bucket-{secrets.token_hex(8)}")
+
+
+@pytest.fixture(params=["directory", "object store"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store of either kind."""
+    return create_store(tmp_path / "store" if request.param == "directory" else request.getfixturevalue("bucket"))
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[DatabasesOfTests]:
     """A PostgreSQL that ends with the tests, or the one given; each process of pytest has a database of its own."""
     name = f"vaeseg_test_{os.environ.get('PYTEST_XDIST_WORKER', 'only')}"
@@ -106,13 +140,15 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, store: Store) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database; where a test asks for `database` too, of one at the newest revision."""
     is_migrated = "database" in request.fixturenames
     if request.param == "sqlite":
+        path = tmp_path / "store" / DATABASE_NAME
+        path.parent.mkdir(exist_ok=True)
         if is_migrated:
-            shutil.copy(request.getfixturevalue("migrated_file"), store.database_path)
-        return sqlite_url(store.database_path)
+            shutil.copy(request.getfixturevalue("migrated_file"), path)
+        return sqlite_url(path)
     postgres: DatabasesOfTests = request.getfixturevalue("postgres")
     (postgres.migrated if is_migrated else postgres.empty)()
     return postgres.url

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
+
+from vaeseg.remote import AnyPath, RemotePath
 
 
-def write_atomically(path: Path, data: bytes, *, synced: bool = True) -> None:
+def write_atomically(path: AnyPath, data: bytes, *, synced: bool = True) -> None:
     """Write a file under another name beside it, then give it its own: a crash leaves the old file or the new one.
+
+    An object store does so by itself.
 
     Args:
         path: its directory exists.
@@ -17,7 +20,11 @@ def write_atomically(path: Path, data: bytes, *, synced: bool = True) -> None:
 
     Raises:
         OSError: it cannot be written; nothing stays behind.
+        StoreError: the object store cannot be reached.
     """
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     part = path.with_name(f".part-{secrets.token_hex(8)}")
     try:
         with part.open("xb") as file:

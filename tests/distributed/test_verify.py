@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row, skipped
@@ -18,6 +17,7 @@ from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.errors import UsageError
 from vaeseg.io.store import Store
 from vaeseg.records import SegmentedSeries
+from vaeseg.remote import AnyPath, matches
 
 KEYS = [f"1.2.{n}" for n in range(4)]
 
@@ -28,8 +28,13 @@ def with_mask(item: WorkItem, store: Store) -> SegmentedSeries:
     path = store.root / outcome.mask_uri
     path.parent.mkdir(parents=True)
     path.write_bytes(item.series_key.encode())
-    path.with_name("preview.png").touch()
+    path.with_name("preview.png").write_bytes(b"")
     return replace(outcome, mask_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def store(any_store: Store) -> Store:
+    return any_store
 
 
 @pytest.fixture
@@ -52,31 +57,29 @@ def test_what_was_committed_agrees(database: Database, store: Store, run_id: str
     assert kinds(store, database) == kinds(store, database, run_id) == []
 
 
-def part(store: Store, dataset: str, number: int = 0) -> Path:
-    return sorted((store.parquet / dataset).glob("*/*.parquet"))[number]
+def part(store: Store, dataset: str, number: int = 0) -> AnyPath:
+    return matches(store.parquet / dataset, "*/*.parquet")[number]
 
 
-def mask(store: Store) -> Path:
-    return sorted(store.masks.glob("*/*/*/mask.nii.gz"))[0]
+def mask(store: Store) -> AnyPath:
+    return matches(store.masks, "*/*/*/mask.nii.gz")[0]
 
 
 FILE_DAMAGE: dict[str, tuple[Callable[[Store], object], list[str]]] = {
     "a part is deleted": (lambda store: part(store, "findings").unlink(), ["part_missing"]),
     "a part is changed": (lambda store: part(store, "slices").write_bytes(b"PAR1"), ["part_changed"]),
     "a part is replaced by another": (
-        lambda store: part(store, "lesions").write_bytes(
-            sorted(part(store, "lesions").parent.iterdir())[1].read_bytes()
-        ),
+        lambda store: part(store, "lesions").write_bytes(matches(part(store, "lesions").parent, "*")[1].read_bytes()),
         ["part_changed"],
     ),
     "a part that nobody wrote": (
-        lambda store: part(store, "masks").with_name("part-00009.parquet").touch(),
+        lambda store: part(store, "masks").with_name("part-00009.parquet").write_bytes(b""),
         ["part_unknown"],
     ),
     "a staged file of a dead run": (
         lambda store: (
             (store.staging / "r" / "findings").mkdir(parents=True),
-            (store.staging / "r" / "findings" / "part-00001.parquet").touch(),
+            (store.staging / "r" / "findings" / "part-00001.parquet").write_bytes(b""),
         ),
         ["part_staged"],
     ),
@@ -121,7 +124,7 @@ def test_a_run_that_is_alive_is_not_blamed(database: Database, store: Store, run
     """Its staged files and its masks without findings are on their way; once it is dead they are named."""
     live = begin_run(database, 1)
     (store.staging / live / "findings").mkdir(parents=True)
-    (store.staging / live / "findings" / "part-00001.parquet").touch()
+    (store.staging / live / "findings" / "part-00001.parquet").write_bytes(b"")
     (store.masks / "1" / "2" / "m").mkdir(parents=True)
     assert kinds(store, database) == []
     with pytest.raises(UsageError, match="alive"):
@@ -132,13 +135,13 @@ def test_a_run_that_is_alive_is_not_blamed(database: Database, store: Store, run
 
 def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store: Store, run_id: str) -> None:
     """A second collection finds nothing, and what is left agrees."""
-    part(store, "masks").with_name("part-00009.parquet").touch()
+    part(store, "masks").with_name("part-00009.parquet").write_bytes(b"")
     lost = store.masks / "1" / "2" / "m"
     lost.mkdir(parents=True)
-    (lost / "mask.nii.gz").touch()
+    (lost / "mask.nii.gz").write_bytes(b"")
     staged = store.staging / "dead" / "findings" / "part-00001.parquet"
     staged.parent.mkdir(parents=True)
-    staged.touch()
+    staged.write_bytes(b"")
     expected = [
         "masks/1/2/m/mask.nii.gz",
         f"parquet/masks/run_id={run_id}/part-00009.parquet",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from vaeseg.cli.options import json_option, opened_for_query, store_options
+from vaeseg.cli.options import DIRECTORY, json_option, opened_for_query, store_options
 
 if TYPE_CHECKING:
     from vaeseg.db.archives import Archive, IndexCounts
+    from vaeseg.remote import AnyPath
 
 
 @click.group()
@@ -28,16 +28,16 @@ def command() -> None:
 @click.option(
     "--root",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     help="Directory of DICOM or NIfTI, searched whole.",
 )
 @click.option(
     "--label-root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     help="Directory of label volumes named <series_instance_uid>.nii.gz.",
 )
 @store_options
-def add(name: str, root: Path, label_root: Path | None, store: Path, db: str | None) -> None:
+def add(name: str, root: AnyPath, label_root: AnyPath | None, store: AnyPath, db: str | None) -> None:
     """Register an archive, or give it other labels; makes the store where there is none."""
     from contextlib import closing
 
@@ -55,7 +55,7 @@ def add(name: str, root: Path, label_root: Path | None, store: Path, db: str | N
 @command.command("list")
 @json_option
 @store_options
-def list_all(as_json: bool, store: Path, db: str | None) -> None:
+def list_all(as_json: bool, store: AnyPath, db: str | None) -> None:
     """List the archives."""
     from vaeseg.db.archives import list_archives
 
@@ -72,7 +72,7 @@ def list_all(as_json: bool, store: Path, db: str | None) -> None:
 @click.argument("name")
 @json_option
 @store_options
-def show(name: str, as_json: bool, store: Path, db: str | None) -> None:
+def show(name: str, as_json: bool, store: AnyPath, db: str | None) -> None:
     """Show an archive and what its index holds."""
     from vaeseg.db.archives import archive_named, index_counts
 
@@ -88,7 +88,7 @@ def show(name: str, as_json: bool, store: Path, db: str | None) -> None:
 @command.command()
 @click.argument("name")
 @store_options
-def remove(name: str, store: Path, db: str | None) -> None:
+def remove(name: str, store: AnyPath, db: str | None) -> None:
     """Scan an archive no longer; its index and findings stay, and come back when its root is added again."""
     from vaeseg.db.archives import remove_archive
 

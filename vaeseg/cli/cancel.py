@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import opened_for_query, store_options
 
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
+
 
 @click.command()
 @click.argument("run_id")
 @store_options
-def command(run_id: str, store: Path, db: str | None) -> None:
+def command(run_id: str, store: AnyPath, db: str | None) -> None:
     """Ask a run to stop; finished series are kept, and `resume` goes on with the rest.
 
     Its driver stops within about 15 seconds; a job that waits for its cluster is taken back. Exit code 2 where there is

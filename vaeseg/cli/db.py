@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import database_url, json_option, opened_for_query, store_options
 from vaeseg.errors import EXIT_ERROR, EXIT_OK
+
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
 
 
 @click.group()
@@ -22,7 +25,7 @@ def command() -> None:
 
 @command.command()
 @store_options
-def upgrade(store: Path, db: str | None) -> None:
+def upgrade(store: AnyPath, db: str | None) -> None:
     """Bring the database to the revision of this version.
 
     Exit codes: 0 it is, 1 it cannot be, or is newer than this version, 2 no such store.
@@ -40,7 +43,7 @@ def upgrade(store: Path, db: str | None) -> None:
 @command.command()
 @store_options
 @json_option
-def current(store: Path, db: str | None, as_json: bool) -> None:
+def current(store: AnyPath, db: str | None, as_json: bool) -> None:
     """Show the revision of the database, and the one of this version; nothing is changed."""
     from vaeseg.db.migrate import revisions
     from vaeseg.db.session import unmigrated_database
@@ -57,7 +60,7 @@ def current(store: Path, db: str | None, as_json: bool) -> None:
 @store_options
 @json_option
 @click.pass_context
-def check(ctx: click.Context, /, store: Path, db: str | None, as_json: bool) -> None:
+def check(ctx: click.Context, /, store: AnyPath, db: str | None, as_json: bool) -> None:
     """Say whether the schema is that of this version, and whether the database is whole; nothing is changed.
 
     On SQLite the whole file is read, and every reference between rows is followed.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,7 @@ from vaeseg.errors import EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:
     from vaeseg.checks import Check
+    from vaeseg.remote import AnyPath
 
 MARKS = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
 
@@ -26,7 +26,9 @@ MARKS = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
 @store_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, address: str | None, model: str, store: Path, db: str | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context, /, address: str | None, model: str, store: AnyPath, db: str | None, as_json: bool
+) -> None:
     """Check everything that a night needs, and say what to do about what is wrong.
 
     Database, store, key, model, decoders, archives, memory and GPUs of this machine; with --address also of every node

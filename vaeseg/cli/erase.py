@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +13,7 @@ from vaeseg.errors import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from vaeseg.distributed.erase import Traces
+    from vaeseg.remote import AnyPath
 
 
 @click.command()
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @store_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, subject_key: str, yes: bool, store: Path, db: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, /, subject_key: str, yes: bool, store: AnyPath, db: str | None, as_json: bool) -> None:
     """Remove the rows, rows of Parquet and masks of a subject, by its key (`vaeseg-batch subject-key`).
 
     That it was done is recorded, and to whom is not. Remove the subject's files from the archive first: what is still

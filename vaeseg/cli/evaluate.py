@@ -26,6 +26,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK
 if TYPE_CHECKING:
     from vaeseg.distributed.evaluate import EvaluationRequest
     from vaeseg.inference.evaluation import Evaluation
+    from vaeseg.remote import AnyPath
 
 
 @click.command()
@@ -62,7 +63,7 @@ def command(
     data: str | None,
     msd_dir: Path | None,
     report_dir: Path | None,
-    store: Path,
+    store: AnyPath,
     db: str | None,
     address: str | None,
     wait: bool,
@@ -109,7 +110,7 @@ def _here(request: EvaluationRequest, as_json: bool) -> dict[str, Any]:
 
 
 def _by_job(
-    request: EvaluationRequest, address: str, wait: bool, store: Path, db: str | None, as_json: bool
+    request: EvaluationRequest, address: str, wait: bool, store: AnyPath, db: str | None, as_json: bool
 ) -> dict[str, Any] | None:
     """The result of a job; None where it is not waited for."""
     from vaeseg.distributed.evaluation_job import evaluate_by_job

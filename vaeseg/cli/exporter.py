@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import opened_to_watch, store_options
+
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
 
 
 @click.command()
@@ -32,7 +35,7 @@ from vaeseg.cli.options import opened_to_watch, store_options
 )
 @store_options
 def command(
-    host: str, port: int, volume_threshold_ml: float, every_seconds: float, store: Path, db: str | None
+    host: str, port: int, volume_threshold_ml: float, every_seconds: float, store: AnyPath, db: str | None
 ) -> None:
     """Serve metrics of the database for Prometheus, until SIGTERM or Ctrl-C.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vaeseg.db.findings import FindingRow
+    from vaeseg.remote import AnyPath
 
 COLUMNS = (
     "run_id",
@@ -88,7 +89,7 @@ def command(
     output_format: str,
     as_json: bool,
     out: Path | None,
-    store: Path,
+    store: AnyPath,
     db: str | None,
     **wanted: Any,
 ) -> None:

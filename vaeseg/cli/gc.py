@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import opened_for_query, store_options
 
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
+
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Name the files only.")
 @store_options
-def command(dry_run: bool, store: Path, db: str | None) -> None:
+def command(dry_run: bool, store: AnyPath, db: str | None) -> None:
     """Remove part files and masks that no finding names, such as a killed run leaves; masks of older findings stay.
 
     Exit code 2 while a run is alive: its masks have no findings yet.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +12,7 @@ from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.distributed.jobs_api import JobsApi
+    from vaeseg.remote import AnyPath
 
 FOLLOW_SECONDS = 2.0
 
@@ -22,7 +22,7 @@ FOLLOW_SECONDS = 2.0
 @click.option("--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option("--address", metavar="http://HOST:PORT", help="Where the cluster is now, if not where it was.")
 @store_options
-def command(run_id: str, follow: bool, address: str | None, store: Path, db: str | None) -> None:
+def command(run_id: str, follow: bool, address: str | None, store: AnyPath, db: str | None) -> None:
     """Print the log of the job that executes RUN_ID, or of its last attempt.
 
     What became of a run is in the database, also when its cluster is gone: see `status`.

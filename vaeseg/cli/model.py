@@ -14,6 +14,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.models.registry import ListedModel
+    from vaeseg.remote import AnyPath
 
 
 @click.group()
@@ -31,7 +32,7 @@ def command() -> None:
 @store_option
 @json_option
 @click.pass_context
-def list_command(ctx: click.Context, store: Path, as_json: bool) -> None:
+def list_command(ctx: click.Context, store: AnyPath, as_json: bool) -> None:
     """List models; damaged ones with their reason."""
     from vaeseg.models.registry import list_models
 
@@ -47,7 +48,7 @@ def list_command(ctx: click.Context, store: Path, as_json: bool) -> None:
 @click.argument("model")
 @store_option
 @json_option
-def show_command(model: str, store: Path, as_json: bool) -> None:
+def show_command(model: str, store: AnyPath, as_json: bool) -> None:
     """Show all that MODEL, a name or a file, says of itself."""
     shown = _shown(model, store)
     if as_json:
@@ -61,7 +62,7 @@ def show_command(model: str, store: Path, as_json: bool) -> None:
 @click.option("--name", required=True, help="What to call it in the store.")
 @click.option("--force", is_flag=True, help="Replace another model of that name.")
 @store_option
-def import_command(file: Path, name: str, force: bool, store: Path) -> None:
+def import_command(file: Path, name: str, force: bool, store: AnyPath) -> None:
     """Check FILE, a model file or an ONNX file that vaeseg exported, and put it into the store.
 
     A file of an older format is written in the present one.
@@ -78,7 +79,7 @@ def import_command(file: Path, name: str, force: bool, store: Path) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
 @click.option("--half", is_flag=True, help="Store weights in half precision; safetensors only.")
 @store_option
-def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, half: bool, store: Path) -> None:
+def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, half: bool, store: AnyPath) -> None:
     """Write MODEL, a name or a file, as a model file or as an ONNX graph that was compared with torch.
 
     The graph takes "intensity" (batch, 1, S, S) in [0, 1] and gives "probability" of the same shape.
@@ -108,7 +109,7 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write instead of stdout.")
 @store_option
-def card_command(model: str, out: Path | None, store: Path) -> None:
+def card_command(model: str, out: Path | None, store: AnyPath) -> None:
     """Write the model card of MODEL, a name or a file, in Markdown: what its record says, and nothing else."""
     from vaeseg.models.card import model_card
     from vaeseg.models.writing import write_model_file
@@ -120,7 +121,7 @@ def card_command(model: str, out: Path | None, store: Path) -> None:
         write_model_file(out, card.encode())
 
 
-def _shown(model: str, store: Path) -> ListedModel:
+def _shown(model: str, store: AnyPath) -> ListedModel:
     from vaeseg.models.checkpoint import resolve_model
     from vaeseg.models.registry import show_model
 

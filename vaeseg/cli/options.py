@@ -17,6 +17,7 @@ from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.session import Database
+    from vaeseg.remote import AnyPath
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -104,19 +105,48 @@ class Workers(click.ParamType[tuple[int, int]]):
 
 WORKERS = Workers()
 
+
+class Directory(click.ParamType[Any]):
+    """A directory, as a path or as a URL of an object store."""
+
+    name = "directory"
+
+    def __init__(self, *, exists: bool = False) -> None:
+        self._exists = exists
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """For --help."""
+        return "DIR|URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> AnyPath:
+        """To a path that may be opened."""
+        from vaeseg.remote import any_path
+
+        if isinstance(value, str) and "://" in value:
+            place = any_path(value)
+            if self._exists and not place.is_dir():
+                self.fail(f"Directory '{value}' does not exist.", param, ctx)
+            return place
+        local = click.Path(exists=self._exists, file_okay=False, path_type=Path)
+        return value if not isinstance(value, str | Path) else local.convert(value, param, ctx)
+
+
+DIRECTORY = Directory(exists=True)
+
+
 NOTICE = "research software, not for clinical use"
 """Goes with every table of results, on stderr."""
 
 store_option = click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Directory(),
     envvar="VAESEG_STORE",
     default=DEFAULT_STORE,
     show_default=True,
     show_envvar=True,
-    help="Directory of results.",
+    help="Where results are kept.",
 )
-"""`store: Path`"""
+"""`store: AnyPath`"""
 
 database_option = click.option(
     "--db",
@@ -158,7 +188,7 @@ def store_options(function: Function) -> Function:
     return store_option(database_option(function))
 
 
-def opened_for_query(store: Path, db: str | None) -> AbstractContextManager[Database]:
+def opened_for_query(store: AnyPath, db: str | None) -> AbstractContextManager[Database]:
     """The database of a store that must exist: a question makes nothing.
 
     Raises:
@@ -171,7 +201,7 @@ def opened_for_query(store: Path, db: str | None) -> AbstractContextManager[Data
 
 
 @contextmanager
-def opened_to_watch(store: Path, db: str | None) -> Iterator[Database]:
+def opened_to_watch(store: AnyPath, db: str | None) -> Iterator[Database]:
     """The database of a store that must exist, as it is: nothing is migrated.
 
     Raises:
@@ -187,7 +217,7 @@ def opened_to_watch(store: Path, db: str | None) -> Iterator[Database]:
         yield database
 
 
-def database_url(store: Path, db: str | None) -> str:
+def database_url(store: AnyPath, db: str | None) -> str:
     """Where the database of a store is, which must exist unless a database is named.
 
     Raises:
@@ -199,7 +229,7 @@ def database_url(store: Path, db: str | None) -> str:
     return db or sqlite_url(existing_store(store).database_path)
 
 
-def made_database_url(store: Path, db: str | None) -> str:
+def made_database_url(store: AnyPath, db: str | None) -> str:
     """Where the database of a store is; the store is made if need be.
 
     Raises:
@@ -209,6 +239,18 @@ def made_database_url(store: Path, db: str | None) -> str:
     from vaeseg.io.store import create_store
 
     return db or sqlite_url(create_store(store).database_path)
+
+
+def directory_for_training(store: AnyPath, name: str) -> Path:
+    """The store of a training, which writes its state and its curves as it goes.
+
+    Raises:
+        UsageError: it is in an object store.
+    """
+    if not isinstance(store, Path):
+        take = f"vaeseg-batch model import FILE --name {name} --store {store}"
+        raise UsageError(f"a training writes to a directory: give one with --store, then '{take}'")
+    return store.absolute()
 
 
 def show_submitted(run_id: str, as_json: bool) -> None:

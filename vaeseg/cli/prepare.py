@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaeseg.cli.options import json_option, store_option
+from vaeseg.cli.options import DIRECTORY, json_option, store_option
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.config import PreprocessingConfig
     from vaeseg.distributed.prepare import ArchiveSource, PreparationReport, PreparationRequest, Progress
+    from vaeseg.remote import AnyPath
 
 SHOWN_REFUSALS = 20
 """Refused items listed in a summary; the manifest has all of them."""
@@ -26,8 +27,8 @@ _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--msd-dir", type=_directory, help="Data set in MSD layout, with dataset.json.")
-@click.option("--archive", type=click.Path(exists=True, path_type=Path), help="Directory of DICOM or NIfTI.")
-@click.option("--label-dir", type=_directory, help="Labels named <series_instance_uid>.nii.gz, for --archive.")
+@click.option("--archive", type=DIRECTORY, help="Directory of DICOM or NIfTI.")
+@click.option("--label-dir", type=DIRECTORY, help="Labels named <series_instance_uid>.nii.gz, for --archive.")
 @click.option("--out", required=True, metavar="DIR|URL", help="Where the data set goes, such as s3://bucket/name.")
 @click.option("--image-size", type=click.IntRange(8, 4096), default=256, show_default=True, help="Side, pixels.")
 @click.option(
@@ -70,7 +71,7 @@ def _request(
     folds: int,
     seed: int,
     force: bool,
-    store: Path,
+    store: AnyPath,
 ) -> PreparationRequest:
     from vaeseg.distributed.prepare import PreparationRequest
     from vaeseg.io.dataset_manifest import Recipe
@@ -92,7 +93,9 @@ def _request(
     return PreparationRequest(source=source, recipe=recipe, out=out, force=force)
 
 
-def _source(msd_dir: Path | None, archive: Path | None, label_dir: Path | None, store: Path) -> Path | ArchiveSource:
+def _source(
+    msd_dir: Path | None, archive: AnyPath | None, label_dir: AnyPath | None, store: AnyPath
+) -> Path | ArchiveSource:
     from vaeseg.distributed.prepare import ArchiveSource
 
     if (msd_dir is None) == (archive is None):

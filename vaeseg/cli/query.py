@@ -16,6 +16,7 @@ from vaeseg.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.answers import Answer
+    from vaeseg.remote import AnyPath
 
 GAP = "  "
 """Between two columns."""
@@ -34,7 +35,7 @@ def command(
     output_format: str,
     as_json: bool,
     out: Path | None,
-    store: Path,
+    store: AnyPath,
     db: str | None,
 ) -> None:
     """Answer one SELECT over the views and tables of docs/data-model.md.
@@ -62,7 +63,7 @@ def command(
         print(f"only the first {limit} rows; --limit asks for more", file=sys.stderr)
 
 
-def _record(store: Path, db: str | None, statement: str, n_rows: int) -> None:
+def _record(store: AnyPath, db: str | None, statement: str, n_rows: int) -> None:
     """Who may not even see the tables cannot write an event; the server's own log has such readers."""
     from vaeseg.db.events import may_not_write, query_detail, record_shown
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaeseg.cli.options import NOTICE, json_option, store_option
+from vaeseg.cli.options import NOTICE, directory_for_training, json_option, store_option
 from vaeseg.cli.training_stages import (
     configs,
     device_option,
@@ -23,6 +23,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 if TYPE_CHECKING:
     from vaeseg.distributed.reproduce import ReproductionRequest
     from vaeseg.io.splits import SplitKind
+    from vaeseg.remote import AnyPath
 
 PAPER_IMAGE_SIZE = 256
 SPLITS: dict[str, tuple[SplitKind, ...]] = {
@@ -74,7 +75,7 @@ def _request(
     quick: bool,
     *,
     msd_dir: Path,
-    store: Path,
+    store: AnyPath,
     image_size: int | None,
     split: str,
     settings: tuple[str, ...],
@@ -95,7 +96,7 @@ def _request(
         raise UsageError(str(error)) from error
     return ReproductionRequest(
         msd_dir=msd_dir.resolve(),
-        store=store.absolute(),
+        store=directory_for_training(store, "NAME"),
         vae=vae,
         decoder=decoder,
         architecture=architecture,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import address_option, json_option, opened_for_query, store_options, wait_option
 from vaeseg.cli.segmentation import conclude, with_bar
+
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
 
 
 @click.command()
@@ -18,7 +21,7 @@ from vaeseg.cli.segmentation import conclude, with_bar
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, run_id: str, store: Path, db: str | None, address: str | None, wait: bool, as_json: bool
+    ctx: click.Context, /, run_id: str, store: AnyPath, db: str | None, address: str | None, wait: bool, as_json: bool
 ) -> None:
     """Go on with a run that was interrupted, cancelled, killed or failed, under its id.
 

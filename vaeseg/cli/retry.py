@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import address_option, check_choice, json_option, opened_for_query, store_options, wait_option
 from vaeseg.cli.segmentation import conclude, with_bar
+
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
 
 OUTCOMES = ["failed", "crashed"]
 
@@ -25,7 +28,7 @@ def command(
     /,
     run_id: str,
     outcomes: str,
-    store: Path,
+    store: AnyPath,
     db: str | None,
     address: str | None,
     wait: bool,

@@ -72,11 +72,12 @@ def scan_submission(archive_name: str, **options: Any) -> Submission:
         StoreError: the database cannot be opened.
     """
     from vaeseg.db.archives import archive_named
+    from vaeseg.remote import any_path
 
     with opened_for_query(options["store"], options["db"]) as database:
         archive = archive_named(database, archive_name)
-    labels = Path(archive.label_root) if archive.label_root else None
-    return submission(Path(archive.root), labels, **options)
+    labels = any_path(archive.label_root) if archive.label_root else None
+    return submission(any_path(archive.root), labels, **options)
 
 
 def _index(submitted: Submission, as_json: bool) -> None:

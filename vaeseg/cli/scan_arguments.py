@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from vaeseg.cli.options import Directory
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NOT_HANDED_ON = ("store", "db", "dry_run", "as_json")
@@ -30,7 +32,7 @@ class AsTyped(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Checked and returned as it is."""
         self._checked.convert(value, param, ctx)
-        is_path = isinstance(self._checked, click.Path)
+        is_path = isinstance(self._checked, click.Path | Directory) and "://" not in str(value)
         return str(Path(value).absolute()) if is_path else str(value)
 
 

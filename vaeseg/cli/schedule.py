@@ -18,6 +18,7 @@ from vaeseg.cli.scan_arguments import given_options, options_of_scan
 if TYPE_CHECKING:
     from vaeseg.db.schedules import Schedule
     from vaeseg.db.session import Database
+    from vaeseg.remote import AnyPath
 
 
 @click.group()
@@ -42,7 +43,7 @@ def add(
     cron: str,
     window: str | None,
     timezone: str,
-    store: Path,
+    store: AnyPath,
     db: str | None,
     **_scan: Any,
 ) -> None:
@@ -69,7 +70,7 @@ def add(
 @command.command("list")
 @json_option
 @store_options
-def list_all(as_json: bool, store: Path, db: str | None) -> None:
+def list_all(as_json: bool, store: AnyPath, db: str | None) -> None:
     """List schedules: when each is next due, in its own time zone and in UTC, and what became of its last run."""
     from vaeseg.db.schedules import list_schedules
 
@@ -84,7 +85,7 @@ def list_all(as_json: bool, store: Path, db: str | None) -> None:
 @command.command()
 @click.argument("name")
 @store_options
-def remove(name: str, store: Path, db: str | None) -> None:
+def remove(name: str, store: AnyPath, db: str | None) -> None:
     """Plan a scan no longer; one that runs goes on, and all findings stay."""
     from vaeseg.db.schedules import remove_schedule
 
@@ -98,7 +99,7 @@ def remove(name: str, store: Path, db: str | None) -> None:
 @json_option
 @store_options
 @click.pass_context
-def run_now(ctx: click.Context, /, name: str, as_json: bool, store: Path, db: str | None) -> None:
+def run_now(ctx: click.Context, /, name: str, as_json: bool, store: AnyPath, db: str | None) -> None:
     """Scan at once and here, with the options of a schedule; its window and its planned times do not matter.
 
     Exit codes: those of `scan`.
@@ -116,7 +117,7 @@ def run_now(ctx: click.Context, /, name: str, as_json: bool, store: Path, db: st
             record_run(database, schedule.id, this_process())
 
 
-def _checked_model(archive_name: str, store: Path, db: str | None, options: dict[str, Any]) -> Path:
+def _checked_model(archive_name: str, store: AnyPath, db: str | None, options: dict[str, Any]) -> Path:
     """Have the scan itself look at its options, now rather than at night; returns the file of its model.
 
     Raises:
@@ -129,7 +130,7 @@ def _checked_model(archive_name: str, store: Path, db: str | None, options: dict
         return Path(scan_submission(**asked).config.model_path)
 
 
-def _where(store: Path, db: str | None) -> list[str]:
+def _where(store: AnyPath, db: str | None) -> list[str]:
     return [f"--store={store}", *([f"--db={db}"] if db else [])]
 
 

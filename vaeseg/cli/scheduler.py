@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import opened_for_query, store_options
 
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
+
 
 @click.command()
 @click.option("--max-scans", type=click.IntRange(min=1), default=1, show_default=True, help="Scans at once, at most.")
 @store_options
-def command(max_scans: int, store: Path, db: str | None) -> None:
+def command(max_scans: int, store: AnyPath, db: str | None) -> None:
     """Start the scans of `schedule add` when they are due, until SIGTERM or Ctrl-C.
 
     Each scan is a process of its own. A signal asks those that run to stop, waits for their end and exits with 0; what

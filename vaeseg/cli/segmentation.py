@@ -21,6 +21,7 @@ from vaeseg.logs import is_json
 if TYPE_CHECKING:
     from vaeseg.distributed.report import ProgressCallback, RunReport
     from vaeseg.distributed.submit import Preview, Submission
+    from vaeseg.remote import AnyPath
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 OutputType = Literal["nifti", "png"]
@@ -56,14 +57,14 @@ def segmentation_options(function: Function) -> Function:
 
 
 def submission(
-    root: Path,
-    label_dir: Path | None,
+    root: AnyPath,
+    label_dir: AnyPath | None,
     *,
     stable_seconds: float = 0.0,
     rules_file: Path | None = None,
     plan_until: datetime | None = None,
     model: str,
-    store: Path,
+    store: AnyPath,
     db: str | None,
     output_types: str,
     limit: int | None,
@@ -132,7 +133,7 @@ def carry_out(ctx: click.Context, submitted: Submission, dry_run: bool, as_json:
     conclude(ctx, with_bar(lambda show: submit(submitted, show)), submitted.store_root, submitted.database_url, as_json)
 
 
-def conclude(ctx: click.Context, report: RunReport, store: Path, db: str | None, as_json: bool) -> None:
+def conclude(ctx: click.Context, report: RunReport, store: AnyPath, db: str | None, as_json: bool) -> None:
     """Print what a run did, and exit; the code is 0 where it did all that it was asked to do."""
     if as_json:
         shown = _as_json(report, store, db)
@@ -207,7 +208,7 @@ def _show_preview(preview: Preview, as_json: bool) -> None:
     print(f"files   {files['found']} found, {files['in_series']} in series, {files['refused']} refused")
 
 
-def _show_report(report: RunReport, store: Path) -> None:
+def _show_report(report: RunReport, store: AnyPath) -> None:
     if report.is_under_way:
         print(f"run     {report.run_id} submitted ({NOTICE})")
         print(f"next    vaeseg-batch status {report.run_id} --watch --store {store}")
@@ -251,7 +252,7 @@ def _not_known_yet(shown: dict[str, Any]) -> dict[str, Any]:
     return {key: value if key in known else None for key, value in shown.items()} | {"status": "submitted"}
 
 
-def _as_json(report: RunReport, store_root: Path, db: str | None) -> dict[str, Any]:
+def _as_json(report: RunReport, store_root: AnyPath, db: str | None) -> dict[str, Any]:
     from sqlalchemy import make_url
 
     from vaeseg.db.session import sqlite_url

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +17,7 @@ from vaeseg.errors import UsageError
 if TYPE_CHECKING:
     from vaeseg.db.session import Database
     from vaeseg.db.summaries import RunSummary
+    from vaeseg.remote import AnyPath
 
 
 WATCH_SECONDS = 1.0
@@ -31,7 +31,7 @@ WIDE = 100
 @click.option("--watch", is_flag=True, help="Follow RUN_ID with a bar until it ends.")
 @store_options
 @json_option
-def command(run_id: str | None, limit: int, watch: bool, store: Path, db: str | None, as_json: bool) -> None:
+def command(run_id: str | None, limit: int, watch: bool, store: AnyPath, db: str | None, as_json: bool) -> None:
     """Show the latest runs, or all that is known of RUN_ID.
 
     A run that says it is running but was not heard of for a minute is shown as lost: its process has died, and the

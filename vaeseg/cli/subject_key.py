@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import json_option, opened_for_query, store_options
 from vaeseg.errors import UsageError
 
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
+
 
 @click.command()
 @store_options
 @json_option
-def command(store: Path, db: str | None, as_json: bool) -> None:
+def command(store: AnyPath, db: str | None, as_json: bool) -> None:
     """Print the key under which a store knows a patient.
 
     The patient id is asked for, or read from the first line of standard input, and its issuer (IssuerOfPatientID, often

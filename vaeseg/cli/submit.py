@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaeseg.cli.options import DIRECTORY
 from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
+
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
 
 
 @click.command()
 @click.option(
     "--study-dir",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     help="Directory of DICOM or NIfTI, searched whole.",
 )
 @click.option(
     "--label-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
     help="Directory of label volumes named <series_instance_uid>.nii.gz; IoU and Dice are measured where one fits.",
 )
 @segmentation_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, study_dir: Path, label_dir: Path | None, dry_run: bool, as_json: bool, **options: Any
+    ctx: click.Context, /, study_dir: AnyPath, label_dir: AnyPath | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Segment every readable series of a study directory and measure the tumours.
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -15,6 +14,7 @@ from vaeseg.cli.options import (
     WORKERS,
     address_option,
     database_option,
+    directory_for_training,
     json_option,
     made_database_url,
     show_submitted,
@@ -26,6 +26,7 @@ from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.distributed.train import Workers
+    from vaeseg.remote import AnyPath
     from vaeseg.training.loop import EpochReport, Observer
     from vaeseg.training.run import TrainedModel, TrainingRequest
 
@@ -140,7 +141,7 @@ def _train(
 
 
 def _train_by_job(
-    request: TrainingRequest, workers: Workers, store: Path, db: str | None, wait: bool, as_json: bool
+    request: TrainingRequest, workers: Workers, store: AnyPath, db: str | None, wait: bool, as_json: bool
 ) -> None:
     from vaeseg.distributed.training_job import train_by_job
 
@@ -159,7 +160,7 @@ def _request(
     vae: str | None,
     data: str,
     name: str,
-    store: Path,
+    store: AnyPath,
     preset: Preset,
     epochs: int | None,
     split: Literal["subject", "slice"],
@@ -176,7 +177,8 @@ def _request(
     from vaeseg.models.checkpoint import load_checkpoint, model_path, resolve_model
     from vaeseg.training.run import TrainingRequest, chosen_split
 
-    parent = resolve_model(vae, store / "models") if vae else None
+    directory = directory_for_training(store, name)
+    parent = resolve_model(vae, directory / "models") if vae else None
     given = load_checkpoint(parent).architecture if parent else None
     prepared = open_data_set(data)
     try:
@@ -186,7 +188,7 @@ def _request(
         request = TrainingRequest(
             stage=stage,
             data=prepared.location,
-            output=model_path(store.absolute() / "models", name),
+            output=model_path(directory / "models", name),
             training=replace(training, epochs=epochs or training.epochs, split=split, fold=fold, seed=seed),
             architecture=architecture,
             parent=parent,

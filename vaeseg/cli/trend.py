@@ -15,6 +15,7 @@ from vaeseg.cli.options import NOTICE, json_option, opened_for_query, store_opti
 
 if TYPE_CHECKING:
     from vaeseg.db.trends import TrendRow
+    from vaeseg.remote import AnyPath
 
 COLUMNS = ("study date", "day", "ml", "change ml", "change %", "doubling", "lesions")
 """Headings of the table; a doubling time is in days."""
@@ -28,7 +29,9 @@ COLUMNS = ("study date", "day", "ml", "change ml", "change %", "doubling", "lesi
 )
 @store_options
 @json_option
-def command(subject_key: str, model: str | None, png: Path | None, store: Path, db: str | None, as_json: bool) -> None:
+def command(
+    subject_key: str, model: str | None, png: Path | None, store: AnyPath, db: str | None, as_json: bool
+) -> None:
     """Show the tumour volume of a subject over its studies, with change and volume doubling time.
 
     Of a study with several segmented series one counts (docs/data-model.md says which). A doubling time needs two

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vaeseg.cli.options import json_option, opened_for_query, store_options
 from vaeseg.errors import EXIT_ERROR, EXIT_OK
+
+if TYPE_CHECKING:
+    from vaeseg.remote import AnyPath
 
 
 @click.command()
@@ -17,7 +20,7 @@ from vaeseg.errors import EXIT_ERROR, EXIT_OK
 @store_options
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, run_id: str | None, store: Path, db: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, /, run_id: str | None, store: AnyPath, db: str | None, as_json: bool) -> None:
     """Prove that SQL, Parquet parts and mask files agree, in both directions and by digest.
 
     Without RUN_ID all runs are looked at, and files that no run knows are looked for.

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vaeseg.config import ReadingConfig
@@ -17,6 +16,7 @@ from vaeseg.distributed.spread import here, on_ray
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import quiet_pydicom
 from vaeseg.io.rules import HeaderAnswer, answer_without_header, ask_header
+from vaeseg.remote import AnyPath
 from vaeseg.rules.choice import Candidate, broken_size, decide, passing
 from vaeseg.rules.series_rules import Exclusion, SeriesRules
 
@@ -44,7 +44,7 @@ class Answers:
 
 
 def ask(
-    root: Path,
+    root: AnyPath,
     reading: ReadingConfig,
     rules: SeriesRules,
     questions: Sequence[Question],
@@ -81,7 +81,7 @@ def ask(
     return answers
 
 
-def ask_headers(root: Path, rules: SeriesRules, config: ReadingConfig, item: str) -> list[str]:
+def ask_headers(root: AnyPath, rules: SeriesRules, config: ReadingConfig, item: str) -> list[str]:
     """Ask the rules about some headers; a task.
 
     Args:

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from vaeseg.checks import ArchiveRoot, Check, looked
 from vaeseg.distributed.cluster_access import check_token_here, cluster_token_check, reached_check
@@ -18,6 +17,7 @@ from vaeseg.distributed.node_questions import nodes_checked
 from vaeseg.errors import ModelNotFoundError, StoreError
 from vaeseg.io.probe import StoreProbe, store_probe
 from vaeseg.models.checkpoint import name_or_path
+from vaeseg.remote import AnyPath
 
 CLUSTER_SECONDS = 120.0
 """For all that is asked of a cluster; what has not answered by then is told."""
@@ -80,7 +80,7 @@ def nodes_of_cluster(
 
 
 @contextmanager
-def usable_probe(root: Path) -> Iterator[StoreProbe | None]:
+def usable_probe(root: AnyPath) -> Iterator[StoreProbe | None]:
     """A directory in the store, removed also where a node hangs; None where the store takes none."""
     with ExitStack() as stack:
         probe = None

@@ -50,12 +50,11 @@ def ledger_checks(needs: Needs) -> tuple[list[Check], LedgerFacts]:
     facts = [LedgerFacts()]
 
     def look() -> Iterator[Check]:
-        path = needs.store.database_path
-        if needs.database_url is None and not path.exists():
-            found = f"none yet at {path}"
+        if needs.database_url is None and not needs.store.database_path.exists():
+            found = f"none yet at {needs.store.database_path}"
             yield warned("database", found, "'archive add' or 'submit' makes it; or is --store or --db wrong?")
             return
-        url = needs.database_url or sqlite_url(path)
+        url = needs.database_url or sqlite_url(needs.store.database_path)
         with closing(unmigrated_database(url, create=False)) as database:
             checks = list(database_checks(database))
             yield from checks

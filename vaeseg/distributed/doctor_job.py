@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import vaeseg
@@ -30,6 +29,7 @@ from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.errors import EXIT_OK, ClusterError
 from vaeseg.io.probe import StoreProbe
 from vaeseg.io.store import Store
+from vaeseg.remote import any_path
 
 JOB_SECONDS = 105.0
 """For the job, out of CLUSTER_SECONDS: it starts, asks every node, and ends."""
@@ -121,7 +121,7 @@ def checks_of_head(check_id: str, store_root: str | None) -> list[Check]:
         check_id: of the request.
         store_root: what the head node takes for the store; None where nobody told it.
     """
-    store = None if store_root is None else Store(Path(store_root))
+    store = None if store_root is None else Store(any_path(store_root))
     probe = None if store is None else StoreProbe(root=store.root, id=check_id)
     text = None if probe is None else probe.read(REQUEST)
     if store is None or text is None:

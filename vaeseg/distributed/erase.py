@@ -14,11 +14,9 @@ here knows Ray.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from vaeseg.db.erasure import SubjectFinding, SubjectRows, delete_rows, delete_series, masks_of_others, subject_rows
 from vaeseg.db.parts import recorded_parts
@@ -31,6 +29,7 @@ from vaeseg.errors import StoreError, UsageError, VaesegError
 from vaeseg.io.parts import rows_of_series, stage_without
 from vaeseg.io.store import Store
 from vaeseg.records import PartFile
+from vaeseg.remote import AnyPath, below, matches, remove_tree
 
 ERASE_STEPS = ("staged", "unmasked", "recorded", "published", "compacted", "forgotten")
 """Names with which the step hook is called, each after what it names."""
@@ -48,7 +47,7 @@ class Traces:
     rows: SubjectRows
     parts: tuple[tuple[PartFile, int], ...]
     """Part files that hold rows of it, and how many."""
-    mask_directories: tuple[Path, ...]
+    mask_directories: tuple[AnyPath, ...]
     n_mask_files: int
     """Masks and previews in them."""
 
@@ -79,7 +78,7 @@ def find_traces(store: Store, database: Database, subject_key: str) -> Traces:
         rows=rows,
         parts=tuple(_parts(store, database, rows)),
         mask_directories=directories,
-        n_mask_files=sum(1 for directory in directories for path in directory.rglob("*") if path.is_file()),
+        n_mask_files=sum(len(matches(directory, "*")) for directory in directories),
     )
 
 
@@ -170,22 +169,22 @@ def _row_key(finding: SubjectFinding) -> tuple[str | None, ...]:
     )
 
 
-def _mask_directories(store: Store, database: Database, rows: SubjectRows) -> tuple[Path, ...]:
+def _mask_directories(store: Store, database: Database, rows: SubjectRows) -> tuple[AnyPath, ...]:
     """Directories of its masks, also of those that no finding names, such as a kill leaves."""
     uris = {finding.mask_uri for finding in rows.findings if finding.mask_uri is not None}
     found = {(store.root / uri).parent for uri in uris}
     for series in rows.series:
-        found.update((store.masks / series.study_instance_uid / series.series_key).glob("*"))
+        found.update(matches(store.masks / series.study_instance_uid / series.series_key, "*"))
     kept = {(store.root / uri).parent for uri in masks_of_others(database, rows)}
-    return tuple(sorted(directory for directory in found - kept if directory.is_dir()))
+    return tuple(sorted((path for path in found - kept if path.is_dir()), key=str))
 
 
-def _remove_directory(store: Store, directory: Path) -> None:
+def _remove_directory(store: Store, directory: AnyPath) -> None:
     """Remove it and what is in it, and the directories above it that are empty then."""
     try:
-        shutil.rmtree(directory)
+        remove_tree(directory)
     except OSError as error:
         raise StoreError(f"cannot write the store {store.root}: {error.strerror}") from error
     with suppress(OSError):  # a directory above it holds more
-        for parent in directory.relative_to(store.masks).parents[:-1]:
+        for parent in below(directory, store.masks).parents[:-1]:
             (store.masks / parent).rmdir()

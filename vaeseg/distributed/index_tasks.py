@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from vaeseg.config import ReadingConfig
-from vaeseg.io.archive import read_file
+from vaeseg.io import archive
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom
 from vaeseg.io.file_index import indexed
 from vaeseg.io.listing import FoundFile, Listing, walk
 from vaeseg.records import IndexedFile
+from vaeseg.remote import AnyPath
 
 
-def list_tree(root: Path, exclude: tuple[Path, ...], start: str) -> Iterator[str]:
+def list_tree(root: AnyPath, exclude: tuple[AnyPath, ...], start: str) -> Iterator[str]:
     """Every directory from one on down, each for `listing_from_json`; a task."""
     for listing in walk(root, start, exclude):
         yield json.dumps(vars(listing) | {"files": [vars(file) for file in listing.files]})
@@ -35,7 +35,7 @@ def files_to_json(files: Sequence[FoundFile]) -> str:
     return json.dumps([vars(file) for file in files])
 
 
-def read_files(root: Path, config: ReadingConfig, secret: bytes, item: str) -> list[str]:
+def read_files(root: AnyPath, config: ReadingConfig, secret: bytes, item: str) -> list[str]:
     """Read the headers of some files, all for one `headers_from_json`; a task.
 
     Args:
@@ -46,7 +46,7 @@ def read_files(root: Path, config: ReadingConfig, secret: bytes, item: str) -> l
     """
     keyer = SubjectKeyer(secret)
     with quiet_pydicom():
-        records = [read_file(root, FoundFile(**file), config, keyer) for file in json.loads(item)]
+        records = archive.read_files(root, [FoundFile(**file) for file in json.loads(item)], config, keyer)
     return [json.dumps([vars(indexed(record)) for record in records])]
 
 

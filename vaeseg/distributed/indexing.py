@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.index_files import (
@@ -41,6 +40,7 @@ from vaeseg.io.listing import FoundFile, Listing, list_directory
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.records import IndexedFile, SeriesRef, Warn
+from vaeseg.remote import AnyPath
 
 LISTED_HERE_SECONDS = 10.0
 """The driver lists by itself for as long as starting tasks takes: on a local disk, some hundred thousand files."""
@@ -64,9 +64,9 @@ class IndexJob:
     """What to index, and how."""
 
     archive_id: int
-    root: Path
+    root: AnyPath
     reading: ReadingConfig
-    exclude: tuple[Path, ...]
+    exclude: tuple[AnyPath, ...]
     """Directories not to enter."""
     secret: bytes = field(repr=False)
     """Of the subject keys."""

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 from vaeseg.db.location import url_from_environment
 from vaeseg.db.session import Database, open_database, sqlite_url
@@ -18,6 +17,7 @@ from vaeseg.distributed.report import ProgressCallback
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
 from vaeseg.io.store import Store, create_store, existing_store
 from vaeseg.logs import fail, logged_with, set_up_logging, take_over_stderr
+from vaeseg.remote import AnyPath, RemotePath, any_path
 from vaeseg.training.lines import epoch_line
 from vaeseg.training.loop import Observer
 
@@ -83,7 +83,7 @@ def said_each_epoch() -> Observer:
     return Observer(on_epoch=lambda report: print(epoch_line(report), file=log, flush=True))
 
 
-def _shared_store(root: Path, db: str | None) -> Store:
+def _shared_store(root: AnyPath, db: str | None) -> Store:
     """The store that the run was submitted with, as this machine sees it.
 
     Raises:
@@ -92,7 +92,7 @@ def _shared_store(root: Path, db: str | None) -> Store:
     """
     if db is None:
         return existing_store(root)
-    if not root.is_dir():
+    if not isinstance(root, RemotePath) and not root.is_dir():
         raise UsageError(f"no store at {root}: VAESEG_STORE must name on the head node what it names for who submits")
     return create_store(root)
 
@@ -100,7 +100,7 @@ def _shared_store(root: Path, db: str | None) -> Store:
 def _options(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-id", required=True, help="of a run that is written down in the database")
-    parser.add_argument("--store", type=Path, default=Path(os.environ.get("VAESEG_STORE", "./vaeseg-store")))
+    parser.add_argument("--store", type=any_path, default=os.environ.get("VAESEG_STORE", "./vaeseg-store"))
     parser.add_argument("--db", help="URL; by default what VAESEG_DB or VAESEG_DB_FILE says, or SQLite in the store")
     parser.add_argument("--address", default=cluster_of_job(), help="HOST:PORT of a cluster to work on")
     return parser.parse_args()

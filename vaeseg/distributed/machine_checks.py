@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from vaeseg.checks import ArchiveRoot, Check, Look, looked
 from vaeseg.distributed import machine
+from vaeseg.remote import AnyPath
 
 REINSTALL = "install vaeseg anew: pip install -c constraints.txt vaeseg"
 
@@ -25,7 +25,7 @@ class MachineFacts:
     """None where the model cannot be used, which is a failed check."""
 
 
-def machine_facts(store_models: Path | None, model: str, archives: Sequence[ArchiveRoot]) -> MachineFacts:
+def machine_facts(store_models: AnyPath | None, model: str, archives: Sequence[ArchiveRoot]) -> MachineFacts:
     """Check a machine, but for its store.
 
     Args:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from vaeseg.checks import ArchiveRoot, Check, failed, looked
 from vaeseg.distributed.machine_checks import MachineFacts, machine_facts
 from vaeseg.io.health import store_checks
 from vaeseg.io.probe import StoreProbe
 from vaeseg.io.store import Store
+from vaeseg.remote import any_path
 
 ASKED = "asked"
 """Name of the driver's file in the store."""
@@ -80,7 +80,7 @@ def answer(question: str, node_id: str) -> str:
     """
     asked = Question.from_json(question)
     checks = [] if asked.store_root is None else looked("store", lambda: _store(asked, node_id), MOUNT_STORE)
-    models = None if asked.store_root is None else Store(Path(asked.store_root)).models
+    models = None if asked.store_root is None else Store(any_path(asked.store_root)).models
     facts = machine_facts(models, asked.model, asked.archives)
     values = {"checks": [check.as_json() for check in (*checks, *facts.checks)], "versions": facts.versions}
     return json.dumps({**values, "model_digest": facts.model_digest})
@@ -88,7 +88,7 @@ def answer(question: str, node_id: str) -> str:
 
 def _store(asked: Question, node_id: str) -> Iterator[Check]:
     """Find what the driver wrote, and leave something for it."""
-    root = Path(str(asked.store_root))
+    root = any_path(str(asked.store_root))
     probe = StoreProbe(root=root, id=asked.probe_id)
     if probe.read(ASKED) != asked.nonce:
         found = f"{root} is not the driver's" if root.is_dir() else f"there is no {root}"

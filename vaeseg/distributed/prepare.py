@@ -43,6 +43,7 @@ from vaeseg.io.secret import subject_secret
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.store import create_store
 from vaeseg.records import Reason
+from vaeseg.remote import AnyPath
 from vaeseg.training.preparation import PreparationItem, archive_items, msd_items, prepare_item
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,9 @@ HANDED_OVER = 2
 class ArchiveSource:
     """DICOM or NIfTI under a directory."""
 
-    path: Path
-    label_dir: Path | None
-    store_root: Path
+    path: AnyPath
+    label_dir: AnyPath | None
+    store_root: AnyPath
     """Holds the key from which pseudonyms are made."""
 
 
@@ -232,7 +233,7 @@ def _found(
         return msd_items(read_msd(source)), (), {}
     scan = _scan(source, request.reading, location)
     manifests = [verdict.manifest for verdict in scan.verdicts if verdict.manifest is not None]
-    labels: dict[str, Path] = {}
+    labels: dict[str, AnyPath] = {}
     counted = {
         name: value for name, value in asdict(scan.file_count).items() if name != "waiting"
     }  # nothing waits here

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vaeseg.config import RunConfig, digest
 from vaeseg.db.exclusions import Standing, record_decisions, runs_with_rules, sample_paths, standings
@@ -20,6 +19,7 @@ from vaeseg.distributed.indexing import FILES_READ_HERE, IndexJob, manifests_of
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError
 from vaeseg.io.manifest import SeriesManifest
+from vaeseg.remote import AnyPath
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import SeriesRules
 
@@ -102,7 +102,7 @@ def select_series(
     return Selection(left_out=rule_of, unread=answers.unread)
 
 
-def left_out_of_scan(root: Path, manifests: Mapping[str, SeriesManifest], config: RunConfig) -> dict[str, str]:
+def left_out_of_scan(root: AnyPath, manifests: Mapping[str, SeriesManifest], config: RunConfig) -> dict[str, str]:
     """Series key to the rule that would leave it out, for a preview: nothing is recalled and nothing recorded."""
     rules = rules_of(config)
     if rules is None:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from vaeseg.config import RunConfig
@@ -47,6 +46,7 @@ from vaeseg.io.store import Store
 from vaeseg.logs import logged_with
 from vaeseg.models.checkpoint import load_checkpoint, resolve_model
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
+from vaeseg.remote import AnyPath, any_path
 from vaeseg.telemetry import FILES_REFUSED
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
                 database=database.patient(interruption.check),
                 store=store,
                 config=config,
-                job=index_job(task.archive_id, Path(task.root), store, config),
+                job=index_job(task.archive_id, any_path(task.root), store, config),
                 interruption=interruption,
                 rules_digest=rules_digest(config),
             )
@@ -166,7 +166,7 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
         raise
 
 
-def index_job(archive_id: int, root: Path, store: Store, config: RunConfig) -> IndexJob:
+def index_job(archive_id: int, root: AnyPath, store: Store, config: RunConfig) -> IndexJob:
     """What a run indexes."""
     return IndexJob(
         archive_id=archive_id,
@@ -178,9 +178,11 @@ def index_job(archive_id: int, root: Path, store: Store, config: RunConfig) -> I
     )
 
 
-def not_entered(store_root: Path, config: RunConfig) -> tuple[Path, ...]:
+def not_entered(store_root: AnyPath, config: RunConfig) -> tuple[AnyPath, ...]:
     """Directories that are no part of an archive: a store or labels that lie inside it."""
-    paths = [store_root] if config.label_dir is None else [store_root, Path(config.label_dir)]
+    paths: list[AnyPath] = [store_root]
+    if config.label_dir is not None:
+        paths.append(any_path(config.label_dir))
     return tuple(path.resolve() for path in paths)
 
 
@@ -190,12 +192,12 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     series = run.outlasting(lambda: readable_series(run.database, run.job.archive_id))
     selection = run.outlasting(lambda: _select(run, index))
     work, report = run.outlasting(lambda: _plan(run, index, series, selection))
-    labels: dict[str, Path] = {}
+    labels: dict[str, AnyPath] = {}
     if run.config.label_dir is not None:
         names = {
             name.series_key: label_names(name.series_key, name.series_instance_uid, name.volume_path) for name in series
         }
-        labels, report.unmatched_labels = find_labels(Path(run.config.label_dir), names)
+        labels, report.unmatched_labels = find_labels(any_path(run.config.label_dir), names)
     if not work.pending:
         report.status = "nothing_to_do"
         return report
@@ -285,7 +287,7 @@ def _segment(
     run: _Run,
     committer: Committer,
     work: Sequence[tuple[WorkItem, SeriesManifest]],
-    labels: Mapping[str, Path],
+    labels: Mapping[str, AnyPath],
 ) -> None:
     """Run series through the pipeline, committing as they come; those that never come have crashed.
 

@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 from datetime import datetime
-from pathlib import Path
 
 from vaeseg.db.schedules import Schedule
 from vaeseg.process import process_name
+from vaeseg.remote import AnyPath
 
 PROGRAM = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
 """The same command that people call, whatever PATH says."""
@@ -32,7 +32,7 @@ class ScanProcess:
     """
 
     def __init__(
-        self, schedule: Schedule, deadline: datetime | None, *, store_root: Path, database_url: str | None
+        self, schedule: Schedule, deadline: datetime | None, *, store_root: AnyPath, database_url: str | None
     ) -> None:
         until = [] if deadline is None else [f"--until={deadline.isoformat()}"]
         environment = {**os.environ, "VAESEG_STORE": str(store_root.absolute()), "VAESEG_DB": database_url or ""}

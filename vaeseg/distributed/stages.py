@@ -42,6 +42,7 @@ from vaeseg.io.parquet import encode_mask
 from vaeseg.io.volume import read_volume
 from vaeseg.logs import logged_with, set_up_worker_logging
 from vaeseg.records import BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
+from vaeseg.remote import any_path
 from vaeseg.telemetry import (
     FILES_READ_BYTES,
     GPU_BUSY_SECONDS,
@@ -171,7 +172,7 @@ def _read(row: SeriesRow, config: StageConfig, write: Write) -> SeriesRow:
     manifest = SeriesManifest.from_json(row["manifest"])
     die_after(config.reading.decode_timeout_seconds)
     try:
-        volume = read_volume(Path(row["root"]), manifest, config.reading)
+        volume = read_volume(any_path(row["root"]), manifest, config.reading)
     finally:
         signal.alarm(0)
     write(FILES_READ_BYTES, "", sum(file.size for file in manifest.files))
@@ -253,7 +254,7 @@ def _label(
     if not row["label"]:
         return None, None, ()
     try:
-        label = read_label_on_grid(Path(row["label"]), geometry, config.reading)
+        label = read_label_on_grid(any_path(row["label"]), geometry, config.reading)
     except ReadingError as error:
         return None, f"{error.reason}: {error.detail}", ()
     return label.mask, None, tuple(str(warning) for warning in label.warnings)
@@ -262,7 +263,7 @@ def _label(
 def _write_files(
     row: SeriesRow, config: StageConfig, mask: BoolArray, model_mask: BoolArray, axial: VolumeGeometry
 ) -> str:
-    directory = Path(config.store_root) / row["mask_dir"]
+    directory = any_path(config.store_root) / row["mask_dir"]
     try:
         sha256 = write_mask(directory, mask, SeriesManifest.from_json(row["manifest"]).geometry)
         if "png" in config.output_types:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import ray
 
@@ -28,14 +27,15 @@ from vaeseg.io.archive import scan_archive
 from vaeseg.io.store import Store, create_store
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, resolve_model
 from vaeseg.records import FileCount
+from vaeseg.remote import AnyPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
     """What the user asked for, checked."""
 
-    study_dir: Path
-    store_root: Path
+    study_dir: AnyPath
+    store_root: AnyPath
     database_url: str | None
     """None: SQLite in the store."""
     model: str

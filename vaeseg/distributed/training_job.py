@@ -19,6 +19,7 @@ from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, he
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import UsageError, VaesegError
 from vaeseg.io.store import Store
+from vaeseg.remote import any_path
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.loop import Observer, TrainingInterruptedError
 from vaeseg.training.run import TrainedModel, TrainingRequest
@@ -130,7 +131,7 @@ def _read(config: Mapping[str, Any], address: str | None) -> tuple[TrainingReque
         **{
             **written,
             "output": Path(written["output"]),
-            "parent": Path(written["parent"]) if written["parent"] else None,
+            "parent": any_path(written["parent"]) if written["parent"] else None,
             "training": from_json(TrainingConfig, written["training"]),
             "architecture": from_json(ArchitectureConfig, written["architecture"]),
         }

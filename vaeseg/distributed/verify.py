@@ -5,11 +5,10 @@ Nothing here knows Ray.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from vaeseg.db.audit import (
     items_at_odds,
@@ -29,6 +28,7 @@ from vaeseg.io.parquet import read_columns
 from vaeseg.io.parts import published_files, published_path, staged_files, staged_path
 from vaeseg.io.store import Store
 from vaeseg.records import PartFile
+from vaeseg.remote import AnyPath, below, matches, sha256_of
 
 FINDING_COLUMNS = (
     "series_instance_uid",
@@ -73,9 +73,9 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
     for run, name in sorted(parts_of_findings(database, run_id) - with_file):
         yield Disagreement(kind="part_unrecorded", where=f"run {run}", detail=f"findings name {name}, parts do not")
     yield from _verify_unknown_parts(store, database, known, run_id)
-    named: set[Path] = set()
+    named: set[PurePath] = set()
     for mask in recorded_masks(database, run_id):
-        named.add(Path(mask.uri).parent)
+        named.add(PurePath(mask.uri).parent)
         yield from _verify_mask(store, mask.uri, mask.sha256)
     for item, state, outcome in items_at_odds(database, run_id):
         detail = f"its state is {state}, its newest finding says {outcome or 'nothing'}"
@@ -104,14 +104,14 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
         raise UsageError(f"run {live[0]} is alive: its masks have no findings yet; wait for its end, then try again")
     known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
     staged = [
-        staged_path(store, part).relative_to(store.root)
+        below(staged_path(store, part), store.root)
         for part in staged_files(store)
         if (part.run_id, part.dataset, part.name) not in known
     ]
     if not dry_run:
         close_lost_runs(database)
         recover_parts(store, database)  # removes these, and moves those that SQL knows
-    named = {Path(mask.uri).parent for mask in recorded_masks(database, None)}
+    named = {PurePath(mask.uri).parent for mask in recorded_masks(database, None)}
     paths = unknown_parts(store, database)
     masks = [directory / path.name for directory in _unknown_masks(store, named) for path in _files(store, directory)]
     removed = sorted(map(str, (*staged, *paths, *masks)))
@@ -123,17 +123,17 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
     return removed
 
 
-def unknown_parts(store: Store, database: Database) -> list[Path]:
+def unknown_parts(store: Store, database: Database) -> list[PurePath]:
     """Files among the published parts, relative to the store, that SQL does not know."""
     known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
     return [
-        published_path(store, part).relative_to(store.root)
+        below(published_path(store, part), store.root)
         for part in published_files(store)
         if (part.run_id, part.dataset, part.name) not in known
     ]
 
 
-def remove_file(store: Store, path: Path) -> None:
+def remove_file(store: Store, path: PurePath) -> None:
     """Remove a file, by its path relative to the store, and the directories above it that are empty then.
 
     Raises:
@@ -153,14 +153,13 @@ def remove_file(store: Store, path: Path) -> None:
 
 def _verify_part(store: Store, database: Database, part: PartFile, is_published: bool) -> Iterator[Disagreement]:
     path = published_path(store, part)
-    where = str(path.relative_to(store.root))
+    where = str(below(path, store.root))
     if not is_published:
         if not is_live(database, part.run_id):
             yield Disagreement(kind="part_unpublished", where=where, detail="recorded, and not moved to its place yet")
         return
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(path)
     except OSError as error:
         yield Disagreement(kind="part_missing", where=where, detail=error.strerror or "cannot be read")
         return
@@ -170,7 +169,7 @@ def _verify_part(store: Store, database: Database, part: PartFile, is_published:
     yield from _verify_rows(database, part, path, where)
 
 
-def _verify_rows(database: Database, part: PartFile, path: Path, where: str) -> Iterator[Disagreement]:
+def _verify_rows(database: Database, part: PartFile, path: AnyPath, where: str) -> Iterator[Disagreement]:
     if part.dataset == "findings":
         in_sql = Counter(rows_of_part(database, part, FINDING_COLUMNS))
         in_file = Counter(read_columns(path, FINDING_COLUMNS))
@@ -198,8 +197,7 @@ def _verify_unknown_parts(
 
 def _verify_mask(store: Store, uri: str, sha256: str) -> Iterator[Disagreement]:
     try:
-        with (store.root / uri).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(store.root / uri)
     except OSError as error:
         yield Disagreement(kind="mask_missing", where=uri, detail=error.strerror or "cannot be read")
         return
@@ -207,16 +205,16 @@ def _verify_mask(store: Store, uri: str, sha256: str) -> Iterator[Disagreement]:
         yield Disagreement(kind="mask_changed", where=uri, detail=f"SHA-256 {found}, recorded {sha256}")
 
 
-def _unknown_masks(store: Store, named: set[Path]) -> Iterator[Path]:
+def _unknown_masks(store: Store, named: set[PurePath]) -> Iterator[PurePath]:
     """Mask directories, relative to the store, that no finding names."""
-    for directory in sorted(store.masks.glob("*/*/*")):
-        relative = directory.relative_to(store.root)
+    for directory in matches(store.masks, "*/*/*"):
+        relative = below(directory, store.root)
         if directory.is_dir() and relative not in named:
             yield relative
 
 
-def _files(store: Store, directory: Path) -> list[Path]:
-    return sorted((store.root / directory).iterdir())
+def _files(store: Store, directory: PurePath) -> list[AnyPath]:
+    return matches(store.root / directory, "*")
 
 
 def _live_runs(database: Database) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from vaeseg.inference.evaluation_sources import Refused, Source, Subject
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
 from vaeseg.records import BoolArray, IntArray
+from vaeseg.remote import AnyPath
 
 Measured = tuple[SubjectRecord, SliceCounts, IntArray]
 
@@ -37,7 +37,7 @@ class EvaluatedModel:
     predictor: Predictor
 
 
-def load_model(path: Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> EvaluatedModel:
+def load_model(path: AnyPath, device: Literal["auto", "cpu", "cuda"] = "auto") -> EvaluatedModel:
     """Load the model that is to be evaluated.
 
     Raises:

@@ -19,6 +19,7 @@ from vaeseg.io.nifti_header import HEADER_BYTES, is_nifti, read_nifti_header
 from vaeseg.io.part10 import is_dicom
 from vaeseg.io.series import SeriesVerdict, assemble_series, content_digest, derived_uid, with_unique_keys
 from vaeseg.records import FileCount, Reason, SeriesRef, Warn
+from vaeseg.remote import AnyPath, RemotePath, map_files
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -65,7 +66,7 @@ class FileRecord:
 class ArchiveScan:
     """All that was found under a root, judged by headers alone."""
 
-    root: Path
+    root: AnyPath
     files: tuple[FoundFile, ...]
     verdicts: tuple[SeriesVerdict, ...]
     """Readable series first; each file is in exactly one verdict."""
@@ -87,7 +88,7 @@ class ArchiveScan:
 
 
 def scan_archive(
-    path: Path, config: ReadingConfig, keyer: SubjectKeyer | None = None, exclude: Sequence[Path] = ()
+    path: AnyPath, config: ReadingConfig, keyer: SubjectKeyer | None = None, exclude: Sequence[AnyPath] = ()
 ) -> ArchiveScan:
     """List a directory (or one file), read headers, group them into series and judge each.
 
@@ -107,7 +108,7 @@ def scan_archive(
     else:
         found = list(found_file(root, path))
     with quiet_pydicom():
-        records = [read_file(root, file, config, keyer) for file in found]
+        records = read_files(root, found, config, keyer)
         verdicts = assemble_series(root, [record.header for record in records if record.header], config)
     verdicts += [record.volume for record in records if record.volume]
     verdicts += _refused_files(record for record in records if record.reason)
@@ -115,7 +116,14 @@ def scan_archive(
     return ArchiveScan(root=root, files=tuple(found), verdicts=tuple(verdicts))
 
 
-def read_file(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
+def read_files(
+    root: AnyPath, files: Sequence[FoundFile], config: ReadingConfig, keyer: SubjectKeyer | None
+) -> list[FileRecord]:
+    """`read_file` of each."""
+    return map_files(lambda file: read_file(root, file, config, keyer), files, root)
+
+
+def read_file(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
     """Read the header of one file; call it within `quiet_pydicom`.
 
     Args:
@@ -130,7 +138,7 @@ def read_file(root: Path, file: FoundFile, config: ReadingConfig, keyer: Subject
         return FileRecord(file=file, reason=Reason(error.reason), detail=error.detail)
 
 
-def _recognised(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
+def _recognised(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
     try:
         check_regular(root / file.path, file)
         start = read_start(root / file.path, HEADER_BYTES)
@@ -145,14 +153,18 @@ def _recognised(root: Path, file: FoundFile, config: ReadingConfig, keyer: Subje
     raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
 
 
-def check_regular(path: Path, file: FoundFile) -> None:
+def check_regular(path: AnyPath, file: FoundFile) -> None:
     """Refuse what is no file with content, before it is opened.
 
     Raises:
         ReadingError: with what it is.
         OSError: it is gone, or out of reach.
     """
-    mode = path.lstat().st_mode
+    mode = stat.S_IFREG
+    if not isinstance(path, RemotePath):
+        mode = path.lstat().st_mode
+    elif file.path.endswith("/."):
+        mode = stat.S_IFDIR
     if stat.S_ISLNK(mode):
         raise ReadingError(Reason.LINK_NOT_FOLLOWED, "a symbolic link; what it points to is read where it lies")
     if stat.S_ISDIR(mode):
@@ -163,7 +175,7 @@ def check_regular(path: Path, file: FoundFile) -> None:
         raise ReadingError(Reason.EMPTY_FILE, "0 bytes")
 
 
-def _dicom_header(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> InstanceHeader:
+def _dicom_header(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> InstanceHeader:
     limit = config.max_header_bytes + 4 * config.max_voxels
     if file.size > limit:
         raise ReadingError(Reason.TOO_LARGE, f"a DICOM file of {file.size} bytes, allowed are {limit}")
@@ -208,7 +220,7 @@ def _refused_files(records: Iterable[FileRecord]) -> list[SeriesVerdict]:
     ]
 
 
-def _judge_nifti(root: Path, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> SeriesVerdict:
+def _judge_nifti(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> SeriesVerdict:
     stem = file.path.removesuffix(".gz").removesuffix(".nii")
     ref = SeriesRef(
         series_instance_uid=derived_uid("nifti series", _escaped(stem)),

@@ -39,6 +39,7 @@ from vaeseg.io.elements import (
 from vaeseg.io.headers import CT_IMAGE, DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
 from vaeseg.io.part10 import UNDEFINED_LENGTH, read_elements, starts_with_preamble
 from vaeseg.records import Reason, Warn
+from vaeseg.remote import AnyPath, RemotePath
 
 PIXEL_DATA_TAG = 0x7FE00010
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA_TAG})
@@ -97,7 +98,7 @@ def quiet_pydicom() -> Iterator[None]:
         pydicom_config.settings.reading_validation_mode = mode
 
 
-def read_header(root: Path, path: str, keyer: SubjectKeyer | None, config: ReadingConfig) -> InstanceHeader:
+def read_header(root: AnyPath, path: str, keyer: SubjectKeyer | None, config: ReadingConfig) -> InstanceHeader:
     """Read one DICOM header, up to its pixels.
 
     Args:
@@ -111,7 +112,7 @@ def read_header(root: Path, path: str, keyer: SubjectKeyer | None, config: Readi
     """
     try:
         with (root / path).open("rb") as file:
-            header = _read_open_header(file, path, keyer, config)
+            header = _read_open_header(file, root / path, path, keyer, config)
     except PermissionError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
     except PARSE_ERRORS as error:
@@ -119,7 +120,7 @@ def read_header(root: Path, path: str, keyer: SubjectKeyer | None, config: Readi
     return header
 
 
-def read_values(root: Path, path: str, keywords: Sequence[str], config: ReadingConfig) -> dict[str, tuple[str, ...]]:
+def read_values(root: AnyPath, path: str, keywords: Sequence[str], config: ReadingConfig) -> dict[str, tuple[str, ...]]:
     """Values of some elements of a header, as text; none of one that is missing, empty or cannot be decoded.
 
     Args:
@@ -156,7 +157,9 @@ def _values_as_text(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(text.encode("utf-8", "replace").decode() for text in texts if text)
 
 
-def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None, config: ReadingConfig) -> InstanceHeader:
+def _read_open_header(
+    file: BinaryIO, place: AnyPath, path: str, keyer: SubjectKeyer | None, config: ReadingConfig
+) -> InstanceHeader:
     pixels: dict[str, int] = {}
 
     def stop_at_pixels(tag: int, _vr: str | None, length: int) -> bool:
@@ -172,7 +175,7 @@ def _read_open_header(file: BinaryIO, path: str, keyer: SubjectKeyer | None, con
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "no SOP class, modality or series in the header")
     if not pixels and "SeriesInstanceUID" not in dataset:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "the header ends before it names a series")
-    status = os.fstat(file.fileno())
+    status = place.stat() if isinstance(place, RemotePath) else os.fstat(file.fileno())
     in_file = _pixel_bytes_in_file(dataset, pixels, status.st_size - file.tell())
     return InstanceHeader(
         path=path,

@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from vaeseg.config import ReadingConfig
@@ -18,6 +17,7 @@ from vaeseg.io.headers import InstanceHeader
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.series import SeriesVerdict, assemble_series, group_key
 from vaeseg.records import IndexedFile, SeriesRef, Warn
+from vaeseg.remote import AnyPath
 
 READER_VERSION = 2
 """Goes up when a header is read or kept otherwise: files of an index that an older reader made are read again."""
@@ -51,7 +51,7 @@ def study_of(file: IndexedFile) -> str | None:
 
 
 def judge_group(
-    root: Path, files: Sequence[IndexedFile], config: ReadingConfig, is_beside_damage: bool
+    root: AnyPath, files: Sequence[IndexedFile], config: ReadingConfig, is_beside_damage: bool
 ) -> list[SeriesVerdict]:
     """The verdicts of one group; every file is in exactly one.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
+
+from vaeseg.remote import AnyPath
 
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_FORMAT = zlib.MAX_WBITS | 16
@@ -17,7 +18,7 @@ DAMAGED = (OSError, EOFError, zlib.error)
 """What a file that cannot be read to its end raises."""
 
 
-def read_start(path: Path, length: int) -> bytes:
+def read_start(path: AnyPath, length: int) -> bytes:
     """The first bytes of a file, of a gzip file after decompression; less where it ends or is damaged.
 
     Raises:
@@ -37,7 +38,7 @@ def read_start(path: Path, length: int) -> bytes:
     return start
 
 
-def read_whole(path: Path, wanted: int, slack: int) -> tuple[bytearray, bool]:
+def read_whole(path: AnyPath, wanted: int, slack: int) -> tuple[bytearray, bool]:
     """The first bytes of a file's content, having read a gzip file to its end.
 
     Args:

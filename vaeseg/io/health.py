@@ -13,6 +13,7 @@ from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
 from vaeseg.io.secret import KEY_NAME, KEY_VARIABLE, existing_subject_secret
 from vaeseg.io.store import Store
+from vaeseg.remote import AnyPath, RemotePath, any_path
 
 GIB = 2**30
 ENOUGH_FREE_BYTES = 20 * GIB
@@ -23,8 +24,11 @@ PROBE = ".doctor-"
 """Begins the names of files that are written for a check, and removed."""
 
 
-def store_checks(root: Path) -> Iterator[Check]:
+def store_checks(root: AnyPath) -> Iterator[Check]:
     """Whether files can be written, flushed, renamed and removed in the store's directories, and room on its disk."""
+    if isinstance(root, RemotePath):
+        yield _object_store_check(root)
+        return
     if not root.is_dir():
         yield _no_store(root)
         return
@@ -45,6 +49,18 @@ def store_checks(root: Path) -> Iterator[Check]:
     yield disk_check(shutil.disk_usage(root).free)
 
 
+def _object_store_check(root: RemotePath) -> Check:
+    try:
+        reason = _why_not_writable(root)
+    except StoreError as error:
+        return failed("store", str(error), "is the object store up, and do AWS_ENDPOINT_URL and the keys lead to it?")
+    if reason:
+        return failed(
+            "store", f"cannot write {root}: {reason}", "may the keys in the environment put and delete objects?"
+        )
+    return passed("store", f"{root} takes objects")
+
+
 def _no_store(root: Path) -> Check:
     parent = next((parent for parent in root.absolute().parents if parent.is_dir()), None)
     if parent is not None and os.access(parent, os.W_OK | os.X_OK):
@@ -52,7 +68,7 @@ def _no_store(root: Path) -> Check:
     return failed("store", f"there is none at {root}, and it cannot be made", "make it, or name another with --store")
 
 
-def _why_not_writable(directory: Path) -> str | None:
+def _why_not_writable(directory: AnyPath) -> str | None:
     """What a part file goes through: written, flushed, renamed, read, removed."""
     probe = directory / f"{PROBE}{secrets.token_hex(8)}"
     content = secrets.token_bytes(64)
@@ -65,8 +81,8 @@ def _why_not_writable(directory: Path) -> str | None:
     return None if read == content else "what is read back differs from what was written"
 
 
-def _are_together(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev
+def _are_together(one: AnyPath, other: AnyPath) -> bool:
+    return Path(str(one)).stat().st_dev == Path(str(other)).stat().st_dev
 
 
 def disk_check(free_bytes: int) -> Check:
@@ -79,7 +95,7 @@ def disk_check(free_bytes: int) -> Check:
     return passed("disk", found)
 
 
-def key_check(root: Path, is_used: bool) -> Check:
+def key_check(root: AnyPath, is_used: bool) -> Check:
     """The secret of pseudonyms: one that nobody else can read, or none yet.
 
     Args:
@@ -87,6 +103,8 @@ def key_check(root: Path, is_used: bool) -> Check:
         is_used: whether subjects are recorded under its pseudonyms already.
     """
     path = root / KEY_NAME
+    if isinstance(root, RemotePath) and not os.environ.get(KEY_VARIABLE):
+        return failed("subject_key", f"none, and it does not go into {root}", f"give it in ${KEY_VARIABLE}")
     if not os.environ.get(KEY_VARIABLE) and not path.exists():
         if is_used:
             found = f"{path} is gone, and subjects are recorded under its pseudonyms"
@@ -103,10 +121,11 @@ def key_check(root: Path, is_used: bool) -> Check:
 def archive_check(archive: ArchiveRoot) -> Check:
     """Whether an archive's root can be listed, and is not suddenly empty; the path itself is not told."""
     try:
-        with os.scandir(archive.root) as entries:
-            is_empty = next(entries, None) is None
+        is_empty = next(any_path(archive.root).iterdir(), None) is None
     except OSError as error:
         return _unreachable(archive, f"its root cannot be listed: {error.strerror}")
+    except StoreError:
+        return _unreachable(archive, "its object store cannot be reached")
     if is_empty and archive.n_files:
         return _unreachable(archive, f"its root is empty, and the index knows {archive.n_files} files of it")
     return passed("archives", f"{archive.name}: its root can be listed")

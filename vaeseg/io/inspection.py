@@ -26,6 +26,7 @@ from vaeseg.io.nifti import write_nifti
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.io.volume import read_volume
 from vaeseg.records import Reason
+from vaeseg.remote import AnyPath
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def _export_path(export_dir: Path | None, verdict: SeriesVerdict, taken: set[str
     return export_dir / f"{name}.nii.gz"
 
 
-def _inspect_one(workers: _Workers, path: Path, root: Path, verdict: SeriesVerdict, export: Path | None) -> Row:
+def _inspect_one(workers: _Workers, path: Path, root: AnyPath, verdict: SeriesVerdict, export: Path | None) -> Row:
     row = _row(path, verdict)
     if verdict.manifest is None:
         return row
@@ -113,7 +114,7 @@ def _geometry_fields(manifest: SeriesManifest) -> Row:
     }
 
 
-def measure_volume(root: Path, manifest: SeriesManifest, export: Path | None, config: ReadingConfig) -> Row:
+def measure_volume(root: AnyPath, manifest: SeriesManifest, export: Path | None, config: ReadingConfig) -> Row:
     """Read one series, export it if asked, and return the fields that its pixels decide.
 
     Returns:
@@ -149,7 +150,7 @@ class _Workers:
         self._local = threading.local()
         self._all: list[_Worker] = []
 
-    def measure(self, root: Path, manifest: SeriesManifest, export: Path | None) -> Row:
+    def measure(self, root: AnyPath, manifest: SeriesManifest, export: Path | None) -> Row:
         worker: _Worker | None = getattr(self._local, "worker", None)
         if worker is None:
             worker = self._local.worker = _Worker(self._config)
@@ -173,7 +174,7 @@ class _Worker:
         self._process.start()
         theirs.close()
 
-    def measure(self, root: Path, manifest: SeriesManifest, export: Path | None) -> Row:
+    def measure(self, root: AnyPath, manifest: SeriesManifest, export: Path | None) -> Row:
         try:
             self._pipe.send((root, manifest, export))
             if not self._pipe.poll(self._config.decode_timeout_seconds):

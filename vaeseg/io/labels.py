@@ -18,6 +18,7 @@ from vaeseg.geometry.affine import same_grid
 from vaeseg.geometry.resample import label_in_grid, share_inside
 from vaeseg.io.nifti import read_label
 from vaeseg.records import BoolArray, Reason, VolumeGeometry, Warn
+from vaeseg.remote import AnyPath
 
 MIN_SHARE_INSIDE = 0.99
 """Less of a label inside its image, and the two do not belong together."""
@@ -32,7 +33,7 @@ class LabelOnGrid:
     warnings: tuple[Warn, ...]
 
 
-def find_labels(label_dir: Path, names: Mapping[str, Sequence[str]]) -> tuple[dict[str, Path], int]:
+def find_labels(label_dir: AnyPath, names: Mapping[str, Sequence[str]]) -> tuple[dict[str, AnyPath], int]:
     """Match label files to series by name.
 
     Args:
@@ -45,9 +46,9 @@ def find_labels(label_dir: Path, names: Mapping[str, Sequence[str]]) -> tuple[di
     Raises:
         OSError: the directory cannot be listed.
     """
-    by_name = {
-        _stem(path.name): path for path in sorted(label_dir.iterdir()) if path.name.endswith((".nii", ".nii.gz"))
-    }
+    listed: list[AnyPath] = [*label_dir.iterdir()]
+    labels = sorted((path for path in listed if path.name.endswith((".nii", ".nii.gz"))), key=lambda path: path.name)
+    by_name = {_stem(path.name): path for path in labels}
     found = {key: by_name[name] for key, own in names.items() for name in own if name in by_name}
     return found, len(set(by_name.values()) - set(found.values()))
 
@@ -67,7 +68,7 @@ def label_names(series_key: str, series_instance_uid: str, volume_path: str | No
 
 
 def read_label_on_grid(
-    path: Path, geometry: VolumeGeometry, config: ReadingConfig, label_value: int | None = None
+    path: AnyPath, geometry: VolumeGeometry, config: ReadingConfig, label_value: int | None = None
 ) -> LabelOnGrid:
     """Read a label and resample it in world space where its grid is another one.
 

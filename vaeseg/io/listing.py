@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vaeseg.remote import AnyPath, RemotePath, RemoteStatus, below
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
@@ -33,7 +35,7 @@ class Listing:
     """False where it cannot be listed: then its one file is the directory itself, as ``directory/.``."""
 
 
-def walk(root: Path, start: str = "", exclude: Sequence[Path] = ()) -> Iterator[Listing]:
+def walk(root: AnyPath, start: str = "", exclude: Sequence[AnyPath] = ()) -> Iterator[Listing]:
     """Every directory from `start` down, depth first; links are listed and not followed.
 
     Args:
@@ -51,12 +53,14 @@ def walk(root: Path, start: str = "", exclude: Sequence[Path] = ()) -> Iterator[
         pending += listing.directories
 
 
-def list_directory(root: Path, directory: str, exclude: Sequence[Path] = ()) -> Listing:
+def list_directory(root: AnyPath, directory: str, exclude: Sequence[AnyPath] = ()) -> Listing:
     """List one directory.
 
     Raises:
         OSError: it is the root, and cannot be listed.
     """
+    if isinstance(root, RemotePath):
+        return _list_objects(root, directory, exclude)
     here = root / directory
     try:
         with os.scandir(here) as listing:
@@ -69,7 +73,32 @@ def list_directory(root: Path, directory: str, exclude: Sequence[Path] = ()) -> 
         return Listing(directory=directory, files=itself, directories=(), is_readable=False)
 
 
-def _listing(directory: str, entries: Sequence[os.DirEntry[str]], exclude: Sequence[Path]) -> Listing:
+def _list_objects(root: RemotePath, directory: str, exclude: Sequence[AnyPath]) -> Listing:
+    """As `list_directory`, in an object store."""
+    here = root / directory
+    prefix = f"{directory}/" if directory else ""
+    try:
+        infos = sorted(here.listed(), key=lambda info: info.base_name)
+    except OSError as error:
+        if not directory:
+            raise
+        is_gone = isinstance(error, FileNotFoundError)
+        itself = () if is_gone else (FoundFile(path=f"{directory}/.", size=0, mtime_ns=0),)
+        return Listing(directory=directory, files=itself, directories=(), is_readable=False)
+    return Listing(
+        directory=directory,
+        files=tuple(
+            FoundFile(path=prefix + info.base_name, size=info.size, mtime_ns=info.mtime_ns)
+            for info in infos
+            if info.is_file
+        ),
+        directories=tuple(
+            prefix + info.base_name for info in infos if not info.is_file and here / info.base_name not in exclude
+        ),
+    )
+
+
+def _listing(directory: str, entries: Sequence[os.DirEntry[str]], exclude: Sequence[AnyPath]) -> Listing:
     prefix = f"{directory}/" if directory else ""
     files: list[FoundFile] = []
     directories: list[str] = []
@@ -82,11 +111,11 @@ def _listing(directory: str, entries: Sequence[os.DirEntry[str]], exclude: Seque
     return Listing(directory=directory, files=tuple(files), directories=tuple(directories))
 
 
-def found_file(root: Path, path: Path) -> Iterator[FoundFile]:
+def found_file(root: AnyPath, path: AnyPath) -> Iterator[FoundFile]:
     """The entry, or nothing where it is gone since it was listed."""
     with suppress(FileNotFoundError):
-        yield _found(str(path.relative_to(root)), path.lstat())
+        yield _found(str(below(path, root)), path.lstat())
 
 
-def _found(path: str, status: os.stat_result) -> FoundFile:
+def _found(path: str, status: os.stat_result | RemoteStatus) -> FoundFile:
     return FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)

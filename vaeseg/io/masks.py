@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw
 from vaeseg.durable import write_atomically
 from vaeseg.io.nifti import write_nifti
 from vaeseg.records import BoolArray, VolumeGeometry
+from vaeseg.remote import AnyPath
 
 MASK_NAME = "mask.nii.gz"
 PREVIEW_NAME = "preview.png"
@@ -26,7 +26,7 @@ SCALE_BAR_MM = 50.0
 CAPTION = "research only - not for clinical use"
 
 
-def write_mask(directory: Path, mask: BoolArray, geometry: VolumeGeometry) -> str:
+def write_mask(directory: AnyPath, mask: BoolArray, geometry: VolumeGeometry) -> str:
     """Write `mask.nii.gz` so that it overlays the source voxel for voxel.
 
     Args:
@@ -45,7 +45,7 @@ def write_mask(directory: Path, mask: BoolArray, geometry: VolumeGeometry) -> st
     return hashlib.sha256(data).hexdigest()
 
 
-def write_preview(directory: Path, slice_hu: npt.NDArray[np.int16], mask: BoolArray, pixel_mm: float) -> None:
+def write_preview(directory: AnyPath, slice_hu: npt.NDArray[np.int16], mask: BoolArray, pixel_mm: float) -> None:
     """Write `preview.png`: one axial slice, the outline of its mask, a scale bar and the words it must carry.
 
     Args:

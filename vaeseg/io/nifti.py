@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -19,12 +18,13 @@ from vaeseg.io.gzipped import DAMAGED, read_whole
 from vaeseg.io.hounsfield import HuStack
 from vaeseg.io.nifti_header import NiftiHeader, read_nifti_header
 from vaeseg.records import Reason, Volume, VolumeGeometry, Warn
+from vaeseg.remote import AnyPath
 
 COMPRESS_LEVEL = 4
 """Masks are mostly zeros: higher levels cost time and save nothing."""
 
 
-def read_nifti(path: Path, config: ReadingConfig) -> Volume:
+def read_nifti(path: AnyPath, config: ReadingConfig) -> Volume:
     """Read a NIfTI volume, values scaled, in its own voxel order.
 
     Args:
@@ -47,7 +47,7 @@ def read_nifti(path: Path, config: ReadingConfig) -> Volume:
     return Volume(volume_hu=stack.volume_hu, geometry=header.geometry, warnings=warnings)
 
 
-def read_label(path: Path, config: ReadingConfig, label_value: int | None = None) -> tuple[Any, VolumeGeometry]:
+def read_label(path: AnyPath, config: ReadingConfig, label_value: int | None = None) -> tuple[Any, VolumeGeometry]:
     """Read a label volume as a mask.
 
     Args:
@@ -66,7 +66,7 @@ def read_label(path: Path, config: ReadingConfig, label_value: int | None = None
     return mask, volume.geometry
 
 
-def write_nifti(path: Path, array: npt.NDArray[Any], geometry: VolumeGeometry) -> bytes:
+def write_nifti(path: AnyPath, array: npt.NDArray[Any], geometry: VolumeGeometry) -> bytes:
     """Write an array on a grid as NIfTI-1, gzip if the name says so, atomically and the same bytes every time.
 
     Args:
@@ -92,7 +92,7 @@ def write_nifti(path: Path, array: npt.NDArray[Any], geometry: VolumeGeometry) -
     return data
 
 
-def _voxel_bytes(path: Path, header: NiftiHeader, config: ReadingConfig) -> tuple[bytearray, frozenset[Warn]]:
+def _voxel_bytes(path: AnyPath, header: NiftiHeader, config: ReadingConfig) -> tuple[bytearray, frozenset[Warn]]:
     """Header and voxels, decompressed to the very end so that gzip's length and CRC are checked."""
     try:
         raw, has_more = read_whole(path, header.data_bytes, config.max_header_bytes)

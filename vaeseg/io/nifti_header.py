@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -18,6 +17,7 @@ from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import SPACING_RANGE_MM, geometry_from_ras
 from vaeseg.io.gzipped import read_start
 from vaeseg.records import Reason, VolumeGeometry, Warn
+from vaeseg.remote import AnyPath
 
 HEADER_BYTES = 540
 """NIfTI-2's; NIfTI-1's 348 are within."""
@@ -55,7 +55,7 @@ def is_nifti(start: bytes) -> bool:
     return start[344:347] in (b"n+1", b"ni1") or start[4:7] in (b"n+2", b"ni2")
 
 
-def read_nifti_header(path: Path, config: ReadingConfig) -> NiftiHeader:
+def read_nifti_header(path: AnyPath, config: ReadingConfig) -> NiftiHeader:
     """Read and judge a NIfTI header, before anything is allocated for its voxels.
 
     Raises:

@@ -15,11 +15,11 @@ file's own native (k, j, i), the last index fastest, the first voxel in the high
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from vaeseg.evaluation.boxes import Box, bounding_box
 from vaeseg.records import BoolArray
+from vaeseg.remote import AnyPath, RemotePath, matches
 
 MAGIC = b"VSMK"
 VERSION = 1
@@ -178,7 +179,7 @@ def decode_mask(data: bytes, max_voxels: int = MAX_DECODED_VOXELS) -> BoolArray:
     return mask
 
 
-def write_dataset_file(path: Path, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_dataset_file(path: AnyPath, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one Parquet file of a data set, compressed with zstd.
 
     Args:
@@ -195,23 +196,23 @@ def write_dataset_file(path: Path, dataset: str, rows: Sequence[Mapping[str, Any
     for field in schema:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"{dataset} column {field.name} has a NULL")
-    pq.write_table(table, path, compression="zstd")
+    _write(table, path)
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+def read_columns(path: AnyPath, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """Some columns of one file, a tuple a row.
 
     Raises:
         OSError: it cannot be read, or is no Parquet file.
     """
     try:
-        table = pq.read_table(path, columns=list(columns), partitioning=None)
+        table = pq.read_table(_source(path), columns=list(columns), partitioning=None)
     except pa.ArrowInvalid as error:
         raise OSError(f"not a Parquet file: {path.name}") from error
     return list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
 
 
-def copy_without(source: Path, target: Path, dataset: str, series: Set[tuple[Any, ...]]) -> int:
+def copy_without(source: AnyPath, target: AnyPath, dataset: str, series: Set[tuple[Any, ...]]) -> int:
     """Write a file of a data set again, without the rows of some series; where none is left, nothing is written.
 
     Args:
@@ -226,26 +227,27 @@ def copy_without(source: Path, target: Path, dataset: str, series: Set[tuple[Any
     Raises:
         OSError: one cannot be read or written.
     """
-    table = pq.read_table(source, schema=SCHEMAS[dataset], partitioning=None)
+    table = pq.read_table(_source(source), schema=SCHEMAS[dataset], partitioning=None)
     keys = zip(*(table.column(name).to_pylist() for name in SERIES_COLUMNS[dataset]), strict=True)
     kept = table.filter(pa.array([key not in series for key in keys], pa.bool_()))
     if len(kept):
-        pq.write_table(kept, target, compression="zstd")
+        _write(kept, target)
     return len(kept)
 
 
-def read_dataset(parquet_root: Path, dataset: str) -> pa.Table:
+def read_dataset(parquet_root: AnyPath, dataset: str) -> pa.Table:
     """All published rows of a data set, in order of run and part; an empty table where there are none.
 
     Raises:
         OSError: a file cannot be read.
     """
     schema = SCHEMAS[dataset]
-    tables = [pq.read_table(path, schema=schema, partitioning=None) for path in _part_paths(parquet_root, dataset)]
+    paths = _part_paths(parquet_root, dataset)
+    tables = [pq.read_table(_source(path), schema=schema, partitioning=None) for path in paths]
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def read_masks(parquet_root: Path, series_instance_uid: str | None = None) -> Iterator[StoredMask]:
+def read_masks(parquet_root: AnyPath, series_instance_uid: str | None = None) -> Iterator[StoredMask]:
     """Decode the masks of a store one by one, in order of run and part.
 
     Args:
@@ -259,7 +261,7 @@ def read_masks(parquet_root: Path, series_instance_uid: str | None = None) -> It
     wanted = [("series_instance_uid", "=", series_instance_uid)] if series_instance_uid is not None else None
     columns = [*StoredMask._fields]
     for path in _part_paths(parquet_root, "masks"):
-        for batch in pq.read_table(path, columns=columns, filters=wanted, partitioning=None).to_batches():
+        for batch in pq.read_table(_source(path), columns=columns, filters=wanted, partitioning=None).to_batches():
             for row in batch.to_pylist():
                 yield StoredMask(**{**row, "mask": decode_mask(row["mask"])})
 
@@ -291,5 +293,19 @@ def _unpack(stream: bytes, shape: tuple[int, ...]) -> BoolArray:
     return voxels.view(np.bool_).reshape(shape)
 
 
-def _part_paths(parquet_root: Path, dataset: str) -> list[Path]:
-    return sorted((parquet_root / dataset).glob("run_id=*/part-*.parquet"))
+def _write(table: pa.Table, path: AnyPath) -> None:
+    if not isinstance(path, RemotePath):
+        pq.write_table(table, path, compression="zstd")
+        return
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    path.write_bytes(buffer.getvalue())
+
+
+def _source(path: AnyPath) -> Any:
+    """What pyarrow reads a file from; an object is fetched whole."""
+    return pa.BufferReader(path.read_bytes()) if isinstance(path, RemotePath) else path
+
+
+def _part_paths(parquet_root: AnyPath, dataset: str) -> list[AnyPath]:
+    return matches(parquet_root / dataset, "run_id=*/part-*.parquet")

@@ -6,17 +6,16 @@ A part is what one group of series adds: a file in each data set that has rows, 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from vaeseg.errors import StoreError
 from vaeseg.io.parquet import SCHEMAS, SERIES_COLUMNS, copy_without, read_columns, write_dataset_file
 from vaeseg.io.store import Store
 from vaeseg.records import PartFile
+from vaeseg.remote import AnyPath, RemotePath, below, matches, move, sha256_of
 
 
 def stage_part(store: Store, run_id: str, name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[PartFile]:
@@ -53,8 +52,8 @@ def rows_of_series(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) -
     try:
         if not path.exists():
             return 0
-        if _digest(path) != part.sha256:
-            where = path.relative_to(store.root)
+        if sha256_of(path) != part.sha256:
+            where = below(path, store.root)
             raise StoreError(f"{where} is not the file that was recorded: restore it or delete it, then try again")
         return sum(key in series for key in read_columns(path, SERIES_COLUMNS[part.dataset]))
     except OSError as error:
@@ -100,7 +99,7 @@ def publish_file(store: Store, part: PartFile) -> bool:
         if not staged.exists():
             return published.exists()
         published.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(published)
+        move(staged, published)
         fsync_directories(published.parent, store.root)
     except FileNotFoundError:
         return published.exists()  # another process that recovers was faster
@@ -111,14 +110,14 @@ def publish_file(store: Store, part: PartFile) -> bool:
 
 def staged_files(store: Store) -> Iterator[PartFile]:
     """Every file in staging, in a fixed order."""
-    for path in sorted(store.staging.glob("*/*/*")):
+    for path in matches(store.staging, "*/*/*"):
         run_id, dataset, name = path.parts[-3:]
         yield PartFile(run_id=run_id, dataset=dataset, name=name)
 
 
 def published_files(store: Store) -> Iterator[PartFile]:
     """Every file that lies where readers look, in a fixed order."""
-    for path in sorted(store.parquet.glob("*/run_id=*/*")):
+    for path in matches(store.parquet, "*/run_id=*/*"):
         dataset, run, name = path.parts[-3:]
         yield PartFile(run_id=run.removeprefix("run_id="), dataset=dataset, name=name)
 
@@ -139,25 +138,27 @@ def remove_staged(store: Store, part: PartFile) -> None:
 
 def remove_empty_staging(store: Store, run_id: str) -> None:
     """Remove a run's staging directories that hold nothing; those in use stay."""
-    for directory in (*(store.staging / run_id).glob("*"), store.staging / run_id):
+    for directory in (*matches(store.staging / run_id, "*"), store.staging / run_id):
         try:
             directory.rmdir()
         except OSError:
             continue  # not empty, or already gone: both are fine
 
 
-def staged_path(store: Store, part: PartFile) -> Path:
+def staged_path(store: Store, part: PartFile) -> AnyPath:
     """Where a part's file lies before it is published."""
     return store.staging / part.run_id / part.dataset / part.name
 
 
-def published_path(store: Store, part: PartFile) -> Path:
+def published_path(store: Store, part: PartFile) -> AnyPath:
     """Where a part's file lies for readers."""
     return store.parquet / part.dataset / f"run_id={part.run_id}" / part.name
 
 
-def fsync_directories(directory: Path, root: Path) -> None:
-    """Make the names in a directory, and in those above it up to `root`, survive a power cut."""
+def fsync_directories(directory: AnyPath, root: AnyPath) -> None:
+    """Make the names in a directory, and in those above it up to `root`, survive a power cut; those of objects do."""
+    if isinstance(directory, RemotePath):
+        return
     for level in (directory, *directory.parents):
         descriptor = os.open(level, os.O_RDONLY)
         try:
@@ -177,17 +178,13 @@ def _stage_file(store: Store, run_id: str, dataset: str, name: str, rows: Sequen
     return PartFile(run_id=run_id, dataset=dataset, name=name, n_rows=len(rows), sha256=sha256)
 
 
-def _made_durable(store: Store, path: Path) -> str:
+def _made_durable(store: Store, path: AnyPath) -> str:
     """Flush a file and its directories to disk; its SHA-256."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    if not isinstance(path, RemotePath):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     fsync_directories(path.parent, store.root)
-    return _digest(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _cannot_write(store: Store, error: OSError) -> StoreError:

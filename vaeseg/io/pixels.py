@@ -24,15 +24,18 @@ from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
 from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
 from vaeseg.records import Reason, Warn
+from vaeseg.remote import FetchedFile
 
 InstanceHu = tuple[npt.NDArray[np.int32] | npt.NDArray[np.float32], frozenset[Warn]]
 
 
-def read_instance_hu(root: Path, file: SliceFile, shape: tuple[int, int], config: ReadingConfig) -> InstanceHu:
+def read_instance_hu(
+    place: Path | FetchedFile, file: SliceFile, shape: tuple[int, int], config: ReadingConfig
+) -> InstanceHu:
     """Decode one instance and apply its own rescale.
 
     Args:
-        root: the directory scanned.
+        place: the file.
         file: what the index recorded of this instance; the file must still agree.
         shape: (rows, columns).
         config: bounds.
@@ -43,7 +46,7 @@ def read_instance_hu(root: Path, file: SliceFile, shape: tuple[int, int], config
     Raises:
         ReadingError: the file changed, its pixels are truncated or missing, or the pinned decoder refuses them.
     """
-    dataset = _open(root / file.path, config)
+    dataset = _open(place, config)
     _check_unchanged(dataset, file, shape)
     syntax = _checked_syntax(dataset)
     try:
@@ -55,9 +58,9 @@ def read_instance_hu(root: Path, file: SliceFile, shape: tuple[int, int], config
         raise ReadingError(Reason.DECODE_FAILED, detail) from error
 
 
-def _open(path: Path, config: ReadingConfig) -> pydicom.Dataset:
+def _open(place: Path | FetchedFile, config: ReadingConfig) -> pydicom.Dataset:
     try:
-        with path.open("rb") as stream:
+        with place.open("rb") as stream:
             check_inflated_size(stream, config)
             return pydicom.dcmread(stream, force=not starts_with_preamble(stream))
     except FileNotFoundError as error:

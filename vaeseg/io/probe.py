@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
 from vaeseg.io.health import PROBE
+from vaeseg.remote import AnyPath, remove_tree
 
 _ID = re.compile(r"[0-9a-f]{16}")
 
@@ -25,7 +24,7 @@ class StoreProbe:
     may remember for half a minute what was not there.
     """
 
-    root: Path
+    root: AnyPath
     """Of the store."""
     id: str
     """16 hexadecimal digits."""
@@ -35,7 +34,7 @@ class StoreProbe:
             raise ValueError(f"{self.id!r} is no id of a check: 16 hexadecimal digits")
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> AnyPath:
         """Where it is, if the store is the same."""
         return self.root / f"{PROBE}{self.id}"
 
@@ -54,12 +53,12 @@ class StoreProbe:
         """What another machine left; None where it cannot be found, so that the store is another."""
         try:
             return (self.directory / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+        except (OSError, StoreError, UnicodeDecodeError):
             return None
 
 
 @contextmanager
-def store_probe(root: Path) -> Iterator[StoreProbe]:
+def store_probe(root: AnyPath) -> Iterator[StoreProbe]:
     """Make one, and remove it with all that is in it.
 
     Raises:
@@ -73,4 +72,5 @@ def store_probe(root: Path) -> Iterator[StoreProbe]:
     try:
         yield probe
     finally:
-        shutil.rmtree(probe.directory, ignore_errors=True)
+        with suppress(OSError, StoreError):
+            remove_tree(probe.directory)

@@ -16,6 +16,7 @@ from vaeseg.io.archive import check_regular
 from vaeseg.io.dicom import read_values
 from vaeseg.io.listing import found_file
 from vaeseg.records import Reason
+from vaeseg.remote import AnyPath
 from vaeseg.rules.header import first_broken
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import KERNEL_KEYWORD, Exclusion, SeriesRules
@@ -56,7 +57,7 @@ def read_rules(path: Path) -> dict[str, Any]:
     return values
 
 
-def ask_header(root: Path, path: str, rules: SeriesRules, config: ReadingConfig) -> HeaderAnswer:
+def ask_header(root: AnyPath, path: str, rules: SeriesRules, config: ReadingConfig) -> HeaderAnswer:
     """What rules say of the header of one DICOM file; call it within `quiet_pydicom`.
 
     Args:

@@ -7,24 +7,25 @@ import secrets
 from pathlib import Path
 
 from vaeseg.errors import StoreError
+from vaeseg.remote import AnyPath, RemotePath
 
 KEY_NAME = "subject.key"
 KEY_VARIABLE = "VAESEG_SUBJECT_KEY"
 MIN_KEY_BYTES = 16
 
 
-def subject_secret(store_root: Path) -> bytes:
+def subject_secret(store_root: AnyPath) -> bytes:
     """The secret of this store, made with mode 0600 on first use.
 
     Raises:
         StoreError: it cannot be read or made, is open to others, or is too short to be one.
     """
-    if not os.environ.get(KEY_VARIABLE):
+    if not os.environ.get(KEY_VARIABLE) and not isinstance(store_root, RemotePath):
         _create(store_root / KEY_NAME)
     return existing_subject_secret(store_root)
 
 
-def existing_subject_secret(store_root: Path) -> bytes:
+def existing_subject_secret(store_root: AnyPath) -> bytes:
     """The secret of a store that has one; makes none.
 
     Raises:
@@ -32,6 +33,8 @@ def existing_subject_secret(store_root: Path) -> bytes:
     """
     if from_environment := os.environ.get(KEY_VARIABLE):
         return _checked(from_environment.encode(), f"${KEY_VARIABLE}")
+    if isinstance(store_root, RemotePath):
+        raise StoreError(f"the key of the pseudonyms does not go into {store_root}: give it in ${KEY_VARIABLE}")
     path = store_root / KEY_NAME
     try:
         mode = path.stat().st_mode & 0o777

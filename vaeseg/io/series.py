@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 from pydicom.uid import generate_uid
@@ -28,6 +27,7 @@ from vaeseg.geometry.stacking import (
 from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.records import FloatArray, Reason, SeriesRef, Warn
+from vaeseg.remote import AnyPath, sha256_of
 
 ORIENTATION_TOLERANCE = 1e-3
 """Direction cosines of one stack may differ by this much: they are written with about six decimals."""
@@ -76,7 +76,7 @@ class SeriesVerdict:
         return self.manifest is not None
 
 
-def assemble_series(root: Path, headers: Iterable[InstanceHeader], config: ReadingConfig) -> list[SeriesVerdict]:
+def assemble_series(root: AnyPath, headers: Iterable[InstanceHeader], config: ReadingConfig) -> list[SeriesVerdict]:
     """Group instances into series and judge each.
 
     Args:
@@ -115,7 +115,7 @@ def group_key(header: InstanceHeader) -> tuple[str, str]:
     return header.study_instance_uid, header.series_instance_uid or header.series_group
 
 
-def _judge_group(root: Path, headers: list[InstanceHeader], config: ReadingConfig) -> list[SeriesVerdict]:
+def _judge_group(root: AnyPath, headers: list[InstanceHeader], config: ReadingConfig) -> list[SeriesVerdict]:
     """Verdicts of all that shares one series UID: its volumes, and what lies beside them."""
     refused: dict[tuple[Refusal, str], list[InstanceHeader]] = defaultdict(list)
     slices = _set_aside(headers, refusal_of_object, refused)
@@ -144,7 +144,7 @@ def _set_aside(
 
 
 def _set_aside_copies(
-    root: Path, headers: Sequence[InstanceHeader], refused: dict[tuple[Refusal, str], list[InstanceHeader]]
+    root: AnyPath, headers: Sequence[InstanceHeader], refused: dict[tuple[Refusal, str], list[InstanceHeader]]
 ) -> list[InstanceHeader]:
     """Files that repeat an instance byte for byte count once; the same UID with other content stays, and is judged."""
     by_uid: dict[str, list[InstanceHeader]] = defaultdict(list)
@@ -164,11 +164,10 @@ def _set_aside_copies(
     return kept
 
 
-def content_digest(path: Path) -> str:
+def content_digest(path: AnyPath) -> str:
     """SHA-256 of a file's bytes; a text of its own for a file that cannot be read, so that it equals no other."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return f"unreadable {path}"
 

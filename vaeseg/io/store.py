@@ -14,43 +14,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vaeseg.errors import StoreError, UsageError
+from vaeseg.remote import AnyPath, RemotePath
 
 DATABASE_NAME = "results.db"
 
 
 @dataclass(frozen=True)
 class Store:
-    """A directory that holds results; see the module's docstring for its layout."""
+    """A directory, here or in an object store, that holds results; see the module's docstring for its layout."""
 
-    root: Path
+    root: AnyPath
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file that is used unless another database is named."""
+        """The SQLite file that is used unless another database is named.
+
+        Raises:
+            UsageError: the store is in an object store.
+        """
+        if isinstance(self.root, RemotePath):
+            raise UsageError(f"SQLite cannot be in {self.root}: name a database with --db or VAESEG_DB")
         return self.root / DATABASE_NAME
 
     @property
-    def staging(self) -> Path:
+    def staging(self) -> AnyPath:
         """Part files on their way in."""
         return self.root / "staging"
 
     @property
-    def parquet(self) -> Path:
+    def parquet(self) -> AnyPath:
         """Published part files."""
         return self.root / "parquet"
 
     @property
-    def masks(self) -> Path:
+    def masks(self) -> AnyPath:
         """Mask files; a finding's `mask_uri` is relative to the root."""
         return self.root / "masks"
 
     @property
-    def models(self) -> Path:
+    def models(self) -> AnyPath:
         """Checkpoints by name."""
         return self.root / "models"
 
 
-def create_store(root: Path) -> Store:
+def create_store(root: AnyPath) -> Store:
     """Make the store's directories where they are missing.
 
     Raises:
@@ -60,14 +67,14 @@ def create_store(root: Path) -> Store:
     try:
         for directory in (store.root, store.staging, store.parquet, store.masks, store.models):
             directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(directory, os.W_OK | os.X_OK):
+            if isinstance(directory, Path) and not os.access(directory, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise StoreError(f"cannot write the store {root}: {error.strerror}; choose another with --store") from error
     return store
 
 
-def existing_store(root: Path) -> Store:
+def existing_store(root: AnyPath) -> Store:
     """A store that has been written to before; makes nothing.
 
     Raises:

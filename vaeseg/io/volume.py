@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vaeseg.config import ReadingConfig
 from vaeseg.io.dicom import quiet_pydicom
 from vaeseg.io.hounsfield import HuStack
@@ -11,9 +9,10 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import read_nifti
 from vaeseg.io.pixels import read_instance_hu
 from vaeseg.records import Volume, Warn
+from vaeseg.remote import AnyPath, read_ahead
 
 
-def read_volume(root: Path, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
+def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
     """Read a series that was judged readable.
 
     Args:
@@ -32,12 +31,13 @@ def read_volume(root: Path, manifest: SeriesManifest, config: ReadingConfig) -> 
     return _read_dicom(root, manifest, config)
 
 
-def _read_dicom(root: Path, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
+def _read_dicom(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
     stack = HuStack(manifest.shape)
     noticed: set[Warn] = set(manifest.warnings)
     with quiet_pydicom():
-        for k, file in enumerate(manifest.files):
-            values, warnings = read_instance_hu(root, file, manifest.shape[1:], config)
+        places = read_ahead(root / file.path for file in manifest.files)
+        for k, (file, place) in enumerate(zip(manifest.files, places, strict=True)):
+            values, warnings = read_instance_hu(place, file, manifest.shape[1:], config)
             stack.put(k, values)
             noticed |= warnings
     return Volume(

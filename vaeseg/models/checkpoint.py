@@ -28,6 +28,7 @@ from vaeseg.models.provenance import PLAIN_FIELDS, Provenance, content_digest
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.models.writing import write_model_file
+from vaeseg.remote import AnyPath, any_path, matches
 
 FORMAT_VERSION = "2"
 """Raised when an older vaeseg could misread a newer file. Files of version 1 had no digest of their content."""
@@ -84,7 +85,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: Path,
+    path: AnyPath,
     model: VariationalAutoencoder,
     preprocessing: PreprocessingConfig,
     metadata: Provenance,
@@ -124,7 +125,7 @@ def save_checkpoint(
     return hashlib.sha256(data).hexdigest()
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read and check a model file.
 
     Raises:
@@ -171,7 +172,7 @@ def stored(weight: Tensor, half: bool) -> Tensor:
     return narrowed.detach().cpu().contiguous()
 
 
-def read_model_file(path: Path) -> bytes:
+def read_model_file(path: AnyPath) -> bytes:
     """Its bytes.
 
     Raises:
@@ -205,7 +206,7 @@ def parse_safetensors(name: str, data: bytes) -> tuple[dict[str, Tensor], dict[s
     return tensors, described
 
 
-def resolve_model(name_or_path: str, store_models_dir: Path | None = None) -> Path:
+def resolve_model(name_or_path: str, store_models_dir: AnyPath | None = None) -> AnyPath:
     """File of a model: by name in the store, by name among those shipped with vaeseg, or by path.
 
     Raises:
@@ -217,14 +218,14 @@ def resolve_model(name_or_path: str, store_models_dir: Path | None = None) -> Pa
             candidate = directory / f"{name_or_path}{SUFFIX}"
             if candidate.is_file():
                 return candidate
-    if Path(name_or_path).is_file():
-        return Path(name_or_path)
+    if (path := any_path(name_or_path)).is_file():
+        return path
     names = sorted({path.stem for directory in places for path in _model_files(directory)})
     known = f"known are {', '.join(names)}" if names else "none is known"
     raise ModelNotFoundError(f"no model {name_or_path}: {known}; a path to a {SUFFIX} file will do too")
 
 
-def name_or_path(name_or_path: str, store_models_dir: Path | None = None) -> str:
+def name_or_path(name_or_path: str, store_models_dir: AnyPath | None = None) -> str:
     """What `resolve_model` finds, so that another machine finds the same: a shipped model's name, or a whole path.
 
     Raises:
@@ -240,9 +241,18 @@ def model_path(store_models_dir: Path, name: str) -> Path:
     Raises:
         ValueError: the name has characters other than letters, digits, dot, dash and underscore.
     """
+    return store_models_dir / model_file_name(name)
+
+
+def model_file_name(name: str) -> str:
+    """Of the file in a store's `models`.
+
+    Raises:
+        ValueError: as `model_path`.
+    """
     if not _MODEL_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no model name: letters, digits, dot, dash and underscore only")
-    return store_models_dir / f"{name}{SUFFIX}"
+    return f"{name}{SUFFIX}"
 
 
 def shipped_models_dir() -> Path:
@@ -328,5 +338,5 @@ def _first(names: Iterable[str]) -> str | None:
     return min(names, default=None)
 
 
-def _model_files(directory: Path) -> Iterable[Path]:
-    return (path for path in directory.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+def _model_files(directory: AnyPath) -> Iterable[AnyPath]:
+    return (path for path in matches(directory, f"*{SUFFIX}") if not path.name.startswith("."))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vaeseg.checks import Check, failed, passed
 from vaeseg.errors import CheckpointError, ModelNotFoundError
 from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.remote import AnyPath
 
 
-def model_check(model: str, store_models: Path | None) -> tuple[Check, str | None]:
+def model_check(model: str, store_models: AnyPath | None) -> tuple[Check, str | None]:
     """Find a model and load it into its network.
 
     Args:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from vaeseg.errors import CheckpointError, ModelNotFoundError, UsageError
@@ -17,7 +16,7 @@ from vaeseg.models.checkpoint import (
     Checkpoint,
     checkpoint_bytes,
     load_checkpoint,
-    model_path,
+    model_file_name,
     parse_checkpoint,
     parse_safetensors,
     read_model_file,
@@ -26,6 +25,7 @@ from vaeseg.models.checkpoint import (
 from vaeseg.models.onnx import from_onnx
 from vaeseg.models.record import Record, record_of
 from vaeseg.models.writing import write_model_file
+from vaeseg.remote import AnyPath, matches
 
 Where = Literal["store", "shipped", "file"]
 
@@ -56,12 +56,12 @@ class ListedModel:
 class ImportedModel:
     """What an import did."""
 
-    path: Path
+    path: AnyPath
     digest: str
     outcome: Literal["imported", "replaced", "unchanged"]
 
 
-def list_models(store_models: Path) -> list[ListedModel]:
+def list_models(store_models: AnyPath) -> list[ListedModel]:
     """Every model file of a store and of the package, checked; weights are not kept in memory.
 
     Parents are named where they are among these.
@@ -74,7 +74,7 @@ def list_models(store_models: Path) -> list[ListedModel]:
     return listed
 
 
-def show_model(path: Path, store_models: Path) -> ListedModel:
+def show_model(path: AnyPath, store_models: AnyPath) -> ListedModel:
     """One model with its ancestors, oldest last, as far as they can be found.
 
     Raises:
@@ -88,7 +88,7 @@ def show_model(path: Path, store_models: Path) -> ListedModel:
     return model
 
 
-def import_model(source: Path, store_models: Path, name: str, force: bool = False) -> ImportedModel:
+def import_model(source: AnyPath, store_models: AnyPath, name: str, force: bool = False) -> ImportedModel:
     """Check a model file or an ONNX file of ours, and put it into a store in the present format.
 
     Raises:
@@ -134,15 +134,15 @@ def halved(checkpoint: Checkpoint) -> bytes:
     )
 
 
-def _places(store_models: Path) -> Iterator[tuple[Literal["store", "shipped"], Path]]:
+def _places(store_models: AnyPath) -> Iterator[tuple[Literal["store", "shipped"], AnyPath]]:
     """Model files in the order in which names are looked up."""
     for where, directory in (("store", store_models), ("shipped", files.shipped_models_dir())):
-        for path in sorted(directory.glob(f"*{files.SUFFIX}")):
+        for path in matches(directory, f"*{files.SUFFIX}"):
             if not path.name.startswith("."):
                 yield ("store" if where == "store" else "shipped", path)
 
 
-def _listed(path: Path, name: str, where: Where) -> ListedModel:
+def _listed(path: AnyPath, name: str, where: Where) -> ListedModel:
     record, problem = None, None
     try:
         record = record_of(load_checkpoint(path))
@@ -153,7 +153,7 @@ def _listed(path: Path, name: str, where: Where) -> ListedModel:
     return ListedModel(name=name, where=where, size_bytes=size, written_at=written_at, record=record, problem=problem)
 
 
-def _status(path: Path) -> tuple[int, float]:
+def _status(path: AnyPath) -> tuple[int, float]:
     """Bytes and time of the last change; zeros for a link that leads nowhere."""
     try:
         status = path.stat()
@@ -162,7 +162,7 @@ def _status(path: Path) -> tuple[int, float]:
     return status.st_size, status.st_mtime
 
 
-def _ancestors(digest: str | None, store_models: Path) -> list[Mapping[str, str | None]]:
+def _ancestors(digest: str | None, store_models: AnyPath) -> list[Mapping[str, str | None]]:
     known = {_file_digest(path): (where, path) for where, path in reversed(list(_places(store_models)))}
     chain: list[Mapping[str, str | None]] = []
     while digest is not None:
@@ -172,14 +172,14 @@ def _ancestors(digest: str | None, store_models: Path) -> list[Mapping[str, str 
     return chain
 
 
-def _parent(path: Path) -> str | None:
+def _parent(path: AnyPath) -> str | None:
     try:
         return load_checkpoint(path).metadata.parent_digest or None
     except CheckpointError:
         return None
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: AnyPath) -> str:
     """Empty for a file that cannot be read."""
     try:
         return hashlib.sha256(read_model_file(path)).hexdigest()
@@ -187,8 +187,8 @@ def _file_digest(path: Path) -> str:
         return ""
 
 
-def _target(store_models: Path, name: str) -> Path:
+def _target(store_models: AnyPath, name: str) -> AnyPath:
     try:
-        return model_path(store_models, name)
+        return store_models / model_file_name(name)
     except ValueError as error:
         raise UsageError(str(error)) from error

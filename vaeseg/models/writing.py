@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
+from vaeseg.remote import AnyPath
 
 
-def write_model_file(path: Path, data: bytes) -> None:
+def write_model_file(path: AnyPath, data: bytes) -> None:
     """Write a file whole, making its directory where it is missing.
 
     Raises:

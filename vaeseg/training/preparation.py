@@ -28,6 +28,7 @@ from vaeseg.io.nifti import read_nifti
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.volume import read_volume
 from vaeseg.records import Reason, Volume
+from vaeseg.remote import AnyPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def msd_items(items: Sequence[MsdItem]) -> list[PreparationItem]:
 
 
 def archive_items(
-    scan: ArchiveScan, labels: Mapping[str, Path]
+    scan: ArchiveScan, labels: Mapping[str, AnyPath]
 ) -> tuple[list[PreparationItem], tuple[RefusedItem, ...]]:
     """Every series of an archive: the readable ones in the order of subjects and series, and those that are refused.
 
@@ -129,7 +130,7 @@ def prepare_item(
         return RefusedItem(name=item.name, reason=str(error.reason), detail=error.detail)
 
 
-def _archive_item(root: Path, manifest: SeriesManifest, labels: Mapping[str, Path]) -> PreparationItem:
+def _archive_item(root: AnyPath, manifest: SeriesManifest, labels: Mapping[str, AnyPath]) -> PreparationItem:
     key = manifest.ref.subject_key
     return PreparationItem(
         name=manifest.series_key,

@@ -20,6 +20,7 @@ from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.records import IntArray
+from vaeseg.remote import AnyPath
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
 from vaeseg.training.loop import Keeping, Observer, TrainingData, told_both, train
@@ -43,7 +44,7 @@ class TrainingRequest:
     """Model file to write."""
     training: TrainingConfig
     architecture: ArchitectureConfig
-    parent: Path | None = None
+    parent: AnyPath | None = None
     """File of stage one's model, that stage two starts from."""
     half: bool = False
     """Store the weights in half precision."""

@@ -1,0 +1,168 @@
+"""Paths in an object store: the same as `pathlib` has it, and what is different there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from object_store import credentials
+
+from vaeseg import remote
+from vaeseg.durable import write_atomically
+from vaeseg.errors import StoreError, UsageError
+from vaeseg.remote import AnyPath, RemotePath, any_path, below, matches, move, read_ahead, remove_tree, sha256_of
+
+
+@pytest.fixture(params=["directory", "object store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
+    if request.param == "directory":
+        return tmp_path
+    bucket: RemotePath = request.getfixturevalue("bucket")
+    return bucket
+
+
+def test_files_are_written_found_and_removed(root: AnyPath) -> None:
+    """Whole, under their names, in order; a directory goes when it is empty, and not before."""
+    (root / "a" / "b").mkdir(parents=True, exist_ok=True)
+    for name in ("y.bin", "x.bin", ".hidden"):
+        write_atomically(root / "a" / "b" / name, name.encode())
+    assert [str(below(path, root)) for path in matches(root, "a/*/*.bin")] == ["a/b/x.bin", "a/b/y.bin"]
+    assert [path.name for path in matches(root / "a" / "b", "*")] == [".hidden", "x.bin", "y.bin"]
+    assert matches(root / "none", "*/*") == []
+    assert [(path.is_dir(), path.is_file(), path.exists()) for path in (root / "a", root / "a" / "b" / "x.bin")] == [
+        (True, False, True),
+        (False, True, True),
+    ]
+    with pytest.raises(OSError, match="not empty"):
+        (root / "a" / "b").rmdir()
+    for path in matches(root / "a" / "b", "*"):
+        path.unlink()
+    (root / "a" / "b").rmdir()
+    assert not (root / "a" / "b").exists()
+
+
+def test_a_file_is_read_from_anywhere_in_it(root: AnyPath) -> None:
+    """Size, digest, a piece in the middle, and more than is read ahead."""
+    content = bytes(range(256)) * 4096
+    write_atomically(root / "file", content)
+    with (root / "file").open("rb") as file:
+        assert file.read(4) == content[:4]
+        file.seek(700_001)
+        assert file.read(300_000) == content[700_001:1_000_001]
+        assert file.read() == content[1_000_001:]
+    assert (root / "file").stat().st_size == len(content)
+    assert abs((root / "file").stat().st_mtime - time.time()) < 600
+    assert sha256_of(root / "file") == "fbbab289f7f94b25736c58be46a994c441fd02552cc6022352e3d86d2fab7c83"
+
+
+def test_a_moved_file_is_at_one_place(root: AnyPath) -> None:
+    """It replaces what was there; one that is not there is an error."""
+    (root / "one").mkdir()
+    write_atomically(root / "one" / "file", b"new")
+    write_atomically(root / "file", b"old")
+    move(root / "one" / "file", root / "file")
+    assert (root / "file").read_bytes() == b"new"
+    assert not (root / "one" / "file").exists()
+    with pytest.raises(FileNotFoundError):
+        move(root / "one" / "file", root / "file")
+
+
+def test_what_is_missing_is_said_to_be(root: AnyPath) -> None:
+    """Reading, asking, removing and listing, with the error that `except OSError` expects."""
+    missing = root / "none"
+    for operation in (missing.read_bytes, missing.stat, missing.unlink, lambda: missing.open("rb")):
+        with pytest.raises(FileNotFoundError):
+            operation()
+    with pytest.raises(FileNotFoundError):
+        list(missing.iterdir())
+    missing.unlink(missing_ok=True)
+
+
+def test_a_tree_is_removed(root: AnyPath) -> None:
+    """With all that is in it, and nothing beside it."""
+    for name in ("tree", "tree2"):
+        (root / name).mkdir()
+        write_atomically(root / name / "file", b"x")
+    remove_tree(root / "tree")
+    assert [path.name for path in matches(root, "*")] == ["tree2"]
+
+
+def test_files_are_read_ahead_in_their_order(root: AnyPath) -> None:
+    """More than are fetched at once; one that is missing is an error where it is opened, and no other suffers."""
+    names = [f"{n:02}" for n in range(40)]
+    for name in names:
+        if name != "07":
+            write_atomically(root / name, name.encode())
+    found = []
+    for place in read_ahead(root / name for name in names):
+        try:
+            with place.open("rb") as file:
+                found.append(file.read().decode())
+        except FileNotFoundError:
+            found.append("missing")
+    assert found == [name if name != "07" else "missing" for name in names]
+
+
+def test_a_url_is_a_path_that_is_no_local_one(bucket: RemotePath) -> None:
+    """It prints as it was given, survives a pickle, and nothing local takes it for a path of its own."""
+    path = bucket / "dir" / "name.txt"
+    assert str(path).startswith(f"{bucket.base}/dir/name.txt?endpoint_override=127.0.0.1:")
+    assert any_path(str(path)) == pickle.loads(pickle.dumps(path)) == path
+    assert (path.name, path.stem, path.parent, path.with_name("x")) == (
+        "name.txt",
+        "name",
+        bucket / "dir",
+        bucket / "dir" / "x",
+    )
+    with pytest.raises(TypeError):
+        os.fspath(path)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="not below"):
+        below(path, Path("/dir"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("foo://bucket/x", "is no URL of a directory"),
+        ("s3://me:secret@bucket/x", "give keys in the environment"),
+        ("s3://", "is no URL of a directory"),
+    ],
+)
+def test_urls_that_lead_nowhere(given: str, said: str) -> None:
+    """Refused when they are given, and a password in one is not repeated."""
+    with pytest.raises(UsageError, match=said) as error:
+        any_path(given)
+    assert "secret" not in str(error.value)
+
+
+def test_a_bucket_that_is_not_there(s3: str, bucket: RemotePath) -> None:
+    """A store in it cannot be made, and the message names it."""
+    elsewhere = any_path(str(bucket).replace(bucket.base, "s3://not-there"))
+    with pytest.raises(StoreError, match=r"cannot reach s3://not-there.*not.*found"):
+        elsewhere.mkdir()
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 0.0)
+
+
+def test_an_object_store_that_is_away_is_no_fault_of_the_file(short_patience: None) -> None:
+    """Not `FileNotFoundError`, which would make a file missing that is there, and not for ever."""
+    path = any_path("s3://bucket/file?endpoint_override=127.0.0.1:9&scheme=http")
+    with pytest.raises(StoreError, match="cannot reach s3://bucket: "):
+        next(read_ahead([path])).open("rb")
+
+
+def test_the_environment_names_the_server(s3: str, bucket: RemotePath) -> None:
+    """AWS_ENDPOINT_URL and the keys, as every tool of S3 has them."""
+    write_atomically(bucket / "file", b"there")
+    environment = {**os.environ, **credentials(), "AWS_ENDPOINT_URL": s3}
+    script = f"from vaeseg.remote import any_path; print(any_path('{bucket.base}/file').read_bytes().decode())"
+    told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout == "there\n"

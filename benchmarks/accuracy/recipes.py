@@ -40,7 +40,7 @@ RECIPES: Mapping[str, Recipe] = {
     "improved": Recipe(),
     "without running mean": Recipe(decoder={"ema_decay": "0"}),
     "without warps": Recipe(decoder={"warp_share": "0"}),
-    "without warps, gamma, noise": Recipe(
+    "without warps, gamma and noise": Recipe(
         decoder={"warp_share": "0", "gamma_jitter": "0", "noise": "0", "intensity_jitter": "0.05"}
     ),
     "no augmentation": Recipe(
@@ -74,7 +74,7 @@ RECIPES: Mapping[str, Recipe] = {
         intensity="volume",
     ),
     "U-Net": Recipe(decoder={"latent": "mean", "kl_weight": "0"}, anchor=18),
-    "U-Net, 1.9 million": Recipe(decoder={"latent": "mean", "kl_weight": "0"}, anchor=32),
+    "U-Net of 1.9 million": Recipe(decoder={"latent": "mean", "kl_weight": "0"}, anchor=32),
 }
 """By name, as the table of `docs/accuracy.md` has them."""
 

@@ -97,7 +97,7 @@ def server_of_its_own() -> Iterator[Server]:
 def test_a_run_outlasts_an_object_store_that_hangs(
     submission: Submission, archive: Path, server_of_its_own: Server, tmp_path: Path
 ) -> None:
-    """Stopped after the first series for longer than a request waits: the run never ends, every finding is there once."""
+    """Stopped after the first series for longer than a request waits: the run goes on, every finding is there once."""
     there = moved(submission, archive, make_bucket(server_of_its_own.endpoint, "bucket"), tmp_path / "there.db")
 
     def stop_once(progress: Progress) -> None:

@@ -444,5 +444,7 @@ def _opened(url: str) -> tuple[Any, str]:
     """File system and bucket; one of each in a process, for its connections are kept."""
     from pyarrow.fs import FileSystem
 
+    if url.startswith("s3://"):  # a small object is then put by one request instead of three
+        url += f"{'&' if '?' in url else '?'}allow_delayed_open=true"
     filesystem, root = FileSystem.from_uri(url)
     return filesystem, root

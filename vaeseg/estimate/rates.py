@@ -1,0 +1,180 @@
+"""From what runs took to rates: seconds of each stage a series and a slice, and what comes before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Device = Literal["cpu", "cuda"]
+STAGES = ("read", "segment", "measure")
+
+FEWEST_SERIES = 5
+"""Segmented series below which rates are not taken from them: one that was slow would decide."""
+LEVER = 1.5
+"""Longest over shortest series from which on what a series costs can be told from what its slices cost."""
+MOST_FITTED = 500
+"""Series in one fit, which compares each with each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRate:
+    """What one stage takes."""
+
+    seconds_a_series: float
+    seconds_a_slice: float
+
+    def seconds(self, n_series: int, n_slices: int) -> float:
+        """Of so many series with so many slices together."""
+        return self.seconds_a_series * n_series + self.seconds_a_slice * n_slices
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRates:
+    """What a run takes beside its series going through the stages, s."""
+
+    ray_seconds: float
+    """Once: Ray starts."""
+    pipeline_seconds: float
+    """Once a portion of series: processes start and load the model."""
+    header_seconds: float
+    """For each new file: its header is read and entered in the index."""
+    planning_seconds: float
+    """For each series: it is planned, and its row made."""
+    closing_seconds: float
+    """Once: the last commit, the account of the archive, Ray ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What things take on one kind of machine."""
+
+    device: Device
+    """Where the model runs."""
+    read: StageRate
+    """Of one core."""
+    segment: StageRate
+    """Of one GPU; with `cpu` of all cores of a node."""
+    measure: StageRate
+    """Of one core."""
+    start: StartRates
+    work_per_core_second: float
+    """Seconds of stages that a second of a core brings forth, where processors segment: below 1 where cores wait for
+    something else, above where stages wait for cores. 1 where a GPU segments."""
+    n_cores: int
+    """Of the machines that they were measured on."""
+    n_nodes: int
+    source: str
+    """Where they come from, in a sentence."""
+
+    @property
+    def stages(self) -> dict[str, StageRate]:
+        """Each of `STAGES` to its rate."""
+        return {"read": self.read, "segment": self.segment, "measure": self.measure}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredRun:
+    """A run as the database knows it: what it ran on, what its time went to, and what each segmented series took."""
+
+    run_id: str
+    device: Device
+    n_cores: int
+    n_nodes: int
+    n_gpus: int
+    n_headers: int
+    n_portions: int
+    index_seconds: float
+    planning_seconds: float
+    ray_seconds: float
+    pipeline_seconds: float
+    """Of all portions together."""
+    busy_seconds: float
+    closing_seconds: float
+    n_slices: FloatArray
+    """(N,) slices of each series."""
+    stage_seconds: dict[str, FloatArray]
+    """Each of `STAGES` to (N,) s."""
+
+
+def measured_rates(runs: Sequence[MeasuredRun], header_seconds: float) -> Rates:
+    """Rates of runs on machines of one kind; medians, so that one slow series or run decides nothing.
+
+    Args:
+        runs: at least one, all with the same device, cores and nodes.
+        header_seconds: for one file, where none of the runs read any.
+    """
+    newest = runs[0]
+    slices = np.concatenate([run.n_slices for run in runs])[:MOST_FITTED]
+    stages = {
+        stage: stage_rate(slices, np.concatenate([run.stage_seconds[stage] for run in runs])[:MOST_FITTED])
+        for stage in STAGES
+    }
+    return Rates(
+        device=newest.device,
+        start=_start_rates(runs, header_seconds),
+        work_per_core_second=median(_work_per_core_second(run, stages) for run in runs),
+        n_cores=newest.n_cores,
+        n_nodes=newest.n_nodes,
+        source=f"{len(slices)} series of {len(runs)} run{'s' * (len(runs) > 1)}, the newest {newest.run_id}",
+        **stages,
+    )
+
+
+def stage_rate(n_slices: FloatArray, seconds: FloatArray) -> StageRate:
+    """What a stage takes a series and a slice: the line of Theil and Sen, which a quarter of outliers does not move.
+
+    Where all series are about as long, or the line would give a series less than nothing, it is all put down to slices.
+
+    Args:
+        n_slices: (N,) slices of each series, at least 1; N at least 1.
+        seconds: (N,) s, same order.
+    """
+    by_slice = StageRate(seconds_a_series=0.0, seconds_a_slice=float(np.median(seconds / n_slices)))
+    if n_slices.max() < LEVER * n_slices.min():
+        return by_slice
+    first, second = np.triu_indices(len(n_slices), k=1)
+    differ = n_slices[first] != n_slices[second]
+    first, second = first[differ], second[differ]
+    slope = float(np.median((seconds[second] - seconds[first]) / (n_slices[second] - n_slices[first])))
+    base = float(np.median(seconds - slope * n_slices))
+    return by_slice if min(slope, base) < 0 else StageRate(seconds_a_series=base, seconds_a_slice=slope)
+
+
+def cpu_work(stages: Mapping[str, StageRate], n_series: int, n_slices: int, cores_of_node: float) -> dict[str, float]:
+    """Seconds of cores that each stage has while processors do all; the model has all cores of its node.
+
+    Args:
+        stages: each of `STAGES` to its rate.
+        n_series: how many.
+        n_slices: of all of them.
+        cores_of_node: how many a node has.
+    """
+    cores = {"read": 1.0, "segment": cores_of_node, "measure": 1.0}
+    return {stage: cores[stage] * rate.seconds(n_series, n_slices) for stage, rate in stages.items()}
+
+
+def _start_rates(runs: Sequence[MeasuredRun], header_seconds: float) -> StartRates:
+    most_read = max(runs, key=lambda run: run.n_headers)
+    if most_read.n_headers:
+        header_seconds = most_read.index_seconds / most_read.n_headers
+    return StartRates(
+        ray_seconds=median(run.ray_seconds for run in runs),
+        pipeline_seconds=median(run.pipeline_seconds / run.n_portions for run in runs),
+        header_seconds=header_seconds,
+        planning_seconds=median(run.planning_seconds / len(run.n_slices) for run in runs),
+        closing_seconds=median(run.closing_seconds for run in runs),
+    )
+
+
+def _work_per_core_second(run: MeasuredRun, stages: Mapping[str, StageRate]) -> float:
+    """By the rates and not by what its series took, so that the rates give a run back the time that it was busy."""
+    if run.device == "cuda":
+        return 1.0
+    work = cpu_work(stages, len(run.n_slices), int(run.n_slices.sum()), run.n_cores / run.n_nodes)
+    return sum(work.values()) / (run.n_cores * run.busy_seconds)

@@ -343,6 +343,8 @@ class PhantomConfig:
 
 SERIES_AT_ONCE = 500
 """Series of a run in one pipeline: their manifests are in memory."""
+FILES_READ_HERE = 1_000
+"""New files whose headers the driver reads by itself, at most: starting Ray takes longer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def _measured(runs: Sequence[MeasuredRun], device: Device, n_cores: int) -> Rate
         groups.setdefault((run.n_cores, run.n_nodes), []).append(run)
     for group in groups.values():
         if sum(len(run.n_slices) for run in group) >= FEWEST_SERIES:
-            return measured_rates(group, SHIPPED.start.header_seconds)
+            return measured_rates(group, SHIPPED.start)
     return None
 
 

@@ -10,12 +10,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from vaeseg.config import FILES_READ_HERE
+
 FloatArray = npt.NDArray[np.float64]
 Device = Literal["cpu", "cuda"]
 STAGES = ("read", "segment", "measure")
 
 FEWEST_SERIES = 5
 """Segmented series below which rates are not taken from them: one that was slow would decide."""
+FEWEST_HEADERS = 100
+"""In a run from which the time of one is told: with fewer, listing the archive is what took it."""
 LEVER = 1.5
 """Longest over shortest series from which on what a series costs can be told from what its slices cost."""
 MOST_FITTED = 500
@@ -43,7 +47,8 @@ class StartRates:
     pipeline_seconds: float
     """Once a portion of series: processes start and load the model."""
     header_seconds: float
-    """For each new file: its header is read and entered in the index."""
+    """For each new file: its header is read and entered in the index. Many are read by processes that start for that,
+    which is counted as another pipeline's start."""
     planning_seconds: float
     """For each series: it is planned, and its row made."""
     closing_seconds: float
@@ -102,12 +107,12 @@ class MeasuredRun:
     """Each of `STAGES` to (N,) s."""
 
 
-def measured_rates(runs: Sequence[MeasuredRun], header_seconds: float) -> Rates:
+def measured_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> Rates:
     """Rates of runs on machines of one kind; medians, so that one slow series or run decides nothing.
 
     Args:
         runs: at least one, all with the same device, cores and nodes.
-        header_seconds: for one file, where none of the runs read any.
+        otherwise: what takes the place of what none of the runs measured.
     """
     newest = runs[0]
     slices = np.concatenate([run.n_slices for run in runs])[:MOST_FITTED]
@@ -117,7 +122,7 @@ def measured_rates(runs: Sequence[MeasuredRun], header_seconds: float) -> Rates:
     }
     return Rates(
         device=newest.device,
-        start=_start_rates(runs, header_seconds),
+        start=_start_rates(runs, otherwise),
         work_per_core_second=median(_work_per_core_second(run, stages) for run in runs),
         n_cores=newest.n_cores,
         n_nodes=newest.n_nodes,
@@ -159,14 +164,14 @@ def cpu_work(stages: Mapping[str, StageRate], n_series: int, n_slices: int, core
     return {stage: cores[stage] * rate.seconds(n_series, n_slices) for stage, rate in stages.items()}
 
 
-def _start_rates(runs: Sequence[MeasuredRun], header_seconds: float) -> StartRates:
-    most_read = max(runs, key=lambda run: run.n_headers)
-    if most_read.n_headers:
-        header_seconds = most_read.index_seconds / most_read.n_headers
+def _start_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> StartRates:
+    """Ray's start and a header's time are told by runs whose driver read the headers itself, before Ray started."""
+    here = [run for run in runs if run.n_headers <= FILES_READ_HERE]
+    headers = [run.index_seconds / run.n_headers for run in here if run.n_headers >= FEWEST_HEADERS]
     return StartRates(
-        ray_seconds=median(run.ray_seconds for run in runs),
+        ray_seconds=median([run.ray_seconds for run in here] or [otherwise.ray_seconds]),
         pipeline_seconds=median(run.pipeline_seconds / run.n_portions for run in runs),
-        header_seconds=header_seconds,
+        header_seconds=median(headers or [otherwise.header_seconds]),
         planning_seconds=median(run.planning_seconds / len(run.n_slices) for run in runs),
         closing_seconds=median(run.closing_seconds for run in runs),
     )

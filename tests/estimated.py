@@ -29,7 +29,7 @@ def rate(seconds_a_series: float, seconds_a_slice: float) -> StageRate:
 
 
 def rates(**changes: Any) -> Rates:
-    """Of two cores that got done 1.25 seconds of work in one."""
+    """Of two cores, for one of which stages waited a quarter as long as they worked."""
     values: dict[str, Any] = {
         "device": "cpu",
         "read": rate(1.0, 0.01),
@@ -38,7 +38,7 @@ def rates(**changes: Any) -> Rates:
         "start": StartRates(
             ray_seconds=4.0, pipeline_seconds=6.0, header_seconds=0.001, planning_seconds=0.01, closing_seconds=2.0
         ),
-        "work_per_core_second": 1.25,
+        "waiting": 1.25,
         "n_cores": 2,
         "n_nodes": 1,
         "source": "made up",

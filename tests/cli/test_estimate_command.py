@@ -35,9 +35,9 @@ def told(directory: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> str:
-    """Five of six series were segmented on two cores: each of three slices, 0.5 + 2 x 0.25 + 0.125 s of work.
+    """Five of six series were segmented on two cores: each of three slices, 0.5 + 0.25 + 0.125 s of work.
 
-    Together 5.625 s, in 2.5 s of two cores.
+    The cores beside the model had 3.125 s of work in 4 s from Ray on, so that 0.875 were the start.
     """
     store = create_store(tmp_path / "store")
     database = open_database(sqlite_url(store.database_path))
@@ -45,36 +45,39 @@ def archive(tmp_path: Path) -> str:
     run_id = begin_run(database, scan(database, rows))
     items = plan_work(database, run_id, [row.series_key for row in rows[:5]]).pending
     commit_group(run_id, [(item, segmented(item)) for item in items], store, database)
-    finish_run(database, run_id, "finished", {"pace": PACE | {"n_segmented": 5, "busy_seconds": 2.5}})
+    finish_run(
+        database, run_id, "finished", {"pace": PACE | {"n_segmented": 5, "pipeline_seconds": 1.5, "busy_seconds": 2.5}}
+    )
     name = list_archives(database)[0].name
     database.close()
     return name
 
 
 def test_what_is_left_of_an_archive(tmp_path: Path, archive: str) -> None:
-    """One series: half a second of two cores, but its stages one after the other take 0.875; 11.1 s beside them."""
+    """One series: its stages one after the other take 0.875 s; 0.1 + 4 + 0.875 + 1 s beside them."""
     answer = told(tmp_path, "--archive", archive, "--cpus", "2")
     assert (answer["n_series"], answer["n_slices"], answer["n_new_files"]) == (1, 3, 0)
-    assert answer["busy_seconds"]["cores"] == pytest.approx(0.5)
-    assert answer["seconds"] == pytest.approx(11.1 + 0.875)
+    assert answer["seconds"] == pytest.approx(5.975 + 0.875)
     assert answer["bottleneck"] == "start"
     assert answer["rates"]["source"].startswith("5 series of 1 run")
 
 
 def test_the_whole_archive(tmp_path: Path, archive: str) -> None:
-    """Six series in 3 s."""
+    """Six series: 1.5 s on the model, 3.75 s on the core beside it."""
     answer = told(tmp_path, "--archive", archive, "--all", "--cpus", "2")
-    assert (answer["n_series"], answer["busy_seconds"]["cores"]) == (6, pytest.approx(3.0))
+    assert answer["n_series"] == 6
+    assert answer["busy_seconds"] == {"model": 1.5, "cores": 3.75, "driver": 0.022}
 
 
 def test_so_many_series_on_more_cores(tmp_path: Path, archive: str) -> None:
-    """A series of three slices takes a core a second: 333.33 s of ten of 100 slices, on eight cores an eighth of it."""
+    """1000 slices: a twelfth of a second each on the model; all eight cores share 292 s."""
     answer = told(tmp_path, *TEN, "--cpus", "8")
-    assert answer["busy_seconds"]["cores"] == pytest.approx(1000 / 3 / 8, abs=0.01)
-    assert answer["start_seconds"] == pytest.approx(1000 * 0.002 + 10 * 0.1 + 11.0)
-    assert answer["bottleneck"] == "cores"
+    assert answer["busy_seconds"]["model"] == pytest.approx(1000 / 12, abs=0.001)
+    assert answer["busy_seconds"]["cores"] == pytest.approx(1000 * 0.875 / 3 / 8, abs=0.001)
+    assert answer["start_seconds"] == pytest.approx(1000 * 0.002 + 10 * 0.1 + 5.875)
+    assert answer["bottleneck"] == "model"
     text = estimate(tmp_path, *TEN, "--cpus", "8").stdout
-    assert "held up   by the cores, 44% of whose time is spent to" in text
+    assert "held up   by the model, of which each node has one" in text
     assert "5 series of 1 run" in text
 
 
@@ -90,10 +93,10 @@ def test_a_cost_needs_a_price(tmp_path: Path, archive: str) -> None:
 
 
 def test_cores_that_feed_a_gpu(tmp_path: Path, archive: str) -> None:
-    """At 10 slices/s a series of three takes 0.3 s; its 0.625 s of reading and measuring waited for cores by 1.125."""
+    """At 10 slices/s a series of three takes 0.3 s, and 0.625 s to read and measure."""
     answer = told(tmp_path, *TEN, "--cpus", "8", "--gpus", "1", "--gpu-slices-per-second", "10")
-    assert answer["cores_per_gpu"] == pytest.approx(1 + 0.625 / 1.125 / 0.3, abs=0.001)
-    assert (answer["bottleneck"], answer["busy_seconds"]["gpus"]) == ("gpus", 100.0)
+    assert answer["cores_per_gpu"] == pytest.approx(1 + 0.625 / 0.3, abs=0.001)
+    assert (answer["bottleneck"], answer["busy_seconds"]["model"]) == ("model", 100.0)
     assert told(tmp_path, *TEN)["cores_per_gpu_reason"] == "no GPU was asked about"
 
 

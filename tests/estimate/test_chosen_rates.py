@@ -45,16 +45,15 @@ def test_processors_say_nothing_of_a_gpu() -> None:
     """Nothing is invented: without a run on one the user has to say what a GPU does."""
     with pytest.raises(UsageError, match=r"no run of phantom-v1 on a GPU .* --gpu-slices-per-second"):
         chosen([measured(n_series=50)], WITH_GPU)
-    assert chosen([measured(), measured("g", device="cuda")], WITH_GPU).device == "cuda"
-    assert chosen([measured("g", device="cuda")], FOUR).source.startswith(SHIPPED.source)
+    assert chosen([measured(), measured("g", device="cuda", n_gpus=1)], WITH_GPU).device == "cuda"
+    assert chosen([measured("g", device="cuda", n_gpus=1)], FOUR).source.startswith(SHIPPED.source)
 
 
 def test_a_given_rate_stands_in_for_the_gpu_alone() -> None:
-    """Reading is what was measured, 10 ms a slice, less the half that it waited for cores that segmented."""
-    busy = measured(busy_seconds=27.5 / 4)
-    rates = chosen([busy], WITH_GPU, 500.0)
+    """Reading is what was measured, 10 ms a slice, less what it waited for a core that segmented too."""
+    rates = chosen([measured()], WITH_GPU, 500.0)
     assert rates.segment.seconds_a_slice == pytest.approx(0.002)
-    assert rates.read.seconds_a_slice == pytest.approx(0.005)
+    assert rates.read.seconds_a_slice == pytest.approx(0.01)
     assert rates.source.endswith("500 slices/s of a GPU as given, not measured")
-    idle = chosen([measured(busy_seconds=1000.0)], WITH_GPU, 500.0)
-    assert idle.read.seconds_a_slice == pytest.approx(0.01)
+    shared = chosen([measured(n_cores=1)], WITH_GPU, 500.0)
+    assert shared.read.seconds_a_slice == pytest.approx(0.01 / 1.75)

@@ -37,13 +37,18 @@ def test_no_rate_is_below_nothing() -> None:
 
 
 def test_rates_give_a_run_back_its_time() -> None:
-    """Five series of 1 s, 2 s of two cores and 0.5 s: 27.5 s of work in 30 s of two cores; 13.5 s beside it."""
-    run = measured()
-    rates = measured_rates([run], OTHERWISE)
-    assert rates.work_per_core_second == pytest.approx(27.5 / 60)
+    """Five series of 2 s on the model: 10 of its 36 s from Ray on, so that 26 were the start; 7.5 s beside it all."""
+    rates = measured_rates([measured()], OTHERWISE)
     night = estimate_night(Workload(n_series=5, n_slices=500, n_new_files=1000), Machine(n_cores=2), rates)
-    assert night.busy_seconds["cores"] == pytest.approx(30.0)
-    assert night.start_seconds == pytest.approx(2.0 + 0.5 + 4.0 + 6.0 + 1.0)
+    assert max(night.busy_seconds.values()) == pytest.approx(10.0)
+    assert rates.start.pipeline_seconds == pytest.approx(26.0)
+    assert night.seconds == pytest.approx(2.0 + 0.5 + 4.0 + 36.0 + 1.0)
+
+
+def test_cores_that_had_too_much_to_do_made_stages_wait() -> None:
+    """17.5 s of stages while the model had 10, on one core: each second of work took 1.75. Two cores had room."""
+    assert measured_rates([measured(n_cores=1)], OTHERWISE).waiting == pytest.approx(1.75)
+    assert measured_rates([measured()], OTHERWISE).waiting == 1.0
 
 
 def test_one_slow_run_of_three_decides_nothing() -> None:
@@ -62,12 +67,13 @@ def test_ray_and_headers_are_told_by_runs_whose_driver_read_them() -> None:
     assert (start.header_seconds, start.ray_seconds) == (OTHERWISE.header_seconds, OTHERWISE.ray_seconds)
 
 
-def test_nodes_have_a_model_each() -> None:
-    """Two nodes of two cores: a model had two of the four cores."""
-    run = replace(measured(), n_cores=4, n_nodes=2)
-    assert measured_rates([run], OTHERWISE).work_per_core_second == pytest.approx(27.5 / 120)
+def test_two_models_take_half_the_time() -> None:
+    """On two nodes, or two GPUs: 5 s of 36, and 31 are the start."""
+    for run in (measured(n_cores=4, n_nodes=2), measured(n_cores=4, device="cuda", n_gpus=2)):
+        assert measured_rates([run], OTHERWISE).start.pipeline_seconds == pytest.approx(31.0)
 
 
-def test_a_gpu_does_not_share_the_cores() -> None:
-    """Cores that waited for a GPU are not slow."""
-    assert measured_rates([measured(device="cuda")], OTHERWISE).work_per_core_second == 1.0
+def test_a_gpu_does_not_make_cores_wait() -> None:
+    """What it does is no work of theirs."""
+    run = replace(measured(n_cores=1), device="cuda", n_gpus=1)
+    assert measured_rates([run], OTHERWISE).waiting == 1.0

@@ -33,6 +33,14 @@ NOTICE = "an estimate from what was measured, not a promise"
 @click.option("--slices", "slices_a_series", type=click.IntRange(min=1), help="With --series: slices of each.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of the model, as in findings.")
 @click.option("--cpus", "n_cores", type=click.IntRange(min=1), help="Cores, of all nodes; those of this machine.")
+@click.option(
+    "--nodes",
+    "n_nodes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Without GPUs, a model on each.",
+)
 @click.option("--gpus", "n_gpus", type=click.IntRange(min=0), default=0, show_default=True, help="Of all nodes.")
 @click.option(
     "--gpu-slices-per-second",
@@ -53,6 +61,7 @@ def command(
     slices_a_series: int | None,
     model: str,
     n_cores: int | None,
+    n_nodes: int,
     n_gpus: int,
     gpu_slices_per_second: float | None,
     price_per_hour: float | None,
@@ -73,7 +82,7 @@ def command(
 
     if gpu_slices_per_second is not None and not n_gpus:
         raise UsageError("--gpu-slices-per-second goes with --gpus")
-    machine = _machine(n_cores, n_gpus)
+    machine = _machine(n_cores, n_nodes, n_gpus)
     if archive is not None:
         if n_series is not None or slices_a_series is not None:
             raise UsageError("give --archive, or --series and --slices")
@@ -91,11 +100,11 @@ def command(
     print(NOTICE, file=sys.stderr)
 
 
-def _machine(n_cores: int | None, n_gpus: int) -> Machine:
+def _machine(n_cores: int | None, n_nodes: int, n_gpus: int) -> Machine:
     from vaeseg.estimate.night import Machine
 
     try:
-        return Machine(n_cores=n_cores or os.cpu_count() or 1, n_gpus=n_gpus)
+        return Machine(n_cores=n_cores or os.cpu_count() or 1, n_gpus=n_gpus, n_nodes=n_nodes)
     except ValueError as error:
         raise UsageError(f"{error}; give more --cpus") from error
 
@@ -143,11 +152,12 @@ def _as_json(night: Night, rates: Rates, model: str, price_per_hour: float | Non
         "n_slices": workload.n_slices,
         "n_new_files": workload.n_new_files,
         "cpus": machine.n_cores,
+        "nodes": machine.n_nodes,
         "gpus": machine.n_gpus,
         "seconds": _rounded(night.seconds),
         "start_seconds": _rounded(night.start_seconds),
         "busy_seconds": {name: _rounded(seconds) for name, seconds in night.busy_seconds.items()},
-        "core_seconds": {stage: _rounded(seconds) for stage, seconds in night.core_seconds.items()},
+        "stage_seconds": {stage: _rounded(seconds) for stage, seconds in night.stage_seconds.items()},
         "bottleneck": night.bottleneck,
         "cores_per_gpu": None if night.cores_per_gpu is None else _rounded(night.cores_per_gpu),
         "cores_per_gpu_reason": NO_GPU if night.cores_per_gpu is None else None,
@@ -191,11 +201,9 @@ def _lines(night: Night, rates: Rates, shown: dict[str, Any]) -> Iterator[str]:
 def _held_up_by(night: Night) -> str:
     match night.bottleneck:
         case "cores":
-            longest = night.longest_stage
-            share = night.core_seconds[longest] / sum(night.core_seconds.values())
-            return f"the cores, {share:.0%} of whose time is spent to {longest}"
-        case "gpus":
-            return "the GPUs"
+            return f"the cores, which have most to {night.longest_stage}"
+        case "model":
+            return "the GPUs" if night.machine.n_gpus else "the model, of which each node has one, on a core"
         case "driver":
             return "the driver, which hands out and commits series one by one"
     return "what comes before and after the series: too few of them to matter"

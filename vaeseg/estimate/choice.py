@@ -60,9 +60,10 @@ def _shipped(runs: Sequence[MeasuredRun]) -> Rates:
 
 def _with_gpu(rates: Rates, slices_per_second: float) -> Rates:
     """The same with a GPU of a given rate; what cores do waits for no other work of theirs any more."""
-    waiting = max(1.0, rates.work_per_core_second)
     read, measure = (
-        StageRate(seconds_a_series=rate.seconds_a_series / waiting, seconds_a_slice=rate.seconds_a_slice / waiting)
+        StageRate(
+            seconds_a_series=rate.seconds_a_series / rates.waiting, seconds_a_slice=rate.seconds_a_slice / rates.waiting
+        )
         for rate in (rates.read, rates.measure)
     )
     return replace(
@@ -71,6 +72,6 @@ def _with_gpu(rates: Rates, slices_per_second: float) -> Rates:
         read=read,
         segment=StageRate(seconds_a_series=0.0, seconds_a_slice=1 / slices_per_second),
         measure=measure,
-        work_per_core_second=1.0,
+        waiting=1.0,
         source=f"{rates.source}; {slices_per_second:g} slices/s of a GPU as given, not measured",
     )

@@ -1,7 +1,7 @@
 """A model of a night: how long it takes on given cores and GPUs, what holds it up, and what a CT costs.
 
-What is busy at the same time (cores, GPUs, the driver) is compared, and the one with most to do decides. Where
-processors segment, reading, segmenting and measuring share the cores, and their work adds up.
+What is busy at the same time (models, cores, the driver) is compared, and the one with most to do decides. Where
+processors segment, reading, segmenting and measuring share the cores, and their work adds up there.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vaeseg.config import FILES_READ_HERE, SERIES_AT_ONCE
-from vaeseg.estimate.rates import Rates, StageRate, cpu_work
+from vaeseg.estimate.rates import STAGES, Rates, cores_beside
 
 DRIVER_SECONDS_A_SERIES = 0.0036
 """Of the driver's core, to hand out, collect and commit a series (docs/scaling.md)."""
-CORES_OF_ACTOR = 1
-"""What the process that drives a GPU holds of the cores."""
 PUBLISHED_SECONDS_A_CT = 358.0
 PUBLISHED_COST_A_CT = 0.008
 """What one published run over 126,000 CTs took of a machine and paid, in US dollars: TotalSegmentator at the Imaging
 Data Commons, another network with other work to do."""
 
-Bottleneck = Literal["start", "cores", "gpus", "driver"]
+Bottleneck = Literal["start", "model", "cores", "driver"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +44,18 @@ class Machine:
 
     n_cores: int
     n_gpus: int = 0
+    n_nodes: int = 1
+    """Without GPUs, each has one process that holds the model."""
+
+    @property
+    def n_models(self) -> int:
+        """Processes that hold a model."""
+        return self.n_gpus or self.n_nodes
 
     def __post_init__(self) -> None:
-        if self.n_gpus < 0 or self.n_cores < 1 + self.n_gpus * CORES_OF_ACTOR:
+        if self.n_nodes > self.n_cores:
+            raise ValueError(f"{self.n_cores} cores are too few for {self.n_nodes} nodes")
+        if self.n_gpus and self.n_cores <= self.n_gpus:
             raise ValueError(
                 f"{self.n_cores} cores with {self.n_gpus} GPUs: the process of each GPU holds a core, and reading and "
                 "measuring need at least one more"
@@ -64,9 +71,9 @@ class Night:
     start_seconds: float
     """Index, planning, Ray, models, the end: what does not overlap with series going through."""
     busy_seconds: dict[str, float]
-    """Each of `cores`, `gpus` and `driver` that there is to how long its own work takes it, s."""
-    core_seconds: dict[str, float]
-    """Each stage that cores do to its work, s of one core."""
+    """`model`, `cores` and `driver` to how long its own work takes it, s."""
+    stage_seconds: dict[str, float]
+    """Each stage to its work, s of one process."""
     latency_seconds: float
     """Of one series through all stages: less than that it never takes."""
     cores_per_gpu: float | None
@@ -86,7 +93,8 @@ class Night:
     @property
     def longest_stage(self) -> str:
         """The stage that takes the cores most of their time."""
-        return max(self.core_seconds, key=lambda stage: self.core_seconds[stage])
+        of_cores = [stage for stage in STAGES if stage != "segment" or not self.machine.n_gpus]
+        return max(of_cores, key=lambda stage: self.stage_seconds[stage])
 
     @property
     def machine_seconds_a_ct(self) -> float:
@@ -110,34 +118,28 @@ def estimate_night(workload: Workload, machine: Machine, rates: Rates) -> Night:
     """
     if (rates.device == "cuda") != (machine.n_gpus > 0):
         raise ValueError(f"rates of {rates.device} say nothing about a machine with {machine.n_gpus} GPUs")
-    core_seconds = _core_seconds(workload, rates)
+    stage_seconds = {stage: rate.seconds(workload.n_series, workload.n_slices) for stage, rate in rates.stages.items()}
     return Night(
         workload=workload,
         machine=machine,
         start_seconds=_start_seconds(workload, rates),
-        busy_seconds=_busy_seconds(workload, machine, rates, core_seconds),
-        core_seconds=core_seconds,
-        latency_seconds=_mean_series_seconds(workload, rates),
-        cores_per_gpu=_cores_per_gpu(workload, rates) if machine.n_gpus else None,
+        busy_seconds={
+            "model": stage_seconds["segment"] / machine.n_models,
+            "cores": _cores_seconds(stage_seconds, machine, rates.waiting),
+            "driver": workload.n_series * DRIVER_SECONDS_A_SERIES,
+        },
+        stage_seconds=stage_seconds,
+        latency_seconds=sum(stage_seconds.values()) / max(1, workload.n_series),
+        cores_per_gpu=_cores_per_gpu(stage_seconds) if machine.n_gpus else None,
     )
 
 
-def _core_seconds(workload: Workload, rates: Rates) -> dict[str, float]:
-    n_series, n_slices = workload.n_series, workload.n_slices
-    if rates.device == "cuda":
-        return {"read": rates.read.seconds(n_series, n_slices), "measure": rates.measure.seconds(n_series, n_slices)}
-    work = cpu_work(rates.stages, n_series, n_slices, rates.n_cores / rates.n_nodes)
-    return {stage: seconds / rates.work_per_core_second for stage, seconds in work.items()}
-
-
-def _busy_seconds(
-    workload: Workload, machine: Machine, rates: Rates, core_seconds: dict[str, float]
-) -> dict[str, float]:
-    cores = machine.n_cores - machine.n_gpus * CORES_OF_ACTOR
-    busy = {"cores": sum(core_seconds.values()) / cores, "driver": workload.n_series * DRIVER_SECONDS_A_SERIES}
+def _cores_seconds(stage_seconds: dict[str, float], machine: Machine, waiting: float) -> float:
+    """Of the cores beside the models; and where processors segment too, of all cores, less what was only waiting."""
+    beside = (stage_seconds["read"] + stage_seconds["measure"]) / cores_beside(machine.n_models, machine.n_cores)
     if machine.n_gpus:
-        busy["gpus"] = rates.segment.seconds(workload.n_series, workload.n_slices) / machine.n_gpus
-    return busy
+        return beside
+    return max(beside, sum(stage_seconds.values()) / waiting / machine.n_cores)
 
 
 def _start_seconds(workload: Workload, rates: Rates) -> float:
@@ -150,18 +152,7 @@ def _start_seconds(workload: Workload, rates: Rates) -> float:
     return indexing + planning + start.ray_seconds + start.pipeline_seconds * n_pipelines + start.closing_seconds
 
 
-def _mean_series_seconds(workload: Workload, rates: Rates) -> float:
-    if not workload.n_series:
-        return 0.0
-    stages = rates.stages.values()
-    return sum(rate.seconds(workload.n_series, workload.n_slices) for rate in stages) / workload.n_series
-
-
-def _cores_per_gpu(workload: Workload, rates: Rates) -> float:
+def _cores_per_gpu(stage_seconds: dict[str, float]) -> float:
     """One for its process, and as many as read and measure in the time that it segments; NaN if that takes no time."""
-    on_gpu, fed_by = (_together(workload, rate) for rate in ((rates.segment,), (rates.read, rates.measure)))
-    return CORES_OF_ACTOR + fed_by / on_gpu if on_gpu else math.nan
-
-
-def _together(workload: Workload, stages: tuple[StageRate, ...]) -> float:
-    return sum(rate.seconds(workload.n_series, workload.n_slices) for rate in stages)
+    on_gpu, fed_by = stage_seconds["segment"], stage_seconds["read"] + stage_seconds["measure"]
+    return 1 + fed_by / on_gpu if on_gpu else math.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -64,13 +64,12 @@ class Rates:
     read: StageRate
     """Of one core."""
     segment: StageRate
-    """Of one GPU; with `cpu` of all cores of a node."""
+    """Of one process that holds the model, on a GPU or on a core."""
     measure: StageRate
     """Of one core."""
     start: StartRates
-    work_per_core_second: float
-    """Seconds of stages that a second of a core brings forth, where processors segment: below 1 where cores wait for
-    something else, above where stages wait for cores. 1 where a GPU segments."""
+    waiting: float
+    """Seconds that a stage took for a second of a core, at least 1: where cores are few, stages wait for each other."""
     n_cores: int
     """Of the machines that they were measured on."""
     n_nodes: int
@@ -106,6 +105,18 @@ class MeasuredRun:
     stage_seconds: dict[str, FloatArray]
     """Each of `STAGES` to (N,) s."""
 
+    @property
+    def flow_seconds(self) -> float:
+        """In which its series went through: what the models, or the cores beside them, did takes as long."""
+        n_models = self.n_gpus if self.device == "cuda" else self.n_nodes
+        read, segment, measure = (float(self.stage_seconds[stage].sum()) for stage in STAGES)
+        return max(segment / n_models, (read + measure) / cores_beside(n_models, self.n_cores))
+
+    @property
+    def start_seconds(self) -> float:
+        """Of a portion's pipeline: its first series comes out late, while others are segmented already."""
+        return max(0.0, self.pipeline_seconds + self.busy_seconds - self.flow_seconds) / self.n_portions
+
 
 def measured_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> Rates:
     """Rates of runs on machines of one kind; medians, so that one slow series or run decides nothing.
@@ -123,7 +134,7 @@ def measured_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> Rates:
     return Rates(
         device=newest.device,
         start=_start_rates(runs, otherwise),
-        work_per_core_second=median(_work_per_core_second(run, stages) for run in runs),
+        waiting=median(_waiting(run) for run in runs),
         n_cores=newest.n_cores,
         n_nodes=newest.n_nodes,
         source=f"{len(slices)} series of {len(runs)} run{'s' * (len(runs) > 1)}, the newest {newest.run_id}",
@@ -151,17 +162,9 @@ def stage_rate(n_slices: FloatArray, seconds: FloatArray) -> StageRate:
     return by_slice if min(slope, base) < 0 else StageRate(seconds_a_series=base, seconds_a_slice=slope)
 
 
-def cpu_work(stages: Mapping[str, StageRate], n_series: int, n_slices: int, cores_of_node: float) -> dict[str, float]:
-    """Seconds of cores that each stage has while processors do all; the model has all cores of its node.
-
-    Args:
-        stages: each of `STAGES` to its rate.
-        n_series: how many.
-        n_slices: of all of them.
-        cores_of_node: how many a node has.
-    """
-    cores = {"read": 1.0, "segment": cores_of_node, "measure": 1.0}
-    return {stage: cores[stage] * rate.seconds(n_series, n_slices) for stage, rate in stages.items()}
+def cores_beside(n_models: int, n_cores: int) -> int:
+    """Cores that read and measure: each process with a model holds one, but one of all is always left."""
+    return max(1, n_cores - n_models)
 
 
 def _start_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> StartRates:
@@ -170,16 +173,16 @@ def _start_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> StartRat
     headers = [run.index_seconds / run.n_headers for run in here if run.n_headers >= FEWEST_HEADERS]
     return StartRates(
         ray_seconds=median([run.ray_seconds for run in here] or [otherwise.ray_seconds]),
-        pipeline_seconds=median(run.pipeline_seconds / run.n_portions for run in runs),
+        pipeline_seconds=median(run.start_seconds for run in runs),
         header_seconds=median(headers or [otherwise.header_seconds]),
         planning_seconds=median(run.planning_seconds / len(run.n_slices) for run in runs),
         closing_seconds=median(run.closing_seconds for run in runs),
     )
 
 
-def _work_per_core_second(run: MeasuredRun, stages: Mapping[str, StageRate]) -> float:
-    """By the rates and not by what its series took, so that the rates give a run back the time that it was busy."""
+def _waiting(run: MeasuredRun) -> float:
+    """More seconds of stages than cores had seconds in that time were spent waiting; a GPU takes the cores nothing."""
     if run.device == "cuda":
         return 1.0
-    work = cpu_work(stages, len(run.n_slices), int(run.n_slices.sum()), run.n_cores / run.n_nodes)
-    return sum(work.values()) / (run.n_cores * run.busy_seconds)
+    work = sum(float(seconds.sum()) for seconds in run.stage_seconds.values())
+    return max(1.0, work / (run.n_cores * run.flow_seconds))

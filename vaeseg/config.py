@@ -341,6 +341,12 @@ class PhantomConfig:
             raise ValueError("tumour_free_share must lie in [0, 1] and max_tumours in 0 to 4")
 
 
+SERIES_AT_ONCE = 500
+"""Series of a run in one pipeline: their manifests are in memory."""
+FILES_READ_HERE = 1_000
+"""New files whose headers the driver reads by itself, at most: starting Ray takes longer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What a run needs besides its archive and its model; kept with the run, so that a job can execute it."""

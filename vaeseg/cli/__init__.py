@@ -32,6 +32,7 @@ COMMANDS = {
     "db": "Upgrade and check the database; roles.",
     "doctor": "Check everything that a night needs.",
     "erase": "Remove everything that is stored of a subject.",
+    "estimate": "Tell how long a night takes and what a CT costs.",
     "evaluate": "Say how good a model is on subjects that it has not seen.",
     "exporter": "Serve metrics of the database for Prometheus.",
     "findings": "Query findings in SQL.",

@@ -67,7 +67,7 @@ def _archives(connection: Connection) -> list[Row[Any]]:
 
 def _series_of(connection: Connection, archive: Row[Any], volume_threshold_ml: float) -> ArchiveSeries:
     judged = series_by_category(
-        archive.id, archive.model_digest, archive.config_digest, _rules_digest((archive.config or {}).get("rules"))
+        archive.id, archive.model_digest, archive.config_digest, rules_digest((archive.config or {}).get("rules"))
     )
     statement = select(
         judged.c.category,
@@ -88,7 +88,7 @@ def _series_of(connection: Connection, archive: Row[Any], volume_threshold_ml: f
     )
 
 
-def _rules_digest(rules: Mapping[str, Any] | None) -> str | None:
+def rules_digest(rules: Mapping[str, Any] | None) -> str | None:
     """By which decisions are known; None without rules, or with those of another version, which nobody can digest."""
     if rules is None:
         return None

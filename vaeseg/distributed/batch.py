@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -61,7 +61,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     context = DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
-    on_gpu = config.device == "cuda" or (config.device == "auto" and gpus_available())
+    on_gpu = device_of(config) == "cuda"
     fewest, most = config.actors or _actors(on_gpu, len(rows))
     task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
@@ -78,6 +78,13 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
         ray_remote_args_fn=None if on_gpu else EvenPlacement(),
     )
     return named(dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task), "segment")
+
+
+def device_of(config: StageConfig) -> Literal["cpu", "cuda"]:
+    """Where the model runs, on the Ray that there is."""
+    if config.device == "auto":
+        return "cuda" if gpus_available() else "cpu"
+    return config.device
 
 
 def _actors(on_gpu: bool, n_series: int) -> tuple[int, int]:

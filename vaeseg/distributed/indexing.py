@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from vaeseg.config import ReadingConfig
+from vaeseg.config import FILES_READ_HERE, ReadingConfig
 from vaeseg.db.index_files import (
     KnownFile,
     changed_groups,
@@ -52,8 +52,6 @@ FILES_READ = 100_000
 """Files whose headers are read in one go, at most: their names are in memory."""
 FILES_RECORDED = 5_000
 """Headers between two transactions, at most."""
-FILES_READ_HERE = 1_000
-"""Fewer are read by the driver itself: starting Ray takes longer."""
 FILES_A_TASK = 100
 FILES_JUDGED = 20_000
 """Headers in memory while series are judged, unless a single group has more."""

@@ -10,9 +10,11 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from io import TextIOBase
 from typing import Any
 from urllib.parse import urlsplit
@@ -166,6 +168,33 @@ def stop_local_ray() -> None:
 def nodes_with_cpus() -> list[str]:
     """Ids of the cluster's nodes that run tasks."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What Ray can give, as the machines have it."""
+
+    n_cores: int
+    """Of all nodes that run tasks."""
+    n_gpus: int
+    n_nodes: int
+    """That run tasks."""
+
+
+def hardware() -> Hardware:
+    """What the cluster has.
+
+    A Ray of this machine is told of more logical CPUs than there are, and several nodes may share it: of this machine
+    no more cores count than it has.
+    """
+    cores: Counter[str] = Counter()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    for node in nodes:
+        cores[node["NodeManagerHostname"]] += int(node["Resources"]["CPU"])
+    here = socket.gethostname()
+    cores[here] = min(cores[here], os.cpu_count() or 1)
+    n_gpus = int(ray.cluster_resources().get("GPU", 0))
+    return Hardware(n_cores=max(1, cores.total()), n_gpus=n_gpus, n_nodes=max(1, len(nodes)))
 
 
 def gpus_available() -> bool:

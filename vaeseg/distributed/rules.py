@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vaeseg.config import RunConfig, digest
+from vaeseg.config import FILES_READ_HERE, RunConfig, digest
 from vaeseg.db.exclusions import Standing, record_decisions, runs_with_rules, sample_paths, standings
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import DONE, LEFT_OUT, RunKey
 from vaeseg.distributed.asking import Question, ask, decide_studies
-from vaeseg.distributed.indexing import FILES_READ_HERE, IndexJob, manifests_of
+from vaeseg.distributed.indexing import IndexJob, manifests_of
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError
 from vaeseg.io.manifest import SeriesManifest

@@ -9,10 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vaeseg.config import RunConfig
+from vaeseg.config import SERIES_AT_ONCE, RunConfig
 from vaeseg.db.coverage import Scanned
 from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.index_series import SeriesName, readable_series, studies_of_refused_series
@@ -20,7 +20,7 @@ from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
-from vaeseg.distributed.batch import segment_rows
+from vaeseg.distributed.batch import device_of, segment_rows
 from vaeseg.distributed.committer import Committer
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.distributed.lifecycle import (
@@ -31,7 +31,8 @@ from vaeseg.distributed.lifecycle import (
     heartbeats,
     interruptible,
 )
-from vaeseg.distributed.local import start_local_ray
+from vaeseg.distributed.local import hardware, start_local_ray
+from vaeseg.distributed.pace import Pace
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
 from vaeseg.distributed.rules import Selection, rules_digest, select_series
@@ -51,9 +52,6 @@ from vaeseg.telemetry import FILES_REFUSED
 
 T = TypeVar("T")
 
-SERIES_AT_ONCE = 500
-"""Series in one pipeline: their manifests are in memory."""
-
 
 @dataclass(kw_only=True)
 class _Run:
@@ -69,10 +67,12 @@ class _Run:
     """Of the rules that it follows beside those of its configuration."""
     index: IndexReport | None = None
     """None until the index is up to date."""
+    pace: Pace = field(default_factory=Pace)
 
     def update_index(self) -> IndexReport:
         """Bring the index up to date; from then on it is known what there is to account for."""
         self.index = self.outlasting(lambda: update_index(self.database, self.job, self.interruption.check))
+        self.pace.indexed(self.index.counts()["n_read"])
         return self.index
 
     def outlasting(self, work: Callable[[], T]) -> T:
@@ -117,6 +117,7 @@ def execute_run(
         "index": report.index,
         "unmatched_labels": report.unmatched_labels,
         "is_retry": report.is_retry,
+        "pace": run.pace.counts(),
     }
     report.files = run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
     write_to_ray(FILES_REFUSED, "", report.files.refused)
@@ -308,15 +309,18 @@ def _segment(
         for item, manifest in work
     ]
     stages = _stage_config(run, key.model_digest)
+    run.pace.portion_begins()
 
     def produce() -> Generator[SeriesRow]:
         start_local_ray()
+        run.pace.ray_is_up(device_of(stages), hardware())
         yield from segment_rows(rows, stages)
 
     try:
         for row in consume_in_thread(produce, run.interruption.check):
             item = items.pop(row["work_item"])
             if (outcome := _checked(row)) is not None:
+                run.pace.came(outcome)
                 committer.add(item, outcome)
     finally:
         committer.flush()

@@ -111,7 +111,7 @@ def test_an_unchanged_archive_is_only_listed(database: Database, ugly: Path, mon
     def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(index_tasks, "read_file", refuse)
+    monkeypatch.setattr(index_tasks, "read_headers", refuse)
     again = index(database, ugly)
     assert (again.n_listed, again.n_read, again.n_judged, again.n_vanished) == (first.n_listed, 0, 0, 0)
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from vaeseg.config import ReadingConfig
-from vaeseg.io import archive
+from vaeseg.io.archive import read_files as read_headers
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom
 from vaeseg.io.file_index import indexed
 from vaeseg.io.listing import FoundFile, Listing, walk
@@ -46,7 +46,7 @@ def read_files(root: AnyPath, config: ReadingConfig, secret: bytes, item: str) -
     """
     keyer = SubjectKeyer(secret)
     with quiet_pydicom():
-        records = archive.read_files(root, [FoundFile(**file) for file in json.loads(item)], config, keyer)
+        records = read_headers(root, [FoundFile(**file) for file in json.loads(item)], config, keyer)
     return [json.dumps([vars(indexed(record)) for record in records])]
 
 

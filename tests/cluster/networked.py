@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import tempfile
@@ -79,13 +78,17 @@ class NetworkedCluster:
         listed = ((answer.get("data") or {}).get("result") or {}).get("result") or []
         return {node["node_name"]: node["state"] for node in sorted(listed, key=lambda node: node["state"] == "ALIVE")}
 
+    def jobs(self) -> dict[str, str]:
+        """What Ray says of each job by its id, such as RUNNING and FAILED; empty where no head answers."""
+        return {job["submission_id"]: job["status"] for job in self._asked("/api/jobs/") or []}
+
     def is_running(self, name: str) -> bool:
         """Whether the processes of a node are there."""
         return self.nodes[name].is_running
 
     def kill(self, name: str) -> None:
         """Kill every process of a node at once."""
-        node = self.nodes.pop(name)
+        node = self.nodes[name]
         end_processes(node.owns, [node.pid], terminate_seconds=0)
 
     def stop(self) -> None:
@@ -173,16 +176,6 @@ class NetworkedPostgres:
             pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user, timeout=60)
         server.start()  # takes up the one that runs
 
-    def connections(self) -> str:
-        """What the server says of its connections, for a person."""
-        question = "SELECT pid, client_addr, state, wait_event_type, now()-xact_start, left(query, 60) FROM pg_stat_activity"
-        return str(self._server.psql(question + " WHERE client_addr IS NOT NULL;"))
-
     def stop(self) -> None:
         """End it, and remove its files."""
         self._server.cleanup()
-
-
-def environment_for(store: Path, database_url: str) -> dict[str, str]:
-    """Variables of the head, and of whoever submits."""
-    return {"VAESEG_STORE": str(store), "VAESEG_DB": database_url, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}

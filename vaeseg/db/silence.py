@@ -1,7 +1,7 @@
-"""PostgreSQL across a network that may be cut: both ends notice within seconds what Linux notices after a quarter of an hour.
+"""PostgreSQL across a network that may be cut: both ends notice within seconds.
 
-Without this a run that wrote when the network was cut waits for its own system to give up, and the server keeps the locks
-of whoever is gone for two hours, so that the run cannot be gone on with elsewhere.
+By itself Linux gives up after a quarter of an hour what it has sent and nobody took, and a server keeps the locks of
+whoever is gone for two hours: the run that was cut off would hang, and so would what goes on with it elsewhere.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from vaeseg.phantom.dicom_writer import write_dicom_archive
 WHY_NOT = reason_against()
 NEEDS_A_NETWORK = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there can be a network")
 N_SERIES = 24
-PHANTOM = PhantomConfig(n_patients=N_SERIES, seed=5, image_size=64, z_extent_mm=24.0, slice_spacing_mm=4.0)
+PHANTOM = PhantomConfig(n_patients=N_SERIES, seed=5, image_size=64, z_extent_mm=40.0, slice_spacing_mm=4.0)
 PATIENCE_SECONDS = 240.0
 CALL = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
 QUICK_HEALTH_CHECKS = {

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from partitioned import NEEDS_A_NETWORK, QUICK_HEALTH_CHECKS, Place, awaited, in_the_middle, laid
+from partitioned import NEEDS_A_NETWORK, QUICK_HEALTH_CHECKS, Place, awaited, in_the_middle, laid, result_of
 
 from vaeseg.db.summaries import recent_runs
 
@@ -39,8 +39,8 @@ def test_a_worker_that_is_cut_off_for_good_costs_nothing(place: Place) -> None:
     place.awaited(run_id, in_the_middle)
     place.network.cut("worker-1")
     place.check(run_id)
-    told, said = waiting.communicate(timeout=60)
-    assert (waiting.returncode, json.loads(told)["status"], said) == (0, "finished", "")
+    told = result_of(waiting)
+    assert (told.returncode, json.loads(told.stdout)["status"], told.stderr) == (0, "finished", "")
     assert place.cluster.states()["worker-1"] == "DEAD"
     place.network.mend("worker-1")
     awaited(lambda: place.cluster.is_running("worker-1"), lambda is_running: not is_running)

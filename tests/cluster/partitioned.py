@@ -40,7 +40,7 @@ QUICK_HEALTH_CHECKS = {
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""A node that is silent for 12 seconds is dead; by default 65."""
+"""A node that is silent for about 12 seconds is dead; by default 65."""
 OF_THE_RUN = {
     *("run_id", "created_at", "read_seconds", "segment_seconds", "measure_seconds", "superseded_at"),
     *("subject_key", "model", "mask_uri"),

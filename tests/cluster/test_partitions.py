@@ -14,7 +14,7 @@ from partitioned import NEEDS_A_NETWORK, QUICK_HEALTH_CHECKS, Place, awaited, in
 
 from vaeseg.db.summaries import recent_runs
 
-pytestmark = [pytest.mark.cluster, NEEDS_A_NETWORK]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, NEEDS_A_NETWORK]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@
     ├── ArchiveBusyError            1   another run has the archive
     ├── TrainingError               1   training diverged or cannot resume
     ├── ClusterError                1   Ray cannot be started or reached
+    │   └── ClusterAwayError        1   nobody answers at the cluster's address
     └── ReadingError                -   one series or file; becomes a verdict, never ends a run
 
 Exit code 3 belongs to no error: it says that a command finished, but that some series failed or were refused.
@@ -71,6 +72,10 @@ class TrainingError(VaesegError):
 
 class ClusterError(VaesegError):
     """Ray cannot be started on this machine, or the cluster cannot be reached."""
+
+
+class ClusterAwayError(ClusterError):
+    """Nobody answers at the cluster's address; the cluster, or the network, may come back."""
 
 
 class ReadingError(VaesegError):

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import requests
 
 from vaeseg.distributed import jobs_api
 from vaeseg.distributed.job_script import jobs_directory
 from vaeseg.distributed.jobs_api import CHECK_SCRIPT, JobsApi, JobScript, entry_point, is_jobs_address
-from vaeseg.errors import ClusterError, UsageError
+from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
 
 
 def test_every_script_that_is_submitted_is_there() -> None:
@@ -125,9 +126,23 @@ def test_the_address_that_was_given_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_head_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition of the network hangs no night."""
-    monkeypatch.setattr(jobs_api, "REQUEST_SECONDS", 0.3)
-    with server(answers=False) as address, pytest.raises(ClusterError, match="timed out"):
+    monkeypatch.setattr(jobs_api, "ANSWER_SECONDS", 0.3)
+    with server(answers=False) as address, pytest.raises(ClusterAwayError, match="does not answer: nothing came for"):
         JobsApi(address)
+
+
+@pytest.mark.parametrize("away", [requests.ConnectionError("refused"), requests.ConnectTimeout("slow")])
+def test_a_cluster_that_goes_away_is_told_from_one_that_refuses(away: Exception) -> None:
+    """It may come back, so that `logs --follow` waits for it."""
+
+    def fail(*_: object) -> None:
+        raise away
+
+    cluster = JobsApi.__new__(JobsApi)
+    cluster._address = "http://head:8265"
+    cluster._client = SimpleNamespace(get_job_info=fail)
+    with pytest.raises(ClusterAwayError, match="http://head:8265 does not answer: it cannot be reached; see whether"):
+        cluster.state("vaeseg-r1-a1")
 
 
 def test_an_address_says_whether_it_is_submitted_to() -> None:

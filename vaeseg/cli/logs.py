@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from vaeseg.cli.options import opened_for_query, store_options
-from vaeseg.errors import UsageError
+from vaeseg.errors import ClusterAwayError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.distributed.jobs_api import JobsApi
     from vaeseg.remote import AnyPath
 
 FOLLOW_SECONDS = 2.0
+AWAY_SECONDS = 120.0
+"""How long --follow waits for a cluster that answered before: twice what Ray gives a node that is silent."""
 
 
 @click.command()
@@ -25,7 +27,8 @@ FOLLOW_SECONDS = 2.0
 def command(run_id: str, follow: bool, address: str | None, store: AnyPath, db: str | None) -> None:
     """Print the log of the job that executes RUN_ID, or of its last attempt.
 
-    What became of a run is in the database, also when its cluster is gone: see `status`.
+    What became of a run is in the database, also when its cluster is gone: see `status`. With --follow, a cluster that
+    stops answering is waited for, up to two minutes.
 
     Exit codes: 0 ok, 1 the cluster cannot be asked, 2 no such run, it was no job, or the cluster does not know it.
     """
@@ -42,10 +45,29 @@ def command(run_id: str, follow: bool, address: str | None, store: AnyPath, db: 
 def _print_logs(cluster: JobsApi, submission_id: str, follow: bool) -> None:
     printed = 0
     while True:
-        has_ended = cluster.state(submission_id) == "ended"
-        text = cluster.logs(submission_id)
+        has_ended, text = _read(cluster, submission_id, AWAY_SECONDS if follow else 0.0)
         click.echo(text[printed:], nl=False)
         printed = len(text)
         if has_ended or not follow:
             return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _read(cluster: JobsApi, submission_id: str, patience_seconds: float) -> tuple[bool, str]:
+    """Whether the job has ended, and its log; a cluster that stops answering is waited for.
+
+    Raises:
+        ClusterAwayError: it does not answer within that time.
+    """
+    since = time.monotonic()
+    is_told = False
+    while True:
+        try:
+            return cluster.state(submission_id) == "ended", cluster.logs(submission_id)
+        except ClusterAwayError as error:
+            if time.monotonic() - since >= patience_seconds:
+                raise
+            if not is_told:
+                click.echo(f"{error}; it is waited for up to {patience_seconds:.0f} s", err=True)
+            is_told = True
         time.sleep(FOLLOW_SECONDS)

@@ -17,6 +17,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from vaeseg.db.migrate import migrate
+from vaeseg.db.silence import notice_there, noticed_here
 from vaeseg.errors import DatabaseAwayError, StoreError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -224,10 +225,12 @@ def _engine(url: URL) -> Engine:
         return engine
     try:
         # a statement prepared while a table was empty would go on reading all of it, however large it grows
-        options = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "prepare_threshold": None}
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+        options = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "prepare_threshold": None, **noticed_here(url)}
+        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=options)
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs a driver: pip install 'vaeseg[postgres]'") from error
+    notice_there(engine)
+    return engine
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from requests import RequestException
+from requests import ConnectionError as RequestsConnectionError
+from requests import ReadTimeout, RequestException, Timeout
 
-from vaeseg.distributed.local import check_reachable
-from vaeseg.errors import ClusterError, UsageError
+from vaeseg.distributed.local import REACH_SECONDS, check_reachable
+from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray warns of its own dependencies
@@ -29,7 +30,7 @@ CHECK_SCRIPT = "check_cluster"
 """The one that executes none."""
 JobState = Literal["pending", "running", "ended", "unknown"]
 
-REQUEST_SECONDS = 30.0
+ANSWER_SECONDS = 30.0
 """A head node that says nothing for so long is not there."""
 DRIVER_MEMORY_BYTES = 2**30
 """Of the head node, for a driver: 0.7 GB were measured at 100,000 planned series."""
@@ -159,9 +160,17 @@ class JobsApi:
                 f"the Ray cluster {self._address} demands its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
                 "to a file that holds it"
             ) from error
-        except (RequestException, ConnectionError, RuntimeError, ValueError, KeyError) as error:
+        except (RequestsConnectionError, Timeout, ConnectionError) as error:
+            raise ClusterAwayError(f"the Ray cluster {self._address} does not answer: {_short(error)}") from error
+        except (RequestException, RuntimeError, ValueError, KeyError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterError(f"the Ray cluster {self._address} does not do as asked: {lines[-1][:300]}") from error
+
+
+def _short(error: Exception) -> str:
+    """What requests says has the address twice, and classes of two libraries."""
+    what = f"nothing came for {ANSWER_SECONDS:.0f} s" if isinstance(error, ReadTimeout) else "it cannot be reached"
+    return f"{what}; see whether its head runs, and the network between"
 
 
 def entry_point(script: JobScript, run_id: str) -> str:
@@ -177,7 +186,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]  # ray has no types
     """Ray's own, which would wait for ever for a head node that went away."""
 
     def _do_request(self, *args: Any, **options: Any) -> Any:
-        return super()._do_request(*args, **{"timeout": REQUEST_SECONDS, **options})
+        return super()._do_request(*args, **{"timeout": (REACH_SECONDS, ANSWER_SECONDS), **options})
 
 
 @contextmanager

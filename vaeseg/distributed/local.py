@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import ray
 
-from vaeseg.errors import ClusterError, UsageError
+from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
 from vaeseg.logs import for_printing
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def check_reachable(address: str) -> None:
 
     Raises:
         UsageError: it is something else.
-        ClusterError: nobody answers.
+        ClusterAwayError: nobody answers.
     """
     url = urlsplit(address if "://" in address else f"//{address}")
     try:
@@ -104,7 +104,7 @@ def check_reachable(address: str) -> None:
     try:
         socket.create_connection((url.hostname, port), timeout=REACH_SECONDS).close()
     except OSError as error:
-        raise ClusterError(f"the Ray cluster {address} cannot be reached: {error.strerror or error}") from error
+        raise ClusterAwayError(f"the Ray cluster {address} cannot be reached: {error.strerror or error}") from error
 
 
 def start_local_ray(n_cpus: int | None = None) -> None:

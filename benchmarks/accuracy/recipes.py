@@ -40,7 +40,7 @@ RECIPES: Mapping[str, Recipe] = {
     "improved": Recipe(),
     "without running mean": Recipe(decoder={"ema_decay": "0"}),
     "without warps": Recipe(decoder={"warp_share": "0"}),
-    "without warps, gamma and noise": Recipe(
+    "without warps and noise": Recipe(
         decoder={"warp_share": "0", "gamma_jitter": "0", "noise": "0", "intensity_jitter": "0.05"}
     ),
     "no augmentation": Recipe(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vaeseg.remote import RemotePath, any_path
+from vaeseg.paths import any_path
+from vaeseg.remote import RemotePath
 
 START_SECONDS = 60.0
 

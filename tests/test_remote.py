@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from object_store import credentials
@@ -15,7 +17,9 @@ from object_store import credentials
 from vaeseg import remote
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError, UsageError
-from vaeseg.remote import AnyPath, RemotePath, any_path, below, matches, move, read_ahead, remove_tree, sha256_of
+from vaeseg.io.ahead import read_ahead
+from vaeseg.paths import AnyPath, any_path, below, matches, move, remove_tree, sha256_of
+from vaeseg.remote import RemotePath
 
 
 @pytest.fixture(params=["directory", "object store"])
@@ -159,10 +163,82 @@ def test_an_object_store_that_is_away_is_no_fault_of_the_file(short_patience: No
         next(read_ahead([path])).open("rb")
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", PermissionError),
+        ("AWS Error UNKNOWN (HTTP status 403): HTTP Response Code: 403", PermissionError),
+        ("AWS Error NO_SUCH_KEY during CopyObject operation", FileNotFoundError),
+        ("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7", StoreError),
+        ("AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation", StoreError),
+    ],
+)
+def test_errors_are_those_of_a_path(short_patience: None, bucket: RemotePath, said: str, expected: type) -> None:
+    """What is forbidden or missing is the file's own; what goes wrong on the way is the store's."""
+
+    def fail() -> None:
+        raise OSError(said)
+
+    with pytest.raises(expected):
+        bucket.do(fail)
+
+
+def test_only_what_goes_wrong_on_the_way_is_tried_again(bucket: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that comes back costs nothing; a bucket that is not there is said at once."""
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.0)
+    tries: list[str] = []
+
+    def fail_with(said: str) -> str:
+        tries.append(said)
+        if len(tries) < 3:
+            raise OSError(said)
+        return "done"
+
+    assert bucket.do(lambda: fail_with("AWS Error SLOW_DOWN")) == "done"
+    tries.clear()
+    with pytest.raises(StoreError):
+        bucket.do(lambda: fail_with("AWS Error NO_SUCH_BUCKET"))
+    assert len(tries) == 1
+
+
+class FailsOnce(io.RawIOBase):
+    """A file whose third piece arrives at the second attempt, after a first that moved on."""
+
+    def __init__(self, content: bytes) -> None:
+        self._file, self._n_reads = io.BytesIO(content), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        self._n_reads += 1
+        count = self._file.readinto(memoryview(buffer)[:1000])
+        if self._n_reads == 3:
+            raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
+        return count
+
+
+def test_no_byte_is_lost_where_a_read_is_tried_again(bucket: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that failed half way begins again where it began, and not where it broke off."""
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.0)
+    content = os.urandom(5000)
+    with remote.OpenedObject(FailsOnce(content), bucket / "file") as file:
+        assert file.read(10) + file.read(2500) + file.read() == content
+
+
 def test_the_environment_names_the_server(s3: str, bucket: RemotePath) -> None:
     """AWS_ENDPOINT_URL and the keys, as every tool of S3 has them."""
     write_atomically(bucket / "file", b"there")
     environment = {**os.environ, **credentials(), "AWS_ENDPOINT_URL": s3}
-    script = f"from vaeseg.remote import any_path; print(any_path('{bucket.base}/file').read_bytes().decode())"
+    script = f"from vaeseg.paths import any_path; print(any_path('{bucket.base}/file').read_bytes().decode())"
     told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout == "there\n"

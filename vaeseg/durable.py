@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 
-from vaeseg.remote import AnyPath, RemotePath
+from vaeseg.paths import AnyPath
+from vaeseg.remote import RemotePath
 
 
 def write_atomically(path: AnyPath, data: bytes, *, synced: bool = True) -> None:

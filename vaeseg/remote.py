@@ -8,38 +8,30 @@ file of that name here.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
-import shutil
 import stat
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from vaeseg.errors import StoreError, UsageError
+from vaeseg.errors import StoreError
 
 READ_AHEAD_BYTES = 2**18
 """Fetched at once while a header is read in small pieces: one request holds all of most headers."""
 PATIENCE_SECONDS = 30.0
 """What fails on the way to the object store is tried again for this long, beside pyarrow's own few seconds."""
 PAUSE_SECONDS = 1.0
-REQUESTS_AT_ONCE = 16
-"""Of one reader: an object store answers many askers as fast as one."""
 GONE = "NO_SUCH_KEY"
 """Of a copy; reading has an error of its own for it."""
 DENIED = ("ACCESS_DENIED", "HTTP Response Code: 403")
 ON_THE_WAY = ("NETWORK_CONNECTION", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "REQUEST_TIMEOUT")
 """In messages of pyarrow, which has no errors of its own for them."""
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -170,7 +162,7 @@ class RemotePath:
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(self._path, recursive=recursive)
-        found: list[Any] = self._do(lambda: self._filesystem.get_file_info(selector))
+        found: list[Any] = self.do(lambda: self._filesystem.get_file_info(selector))
         return found
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
@@ -194,7 +186,7 @@ class RemotePath:
         """
         if mode != "rb":
             raise ValueError(f"objects are opened to be read, not with mode {mode}")
-        return _Opened(self._do(lambda: self._filesystem.open_input_file(self._path)), self)
+        return OpenedObject(self.do(lambda: self._filesystem.open_input_file(self._path)), self)
 
     def read_bytes(self) -> bytes:
         """All of an object."""
@@ -203,7 +195,7 @@ class RemotePath:
             with self._filesystem.open_input_stream(self._path, compression=None) as file:
                 return bytes(file.read())
 
-        return self._do(read)
+        return self.do(read)
 
     def read_text(self, encoding: str) -> str:
         """All of an object, decoded."""
@@ -216,24 +208,24 @@ class RemotePath:
             with self._filesystem.open_output_stream(self._path, compression=None) as file:
                 return int(file.write(data))
 
-        return self._do(write)
+        return self.do(write)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove an object."""
         try:
-            self._do(lambda: self._filesystem.delete_file(self._path))
+            self.do(lambda: self._filesystem.delete_file(self._path))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
-    def replace(self, target: RemotePath) -> RemotePath:
+    def replace(self, target: object) -> None:
         """Copy an object to another key, then remove it: the target is there whole before this one goes."""
-        self._do(lambda: self._filesystem.move(self._path, target._path))
-        return target
+        assert isinstance(target, RemotePath)
+        self.do(lambda: self._filesystem.move(self._path, target._path))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Make a directory, and those above it, whether or not it is there."""
-        self._do(lambda: self._filesystem.create_dir(self._path, recursive=True))
+        self.do(lambda: self._filesystem.create_dir(self._path, recursive=True))
 
     def rmdir(self) -> None:
         """Remove a directory that holds nothing; nobody else may write into it meanwhile.
@@ -247,27 +239,27 @@ class RemotePath:
 
     def remove_tree(self) -> None:
         """Remove a directory with all that is in it."""
-        self._do(lambda: self._filesystem.delete_dir(self._path))
+        self.do(lambda: self._filesystem.delete_dir(self._path))
 
     @property
     def _filesystem(self) -> Any:
-        return _opened(self._url(self.base))[0]
+        return opened(self._url(self.base))[0]
 
     @property
     def _path(self) -> str:
-        root = _opened(self._url(self.base))[1]
+        root = opened(self._url(self.base))[1]
         return root if self.key == PurePosixPath() else f"{root}/{self.key}"
 
     def _url(self, url: str) -> str:
         return url + self.query
 
     def _info(self) -> Any:
-        return self._do(lambda: self._filesystem.get_file_info(self._path))
+        return self.do(lambda: self._filesystem.get_file_info(self._path))
 
     def _missing(self) -> FileNotFoundError:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
 
-    def _do(self, operation: Callable[[], Result]) -> Result:
+    def do(self, operation: Callable[[], Result]) -> Result:
         """Errors of pyarrow become what `Path` would raise; see the class."""
         from pyarrow import ArrowException
 
@@ -288,60 +280,7 @@ class RemotePath:
             time.sleep(PAUSE_SECONDS)
 
 
-AnyPath = Path | RemotePath
-"""What a store or an archive may be given as."""
-
-
-@dataclass(frozen=True)
-class FetchedFile:
-    """An object that is here already, or what went wrong."""
-
-    data: bytes | OSError | StoreError
-
-    def open(self, mode: str = "rb") -> io.BytesIO:
-        """As `Path.open`.
-
-        Raises:
-            OSError: it could not be read.
-            StoreError: the object store could not be reached.
-        """
-        if not isinstance(self.data, bytes):
-            raise self.data
-        return io.BytesIO(self.data)
-
-
-def read_ahead(paths: Iterable[AnyPath]) -> Iterator[Path | FetchedFile]:
-    """Files to open one after the other, in their order; objects are fetched while those before them are worked on."""
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
-        coming: deque[Path | Future[FetchedFile]] = deque()
-        for path in paths:
-            coming.append(threads.submit(_fetched, path) if isinstance(path, RemotePath) else path)
-            if len(coming) > REQUESTS_AT_ONCE:
-                yield _arrived(coming.popleft())
-        while coming:
-            yield _arrived(coming.popleft())
-
-
-def _fetched(path: RemotePath) -> FetchedFile:
-    try:
-        return FetchedFile(path.read_bytes())
-    except (OSError, StoreError) as error:
-        return FetchedFile(error)
-
-
-def _arrived(file: Path | Future[FetchedFile]) -> Path | FetchedFile:
-    return file if isinstance(file, Path) else file.result()
-
-
-def map_files(function: Callable[[Item], Result], items: Sequence[Item], root: AnyPath) -> list[Result]:
-    """`map` over what lies below a root, in order; many at once where each waits for an object store."""
-    if not isinstance(root, RemotePath):
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
-        return list(threads.map(function, items))
-
-
-class _Opened(io.BufferedReader):
+class OpenedObject(io.BufferedReader):
     """An open object, read ahead; what fails while it is read fails as it does when it is opened."""
 
     def __init__(self, file: Any, path: RemotePath) -> None:
@@ -349,10 +288,12 @@ class _Opened(io.BufferedReader):
         self._at = path
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return self._again_from_here(lambda: super(_Opened, self).read(size))
+        """As `io.BufferedReader`."""
+        return self._again_from_here(lambda: super(OpenedObject, self).read(size))
 
     def readinto(self, buffer: Any, /) -> int:
-        return self._again_from_here(lambda: super(_Opened, self).readinto(buffer))
+        """As `io.BufferedReader`."""
+        return self._again_from_here(lambda: super(OpenedObject, self).readinto(buffer))
 
     def _again_from_here(self, read: Callable[[], Result]) -> Result:
         """A read that failed half way may have moved on."""
@@ -362,85 +303,11 @@ class _Opened(io.BufferedReader):
             self.seek(start)
             return read()
 
-        return self._at._do(once)
-
-
-def any_path(given: str | PurePath | RemotePath) -> AnyPath:
-    """The place that a path or a URL names; nothing is opened but a connection.
-
-    Raises:
-        UsageError: a URL that pyarrow does not understand, or one that holds a password.
-    """
-    if isinstance(given, RemotePath):
-        return given
-    if "://" not in str(given):
-        return Path(given)
-    url = urlsplit(str(given))
-    if not url.netloc:
-        raise UsageError(f"{given} is no URL of a directory: it names no bucket")
-    if "@" in url.netloc:
-        raise UsageError(f"a URL of {url.scheme}:// holds a key: give keys in the environment, where nothing logs them")
-    base, query = f"{url.scheme}://{url.netloc}", f"?{url.query}" * bool(url.query)
-    from pyarrow import ArrowException
-
-    try:
-        _opened(base + query)
-    except (ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"{given} is no URL of a directory: {str(error).partition(chr(10))[0]}") from error
-    return RemotePath(base, PurePosixPath(url.path.strip("/")), query)
-
-
-def below(path: AnyPath, root: AnyPath) -> PurePath:
-    """Path relative to a directory above it.
-
-    Raises:
-        ValueError: it is not below it.
-    """
-    return path.relative_to(root) if isinstance(path, RemotePath) else path.relative_to(str(root))
-
-
-def matches(directory: AnyPath, pattern: str) -> list[AnyPath]:
-    """`glob` in order."""
-    found: list[AnyPath] = [*directory.glob(pattern)]
-    return sorted(found, key=lambda path: path.parts)
-
-
-def move(source: AnyPath, target: AnyPath) -> None:
-    """Give a file another name in the same store; the target is whole from the first moment.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if isinstance(source, RemotePath) and isinstance(target, RemotePath):
-        source.replace(target)
-    else:
-        Path(str(source)).replace(str(target))
-
-
-def sha256_of(path: AnyPath) -> str:
-    """SHA-256 of a file, 64 hex digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def remove_tree(path: AnyPath) -> None:
-    """Remove a directory with all that is in it.
-
-    Raises:
-        OSError: something in it cannot be removed.
-    """
-    if isinstance(path, RemotePath):
-        path.remove_tree()
-    else:
-        shutil.rmtree(path)
+        return self._at.do(once)
 
 
 @cache
-def _opened(url: str) -> tuple[Any, str]:
+def opened(url: str) -> tuple[Any, str]:
     """File system and bucket; one of each in a process, for its connections are kept."""
     from pyarrow.fs import FileSystem
 

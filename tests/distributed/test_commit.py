@@ -31,8 +31,8 @@ from vaeseg.distributed.commit import COMMIT_STEPS, Recovery, commit_group, mark
 from vaeseg.errors import DatabaseAwayError, StoreError
 from vaeseg.io.parquet import SCHEMAS, read_dataset, read_masks
 from vaeseg.io.store import Store
+from vaeseg.paths import AnyPath, below, matches
 from vaeseg.records import Overlap
-from vaeseg.remote import AnyPath, below, matches
 
 KEYS = ["1.2.1", "1.2.2", "1.2.3", "1.2.4"]
 

@@ -16,8 +16,8 @@ from vaeseg.distributed.commit import commit_group
 from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.errors import UsageError
 from vaeseg.io.store import Store
+from vaeseg.paths import AnyPath, matches
 from vaeseg.records import SegmentedSeries
-from vaeseg.remote import AnyPath, matches
 
 KEYS = [f"1.2.{n}" for n in range(4)]
 

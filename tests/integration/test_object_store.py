@@ -24,7 +24,8 @@ from vaeseg.distributed.submit import Submission, preview, submit
 from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.io.parquet import read_masks
 from vaeseg.io.store import Store
-from vaeseg.remote import RemotePath, matches
+from vaeseg.paths import matches
+from vaeseg.remote import RemotePath
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -17,6 +17,8 @@ from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.dataset_writer import clear
 from vaeseg.io.location import locate
 from vaeseg.io.slices import PreparedVolume
+from vaeseg.paths import matches
+from vaeseg.remote import RemotePath
 
 NAMES = ("c", "a", "b", "d")
 
@@ -240,6 +242,19 @@ def test_a_url_is_a_place_too(tmp_path: Path) -> None:
     data = open_data_set(f"file://{tmp_path}/set")
     assert data.manifest.digest == open_data_set(str(tmp_path / "set")).manifest.digest == written.digest
     assert open_data_set(data.location).read(np.array([1])).images.shape == (1, SIZE, SIZE)
+
+
+def test_a_data_set_in_an_object_store_is_the_same(bucket: RemotePath, tmp_path: Path) -> None:
+    """Digest, splits and pixels are those of a directory; a shard that is missing is noticed when it is opened."""
+    here = write_data_set(str(tmp_path / "set"), volumes())
+    there = write_data_set(str(bucket / "set"), volumes())
+    data, local = open_data_set(str(bucket / "set")), open_data_set(str(tmp_path / "set"))
+    assert data.manifest.digest == there.digest == here.digest
+    assert data.splits["subject"][0].dev.tolist() == local.splits["subject"][0].dev.tolist()
+    assert (data.read(np.arange(9)).images == local.read(np.arange(9)).images).all()
+    matches(bucket / "set" / "slices", "*.parquet")[0].unlink()
+    with pytest.raises(StoreError, match="expected"):
+        open_data_set(str(bucket / "set"))
 
 
 def test_location_does_not_depend_on_the_working_directory(

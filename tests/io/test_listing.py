@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from vaeseg.io.listing import list_directory, walk
+from vaeseg.paths import AnyPath
+from vaeseg.remote import RemotePath
 
 
 def test_what_lies_below_is_listed_by_name_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -22,6 +25,26 @@ def test_what_lies_below_is_listed_by_name_and_links_are_not_followed(tmp_path: 
     assert [(file.path, file.size) for file in found["b"].files[:2]] == [("b/1.dcm", 5), ("b/2.dcm", 5)]
     assert found["b"].files[2].size == (tmp_path / "b" / "link").lstat().st_size
     assert found["a/deep"].files[0].mtime_ns == (tmp_path / "a/deep/3.dcm").stat().st_mtime_ns
+
+
+def test_an_object_store_is_listed_as_a_directory_is(bucket: RemotePath, tmp_path: Path) -> None:
+    """Names, sizes and what is excluded; a prefix that is gone is no listing, and a root that is gone an error."""
+    for root in (bucket, tmp_path):
+        for name in ("b/2.dcm", "b/1.dcm", "a/deep/3.dcm", "store/4.dcm"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"12345")
+
+    def listed(root: AnyPath) -> list[tuple[str, tuple[str, ...], list[tuple[str, int]]]]:
+        walked = walk(root, exclude=[root / "store"])
+        return [(one.directory, one.directories, [(file.path, file.size) for file in one.files]) for one in walked]
+
+    assert listed(bucket) == listed(tmp_path)
+    age = time.time() - list_directory(bucket, "b").files[0].mtime_ns / 1e9
+    assert -5 < age < 600
+    gone = list_directory(bucket, "none")
+    assert (gone.files, gone.is_readable) == ((), False)
+    with pytest.raises(FileNotFoundError):
+        list_directory(bucket / "none", "")
 
 
 @dataclass

@@ -12,7 +12,7 @@ from vaeseg.cli.options import DIRECTORY, json_option, opened_for_query, store_o
 
 if TYPE_CHECKING:
     from vaeseg.db.archives import Archive, IndexCounts
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.group()

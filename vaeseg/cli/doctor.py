@@ -15,7 +15,7 @@ from vaeseg.errors import EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:
     from vaeseg.checks import Check
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 MARKS = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
 

@@ -13,7 +13,7 @@ from vaeseg.errors import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
     from vaeseg.distributed.erase import Traces
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.command()

@@ -18,7 +18,7 @@ from vaeseg.errors import UsageError
 if TYPE_CHECKING:
     from vaeseg.estimate.night import Machine, Night, Workload
     from vaeseg.estimate.rates import MeasuredRun, Rates
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 NO_GPU = "no GPU was asked about"
 NO_PRICE = "no --price-per-hour was given"

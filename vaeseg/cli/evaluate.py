@@ -26,7 +26,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK
 if TYPE_CHECKING:
     from vaeseg.distributed.evaluate import EvaluationRequest
     from vaeseg.inference.evaluation import Evaluation
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.command()

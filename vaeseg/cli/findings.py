@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vaeseg.db.findings import FindingRow
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 COLUMNS = (
     "run_id",

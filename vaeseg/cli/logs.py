@@ -12,7 +12,7 @@ from vaeseg.errors import ClusterAwayError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.distributed.jobs_api import JobsApi
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 FOLLOW_SECONDS = 2.0
 AWAY_SECONDS = 120.0

@@ -14,7 +14,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.models.registry import ListedModel
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.group()

@@ -17,7 +17,7 @@ from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.session import Database
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -120,7 +120,7 @@ class Directory(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> AnyPath:
         """To a path that may be opened."""
-        from vaeseg.remote import any_path
+        from vaeseg.paths import any_path
 
         if isinstance(value, str) and "://" in value:
             place = any_path(value)

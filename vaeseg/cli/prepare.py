@@ -17,7 +17,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 if TYPE_CHECKING:
     from vaeseg.config import PreprocessingConfig
     from vaeseg.distributed.prepare import ArchiveSource, PreparationReport, PreparationRequest, Progress
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 SHOWN_REFUSALS = 20
 """Refused items listed in a summary; the manifest has all of them."""

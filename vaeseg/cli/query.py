@@ -16,7 +16,7 @@ from vaeseg.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from vaeseg.db.answers import Answer
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 GAP = "  "
 """Between two columns."""

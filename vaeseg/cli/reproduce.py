@@ -23,7 +23,7 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 if TYPE_CHECKING:
     from vaeseg.distributed.reproduce import ReproductionRequest
     from vaeseg.io.splits import SplitKind
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 PAPER_IMAGE_SIZE = 256
 SPLITS: dict[str, tuple[SplitKind, ...]] = {

@@ -10,7 +10,7 @@ from vaeseg.cli.options import address_option, json_option, opened_for_query, st
 from vaeseg.cli.segmentation import conclude, with_bar
 
 if TYPE_CHECKING:
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.command()

@@ -10,7 +10,7 @@ from vaeseg.cli.options import address_option, check_choice, json_option, opened
 from vaeseg.cli.segmentation import conclude, with_bar
 
 if TYPE_CHECKING:
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 OUTCOMES = ["failed", "crashed"]
 

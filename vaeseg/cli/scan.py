@@ -72,7 +72,7 @@ def scan_submission(archive_name: str, **options: Any) -> Submission:
         StoreError: the database cannot be opened.
     """
     from vaeseg.db.archives import archive_named
-    from vaeseg.remote import any_path
+    from vaeseg.paths import any_path
 
     with opened_for_query(options["store"], options["db"]) as database:
         archive = archive_named(database, archive_name)

@@ -18,7 +18,7 @@ from vaeseg.cli.scan_arguments import given_options, options_of_scan
 if TYPE_CHECKING:
     from vaeseg.db.schedules import Schedule
     from vaeseg.db.session import Database
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.group()

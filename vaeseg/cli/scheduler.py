@@ -11,7 +11,7 @@ import click
 from vaeseg.cli.options import opened_for_query, store_options
 
 if TYPE_CHECKING:
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.command()

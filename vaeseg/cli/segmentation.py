@@ -21,7 +21,7 @@ from vaeseg.logs import is_json
 if TYPE_CHECKING:
     from vaeseg.distributed.report import ProgressCallback, RunReport
     from vaeseg.distributed.submit import Preview, Submission
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 OutputType = Literal["nifti", "png"]

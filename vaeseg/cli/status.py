@@ -17,7 +17,7 @@ from vaeseg.errors import UsageError
 if TYPE_CHECKING:
     from vaeseg.db.session import Database
     from vaeseg.db.summaries import RunSummary
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 WATCH_SECONDS = 1.0

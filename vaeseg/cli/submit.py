@@ -10,7 +10,7 @@ from vaeseg.cli.options import DIRECTORY
 from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
 
 if TYPE_CHECKING:
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.command()

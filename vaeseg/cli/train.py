@@ -26,7 +26,7 @@ from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     from vaeseg.distributed.train import Workers
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
     from vaeseg.training.loop import EpochReport, Observer
     from vaeseg.training.run import TrainedModel, TrainingRequest
 

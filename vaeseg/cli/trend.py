@@ -15,7 +15,7 @@ from vaeseg.cli.options import NOTICE, json_option, opened_for_query, store_opti
 
 if TYPE_CHECKING:
     from vaeseg.db.trends import TrendRow
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 COLUMNS = ("study date", "day", "ml", "change ml", "change %", "doubling", "lesions")
 """Headings of the table; a doubling time is in days."""

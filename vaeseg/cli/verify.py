@@ -12,7 +12,7 @@ from vaeseg.cli.options import json_option, opened_for_query, store_options
 from vaeseg.errors import EXIT_ERROR, EXIT_OK
 
 if TYPE_CHECKING:
-    from vaeseg.remote import AnyPath
+    from vaeseg.paths import AnyPath
 
 
 @click.command()

@@ -16,7 +16,7 @@ from vaeseg.distributed.spread import here, on_ray
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import quiet_pydicom
 from vaeseg.io.rules import HeaderAnswer, answer_without_header, ask_header
-from vaeseg.remote import AnyPath
+from vaeseg.paths import AnyPath
 from vaeseg.rules.choice import Candidate, broken_size, decide, passing
 from vaeseg.rules.series_rules import Exclusion, SeriesRules
 

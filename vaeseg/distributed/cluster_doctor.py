@@ -17,7 +17,7 @@ from vaeseg.distributed.node_questions import nodes_checked
 from vaeseg.errors import ModelNotFoundError, StoreError
 from vaeseg.io.probe import StoreProbe, store_probe
 from vaeseg.models.checkpoint import name_or_path
-from vaeseg.remote import AnyPath
+from vaeseg.paths import AnyPath
 
 CLUSTER_SECONDS = 120.0
 """For all that is asked of a cluster; what has not answered by then is told."""

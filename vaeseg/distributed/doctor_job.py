@@ -29,7 +29,7 @@ from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.errors import EXIT_OK, ClusterError
 from vaeseg.io.probe import StoreProbe
 from vaeseg.io.store import Store
-from vaeseg.remote import any_path
+from vaeseg.paths import any_path
 
 JOB_SECONDS = 105.0
 """For the job, out of CLUSTER_SECONDS: it starts, asks every node, and ends."""

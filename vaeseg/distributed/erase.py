@@ -28,8 +28,8 @@ from vaeseg.distributed.verify import remove_file, unknown_parts
 from vaeseg.errors import StoreError, UsageError, VaesegError
 from vaeseg.io.parts import rows_of_series, stage_without
 from vaeseg.io.store import Store
+from vaeseg.paths import AnyPath, below, matches, remove_tree
 from vaeseg.records import PartFile
-from vaeseg.remote import AnyPath, below, matches, remove_tree
 
 ERASE_STEPS = ("staged", "unmasked", "recorded", "published", "compacted", "forgotten")
 """Names with which the step hook is called, each after what it names."""

@@ -13,8 +13,8 @@ from vaeseg.io.archive import read_files as read_headers
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom
 from vaeseg.io.file_index import indexed
 from vaeseg.io.listing import FoundFile, Listing, walk
+from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile
-from vaeseg.remote import AnyPath
 
 
 def list_tree(root: AnyPath, exclude: tuple[AnyPath, ...], start: str) -> Iterator[str]:

@@ -39,8 +39,8 @@ from vaeseg.io.file_index import READER_VERSION, judge_group, study_of
 from vaeseg.io.listing import FoundFile, Listing, list_directory
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.series import SeriesVerdict
+from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile, SeriesRef, Warn
-from vaeseg.remote import AnyPath
 
 LISTED_HERE_SECONDS = 10.0
 """The driver lists by itself for as long as starting tasks takes: on a local disk, some hundred thousand files."""

@@ -17,7 +17,8 @@ from vaeseg.distributed.report import ProgressCallback
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
 from vaeseg.io.store import Store, create_store, existing_store
 from vaeseg.logs import fail, logged_with, set_up_logging, take_over_stderr
-from vaeseg.remote import AnyPath, RemotePath, any_path
+from vaeseg.paths import AnyPath, any_path
+from vaeseg.remote import RemotePath
 from vaeseg.training.lines import epoch_line
 from vaeseg.training.loop import Observer
 

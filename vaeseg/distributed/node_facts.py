@@ -14,7 +14,7 @@ from vaeseg.distributed.machine_checks import MachineFacts, machine_facts
 from vaeseg.io.health import store_checks
 from vaeseg.io.probe import StoreProbe
 from vaeseg.io.store import Store
-from vaeseg.remote import any_path
+from vaeseg.paths import any_path
 
 ASKED = "asked"
 """Name of the driver's file in the store."""

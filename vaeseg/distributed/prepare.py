@@ -42,8 +42,8 @@ from vaeseg.io.row_groups import RowFormat
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.store import create_store
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason
-from vaeseg.remote import AnyPath
 from vaeseg.training.preparation import PreparationItem, archive_items, msd_items, prepare_item
 
 logger = logging.getLogger(__name__)
@@ -257,7 +257,7 @@ def _label_names(manifest: SeriesManifest) -> tuple[str, ...]:
 
 def _scan(source: ArchiveSource, reading: ReadingConfig, location: Location) -> ArchiveScan:
     store = create_store(source.store_root)
-    inside = [path for path in (source.label_dir, location.local) if path is not None]
+    inside = [path for path in (source.label_dir, location.root) if path is not None]
     try:
         return scan_archive(source.path, reading, SubjectKeyer(subject_secret(store.root)), [store.root, *inside])
     except OSError as error:

@@ -19,7 +19,7 @@ from vaeseg.distributed.indexing import IndexJob, manifests_of
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError
 from vaeseg.io.manifest import SeriesManifest
-from vaeseg.remote import AnyPath
+from vaeseg.paths import AnyPath
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import SeriesRules
 

@@ -46,8 +46,8 @@ from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
 from vaeseg.logs import logged_with
 from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.paths import AnyPath, any_path
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
-from vaeseg.remote import AnyPath, any_path
 from vaeseg.telemetry import FILES_REFUSED
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ import sys
 from datetime import datetime
 
 from vaeseg.db.schedules import Schedule
+from vaeseg.paths import AnyPath
 from vaeseg.process import process_name
-from vaeseg.remote import AnyPath
 
 PROGRAM = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
 """The same command that people call, whatever PATH says."""

@@ -41,8 +41,8 @@ from vaeseg.io.masks import MASK_NAME, write_mask, write_preview
 from vaeseg.io.parquet import encode_mask
 from vaeseg.io.volume import read_volume
 from vaeseg.logs import logged_with, set_up_worker_logging
+from vaeseg.paths import any_path
 from vaeseg.records import BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
-from vaeseg.remote import any_path
 from vaeseg.telemetry import (
     FILES_READ_BYTES,
     GPU_BUSY_SECONDS,

@@ -26,8 +26,8 @@ from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.store import Store, create_store
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, resolve_model
+from vaeseg.paths import AnyPath
 from vaeseg.records import FileCount
-from vaeseg.remote import AnyPath
 
 
 @dataclass(frozen=True, kw_only=True)

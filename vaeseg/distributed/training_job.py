@@ -19,7 +19,7 @@ from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, he
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import UsageError, VaesegError
 from vaeseg.io.store import Store
-from vaeseg.remote import any_path
+from vaeseg.paths import any_path
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.loop import Observer, TrainingInterruptedError
 from vaeseg.training.run import TrainedModel, TrainingRequest

@@ -27,8 +27,8 @@ from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.parquet import read_columns
 from vaeseg.io.parts import published_files, published_path, staged_files, staged_path
 from vaeseg.io.store import Store
+from vaeseg.paths import AnyPath, below, matches, sha256_of
 from vaeseg.records import PartFile
-from vaeseg.remote import AnyPath, below, matches, sha256_of
 
 FINDING_COLUMNS = (
     "series_instance_uid",

@@ -21,8 +21,8 @@ from vaeseg.geometry.resample import covered_by_slice, label_to_model_grid, mask
 from vaeseg.inference.evaluation_sources import Refused, Source, Subject
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
+from vaeseg.paths import AnyPath
 from vaeseg.records import BoolArray, IntArray
-from vaeseg.remote import AnyPath
 
 Measured = tuple[SubjectRecord, SliceCounts, IntArray]
 

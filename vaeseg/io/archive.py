@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
+from vaeseg.io.ahead import map_files
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
 from vaeseg.io.gzipped import read_start
 from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
@@ -18,8 +19,9 @@ from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.nifti_header import HEADER_BYTES, is_nifti, read_nifti_header
 from vaeseg.io.part10 import is_dicom
 from vaeseg.io.series import SeriesVerdict, assemble_series, content_digest, derived_uid, with_unique_keys
+from vaeseg.paths import AnyPath
 from vaeseg.records import FileCount, Reason, SeriesRef, Warn
-from vaeseg.remote import AnyPath, RemotePath, map_files
+from vaeseg.remote import RemotePath
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")

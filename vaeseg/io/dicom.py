@@ -38,8 +38,9 @@ from vaeseg.io.elements import (
 )
 from vaeseg.io.headers import CT_IMAGE, DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
 from vaeseg.io.part10 import UNDEFINED_LENGTH, read_elements, starts_with_preamble
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Warn
-from vaeseg.remote import AnyPath, RemotePath
+from vaeseg.remote import RemotePath
 
 PIXEL_DATA_TAG = 0x7FE00010
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA_TAG})

@@ -16,8 +16,8 @@ from vaeseg.io.archive import FileRecord, warned_of_damage
 from vaeseg.io.headers import InstanceHeader
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.series import SeriesVerdict, assemble_series, group_key
+from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile, SeriesRef, Warn
-from vaeseg.remote import AnyPath
 
 READER_VERSION = 2
 """Goes up when a header is read or kept otherwise: files of an index that an older reader made are read again."""

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from vaeseg.remote import AnyPath
+from vaeseg.paths import AnyPath
 
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_FORMAT = zlib.MAX_WBITS | 16

@@ -13,7 +13,8 @@ from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
 from vaeseg.io.secret import KEY_NAME, KEY_VARIABLE, existing_subject_secret
 from vaeseg.io.store import Store
-from vaeseg.remote import AnyPath, RemotePath, any_path
+from vaeseg.paths import AnyPath, any_path
+from vaeseg.remote import RemotePath
 
 GIB = 2**30
 ENOUGH_FREE_BYTES = 20 * GIB

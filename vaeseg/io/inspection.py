@@ -25,8 +25,8 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import write_nifti
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.io.volume import read_volume
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason
-from vaeseg.remote import AnyPath
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import same_grid
 from vaeseg.geometry.resample import label_in_grid, share_inside
 from vaeseg.io.nifti import read_label
+from vaeseg.paths import AnyPath
 from vaeseg.records import BoolArray, Reason, VolumeGeometry, Warn
-from vaeseg.remote import AnyPath
 
 MIN_SHARE_INSIDE = 0.99
 """Less of a label inside its image, and the two do not belong together."""

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vaeseg.remote import AnyPath, RemotePath, RemoteStatus, below
+from vaeseg.paths import AnyPath, below
+from vaeseg.remote import RemotePath, RemoteStatus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,33 +1,27 @@
-"""A directory given as a path or as a URL that pyarrow understands: the few things that a data set needs of one."""
+"""The directory of a data set, given as a path or as a URL: the few things that are done there."""
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-from pyarrow import fs
 
 from vaeseg.durable import write_atomically
-from vaeseg.errors import StoreError, UsageError
+from vaeseg.errors import StoreError
+from vaeseg.paths import AnyPath, any_path
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True)
 class Location:
-    """A directory; names below are relative to it, with slashes."""
+    """A directory; names below are relative to it, with slashes. What cannot be done is a `StoreError`."""
 
-    url: str
-    """Absolute path, or URL; opens the same place on another machine that sees it."""
-    filesystem: Any
-    root: str
-    """Within the file system."""
+    root: AnyPath
 
     @property
-    def local(self) -> Path | None:
-        """The directory where it lies on this machine's file system; else None."""
-        return Path(self.root) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+    def url(self) -> str:
+        """Absolute path, or URL; opens the same place on another machine that sees it."""
+        return str(self.root)
 
     def sizes(self, directory: str = "") -> dict[str, int]:
         """Name to bytes of what lies directly in a directory; -1 for directories, empty if there is no such.
@@ -35,12 +29,13 @@ class Location:
         Raises:
             StoreError: it cannot be listed.
         """
-        selector = fs.FileSelector(self._path(directory), allow_not_found=True)
         try:
-            found = self.filesystem.get_file_info(selector)
+            entries: list[AnyPath] = [*self._path(directory).iterdir()]
+            return {entry.name: -1 if entry.is_dir() else entry.stat().st_size for entry in entries}
+        except FileNotFoundError:
+            return {}
         except OSError as error:
-            raise StoreError(f"cannot list {self.url}: {_cause(error)}") from error
-        return {info.base_name: info.size if info.type == fs.FileType.File else -1 for info in found}
+            raise StoreError(f"cannot list {self.url}: {error.strerror}") from error
 
     def read(self, name: str) -> bytes:
         """All of a file.
@@ -50,39 +45,32 @@ class Location:
             StoreError: it cannot be read.
         """
         try:
-            with self.filesystem.open_input_stream(self._path(name), compression=None) as file:
-                return bytes(file.read())
+            return self._path(name).read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(name) from error
         except OSError as error:
-            raise StoreError(f"cannot read {name} in {self.url}: {_cause(error)}") from error
+            raise StoreError(f"cannot read {name} in {self.url}: {error.strerror}") from error
 
-    def open(self, name: str) -> Any:
-        """A file for random access, as pyarrow reads it.
+    def open(self, name: str) -> io.BufferedReader:
+        """A file for random access.
 
         Raises:
             OSError: it cannot be opened.
         """
-        return self.filesystem.open_input_file(self._path(name))
+        return self._path(name).open("rb")
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file whole: a reader sees the old one or the new one. Makes directories.
-
-        Object stores show an object only when all of it has arrived; on a file system it is renamed into place.
 
         Raises:
             StoreError: it cannot be written.
         """
         path = self._path(name)
         try:
-            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            if self.local is not None:
-                write_atomically(Path(path), bytes(data))
-                return
-            with self.filesystem.open_output_stream(path, compression=None) as file:
-                file.write(data)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, bytes(data))
         except OSError as error:
-            raise StoreError(f"cannot write {name} to {self.url}: {_cause(error)}") from error
+            raise StoreError(f"cannot write {name} to {self.url}: {error.strerror}") from error
 
     def make(self, directory: str) -> None:
         """Make a directory, and those above it, unless it is there.
@@ -90,12 +78,13 @@ class Location:
         Raises:
             StoreError: it cannot be made or written.
         """
+        path = self._path(directory)
         try:
-            self.filesystem.create_dir(self._path(directory), recursive=True)
-            if self.local is not None and not os.access(self._path(directory), os.W_OK | os.X_OK):
+            path.mkdir(parents=True, exist_ok=True)
+            if isinstance(path, Path) and not os.access(path, os.W_OK | os.X_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
-            raise StoreError(f"cannot write to {self.url}: {_cause(error)}") from error
+            raise StoreError(f"cannot write to {self.url}: {error.strerror}") from error
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there.
@@ -104,32 +93,18 @@ class Location:
             StoreError: it cannot be removed.
         """
         try:
-            self.filesystem.delete_file(self._path(name))
-        except FileNotFoundError:
-            return
+            self._path(name).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot remove {name} from {self.url}: {_cause(error)}") from error
+            raise StoreError(f"cannot remove {name} from {self.url}: {error.strerror}") from error
 
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if name else self.root
+    def _path(self, name: str) -> AnyPath:
+        return self.root / name if name else self.root
 
 
 def locate(given: str) -> Location:
     """Where a path or URL leads; nothing is opened.
 
     Raises:
-        UsageError: a URL that pyarrow does not understand.
+        UsageError: a URL that pyarrow does not understand, or one that holds a key.
     """
-    if "://" not in given:
-        root = str(Path(given).absolute())
-        return Location(url=root, filesystem=fs.LocalFileSystem(), root=root)
-    try:
-        filesystem, root = fs.FileSystem.from_uri(given)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"{given} is no URL of a directory: {_cause(error)}") from error
-    return Location(url=given, filesystem=filesystem, root=root.rstrip("/"))
-
-
-def _cause(error: Exception) -> str:
-    """The system's own words where there are some, else the first line of pyarrow's."""
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return Location(any_path(given).absolute())

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from vaeseg.durable import write_atomically
 from vaeseg.io.nifti import write_nifti
+from vaeseg.paths import AnyPath
 from vaeseg.records import BoolArray, VolumeGeometry
-from vaeseg.remote import AnyPath
 
 MASK_NAME = "mask.nii.gz"
 PREVIEW_NAME = "preview.png"

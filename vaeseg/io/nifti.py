@@ -17,8 +17,8 @@ from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.io.gzipped import DAMAGED, read_whole
 from vaeseg.io.hounsfield import HuStack
 from vaeseg.io.nifti_header import NiftiHeader, read_nifti_header
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Volume, VolumeGeometry, Warn
-from vaeseg.remote import AnyPath
 
 COMPRESS_LEVEL = 4
 """Masks are mostly zeros: higher levels cost time and save nothing."""

@@ -16,8 +16,8 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import SPACING_RANGE_MM, geometry_from_ras
 from vaeseg.io.gzipped import read_start
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, VolumeGeometry, Warn
-from vaeseg.remote import AnyPath
 
 HEADER_BYTES = 540
 """NIfTI-2's; NIfTI-1's 348 are within."""

@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vaeseg.evaluation.boxes import Box, bounding_box
+from vaeseg.paths import AnyPath, matches
 from vaeseg.records import BoolArray
-from vaeseg.remote import AnyPath, RemotePath, matches
+from vaeseg.remote import RemotePath
 
 MAGIC = b"VSMK"
 VERSION = 1

@@ -14,8 +14,9 @@ from typing import Any
 from vaeseg.errors import StoreError
 from vaeseg.io.parquet import SCHEMAS, SERIES_COLUMNS, copy_without, read_columns, write_dataset_file
 from vaeseg.io.store import Store
+from vaeseg.paths import AnyPath, below, matches, move, sha256_of
 from vaeseg.records import PartFile
-from vaeseg.remote import AnyPath, RemotePath, below, matches, move, sha256_of
+from vaeseg.remote import RemotePath
 
 
 def stage_part(store: Store, run_id: str, name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[PartFile]:

@@ -17,6 +17,7 @@ from pydicom.pixels.processing import apply_modality_lut
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
+from vaeseg.io.ahead import FetchedFile
 from vaeseg.io.codestream import PixelFormat, check_codestream
 from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
@@ -24,7 +25,6 @@ from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
 from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
 from vaeseg.records import Reason, Warn
-from vaeseg.remote import FetchedFile
 
 InstanceHu = tuple[npt.NDArray[np.int32] | npt.NDArray[np.float32], frozenset[Warn]]
 

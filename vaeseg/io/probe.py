@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
 from vaeseg.io.health import PROBE
-from vaeseg.remote import AnyPath, remove_tree
+from vaeseg.paths import AnyPath, remove_tree
 
 _ID = re.compile(r"[0-9a-f]{16}")
 

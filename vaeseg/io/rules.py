@@ -15,8 +15,8 @@ from vaeseg.errors import ReadingError, UsageError
 from vaeseg.io.archive import check_regular
 from vaeseg.io.dicom import read_values
 from vaeseg.io.listing import found_file
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason
-from vaeseg.remote import AnyPath
 from vaeseg.rules.header import first_broken
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import KERNEL_KEYWORD, Exclusion, SeriesRules

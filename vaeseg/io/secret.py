@@ -7,7 +7,8 @@ import secrets
 from pathlib import Path
 
 from vaeseg.errors import StoreError
-from vaeseg.remote import AnyPath, RemotePath
+from vaeseg.paths import AnyPath
+from vaeseg.remote import RemotePath
 
 KEY_NAME = "subject.key"
 KEY_VARIABLE = "VAESEG_SUBJECT_KEY"

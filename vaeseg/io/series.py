@@ -26,8 +26,8 @@ from vaeseg.geometry.stacking import (
 )
 from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
+from vaeseg.paths import AnyPath, sha256_of
 from vaeseg.records import FloatArray, Reason, SeriesRef, Warn
-from vaeseg.remote import AnyPath, sha256_of
 
 ORIENTATION_TOLERANCE = 1e-3
 """Direction cosines of one stack may differ by this much: they are written with about six decimals."""

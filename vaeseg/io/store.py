@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vaeseg.errors import StoreError, UsageError
-from vaeseg.remote import AnyPath, RemotePath
+from vaeseg.paths import AnyPath
+from vaeseg.remote import RemotePath
 
 DATABASE_NAME = "results.db"
 

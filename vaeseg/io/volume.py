@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from vaeseg.config import ReadingConfig
+from vaeseg.io.ahead import read_ahead
 from vaeseg.io.dicom import quiet_pydicom
 from vaeseg.io.hounsfield import HuStack
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import read_nifti
 from vaeseg.io.pixels import read_instance_hu
+from vaeseg.paths import AnyPath
 from vaeseg.records import Volume, Warn
-from vaeseg.remote import AnyPath, read_ahead
 
 
 def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:

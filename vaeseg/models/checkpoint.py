@@ -28,7 +28,7 @@ from vaeseg.models.provenance import PLAIN_FIELDS, Provenance, content_digest
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.models.writing import write_model_file
-from vaeseg.remote import AnyPath, any_path, matches
+from vaeseg.paths import AnyPath, any_path, matches
 
 FORMAT_VERSION = "2"
 """Raised when an older vaeseg could misread a newer file. Files of version 1 had no digest of their content."""

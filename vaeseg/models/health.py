@@ -5,7 +5,7 @@ from __future__ import annotations
 from vaeseg.checks import Check, failed, passed
 from vaeseg.errors import CheckpointError, ModelNotFoundError
 from vaeseg.models.checkpoint import load_checkpoint, resolve_model
-from vaeseg.remote import AnyPath
+from vaeseg.paths import AnyPath
 
 
 def model_check(model: str, store_models: AnyPath | None) -> tuple[Check, str | None]:

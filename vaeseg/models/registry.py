@@ -25,7 +25,7 @@ from vaeseg.models.checkpoint import (
 from vaeseg.models.onnx import from_onnx
 from vaeseg.models.record import Record, record_of
 from vaeseg.models.writing import write_model_file
-from vaeseg.remote import AnyPath, matches
+from vaeseg.paths import AnyPath, matches
 
 Where = Literal["store", "shipped", "file"]
 

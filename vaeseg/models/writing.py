@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
-from vaeseg.remote import AnyPath
+from vaeseg.paths import AnyPath
 
 
 def write_model_file(path: AnyPath, data: bytes) -> None:

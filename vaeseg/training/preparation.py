@@ -27,8 +27,8 @@ from vaeseg.io.msd import MsdItem
 from vaeseg.io.nifti import read_nifti
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.volume import read_volume
+from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Volume
-from vaeseg.remote import AnyPath
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
+from vaeseg.paths import AnyPath
 from vaeseg.records import IntArray
-from vaeseg.remote import AnyPath
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
 from vaeseg.training.loop import Keeping, Observer, TrainingData, told_both, train

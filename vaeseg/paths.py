@@ -1,0 +1,90 @@
+"""What a store or an archive is given as: a path, or the URL of an object store; and what is done with either."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path, PurePath, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from vaeseg.errors import UsageError
+from vaeseg.remote import RemotePath, opened
+
+AnyPath = Path | RemotePath
+"""Local paths stay those of `pathlib`."""
+
+
+def any_path(given: str | PurePath | RemotePath) -> AnyPath:
+    """The place that a path or a URL names, of which ``file://`` is a path; nothing is asked of it.
+
+    Raises:
+        UsageError: a URL that pyarrow does not understand, or one that holds a key.
+    """
+    if isinstance(given, RemotePath):
+        return given
+    if "://" not in str(given):
+        return Path(given)
+    url = urlsplit(str(given))
+    if url.scheme == "file":
+        return Path(unquote(url.path))
+    if not url.netloc:
+        raise UsageError(f"{given} is no URL of a directory: it names no bucket")
+    if "@" in url.netloc:
+        raise UsageError(f"a URL of {url.scheme}:// holds a key: give keys in the environment, where nothing logs them")
+    base, query = f"{url.scheme}://{url.netloc}", f"?{url.query}" * bool(url.query)
+    from pyarrow import ArrowException
+
+    try:
+        opened(base + query)
+    except (ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"{given} is no URL of a directory: {str(error).partition(chr(10))[0]}") from error
+    return RemotePath(base, PurePosixPath(url.path.strip("/")), query)
+
+
+def below(path: AnyPath, root: AnyPath) -> PurePath:
+    """Path relative to a directory above it.
+
+    Raises:
+        ValueError: it is not below it.
+    """
+    return path.relative_to(root) if isinstance(path, RemotePath) else path.relative_to(str(root))
+
+
+def matches(directory: AnyPath, pattern: str) -> list[AnyPath]:
+    """`glob` in order."""
+    found: list[AnyPath] = [*directory.glob(pattern)]
+    return sorted(found, key=lambda path: path.parts)
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Give a file another name in the same store; the target is whole from the first moment.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if isinstance(source, RemotePath):
+        source.replace(target)
+    else:
+        source.replace(str(target))
+
+
+def sha256_of(path: AnyPath) -> str:
+    """SHA-256 of a file, 64 hex digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_tree(path: AnyPath) -> None:
+    """Remove a directory with all that is in it.
+
+    Raises:
+        OSError: something in it cannot be removed.
+    """
+    if isinstance(path, RemotePath):
+        path.remove_tree()
+    else:
+        shutil.rmtree(path)

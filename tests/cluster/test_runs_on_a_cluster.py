@@ -20,7 +20,7 @@ from vaeseg.db.findings import FindingFilter, query_findings
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.summaries import RunSummary, run_summary
 from vaeseg.distributed.cluster import Cluster, start_cluster
-from vaeseg.distributed.cluster_node import running
+from vaeseg.distributed.cluster_node import Node, running
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.io.store import Store
@@ -102,6 +102,10 @@ def in_the_middle(summary: RunSummary) -> bool:
     return summary.status == "running" and sum(summary.outcomes.values()) > 0
 
 
+def has_model(node: Node) -> bool:
+    return any("Segment" in title_of(pid) for pid in running(node.owns))
+
+
 def measured(database: Database, run_id: str | None = None) -> dict[str, dict[str, Any]]:
     """What does not depend on the run, by series; of the current findings."""
     rows = [asdict(row) for row in query_findings(database, FindingFilter(run_id=run_id))]
@@ -163,10 +167,13 @@ def test_a_run_on_a_cluster_finds_what_one_machine_finds(
 def test_a_node_that_dies_costs_nothing(
     cluster: Cluster, store: Store, archive: Path, database: Database, alone: dict[str, dict[str, Any]]
 ) -> None:
-    """Its processes are killed in the middle of a run: nothing is lost, nothing doubled, and the masks are the same."""
-    run_id = submitted(cluster, store, archive, "--output-type", "nifti,png")
+    """Its processes are killed in the middle of a run, the model among them with the series that it has.
+
+    Nothing is lost, nothing doubled, and the masks are the same.
+    """
+    run_id = submitted(cluster, store, archive, "--output-type", "nifti,png", "--gpu-actors", "2:2")
     awaited(database, run_id, in_the_middle)
-    cluster.kill_node("worker-2")
+    cluster.kill_node(next(node.name for node in cluster.nodes[1:] if has_model(node)))
     ended = awaited(database, run_id, lambda summary: summary.status not in ("running", "submitted"))
     assert (ended.status, ended.outcomes["segmented"], ended.pending) == ("finished", N_SERIES, 0)
     masks = {uid: row["mask_sha256"] for uid, row in measured(database, run_id).items()}

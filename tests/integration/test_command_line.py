@@ -21,9 +21,13 @@ from called import InThisProcess
 
 from vaeseg.db.runs import hand_over
 from vaeseg.db.session import open_database, sqlite_url
+from vaeseg.distributed import batch
+from vaeseg.distributed.rows import SeriesRow
+from vaeseg.distributed.stages import StageConfig, read
 from vaeseg.distributed.submit import Submission, write_down
 from vaeseg.io.store import create_store
 from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.telemetry import Write
 
 DYING_DECODER = """
 import os, signal
@@ -114,6 +118,27 @@ def test_a_decoder_that_dies_costs_its_series_and_nothing_else(
     assert json.loads(retried.stdout)["outcomes"]["segmented"] == 1
     assert query(store, "SELECT count(*) FROM latest_findings WHERE outcome = 'segmented'") == [(3,)]
     assert in_this_process("verify", "--store", store).exit_code == 0
+
+
+def test_what_dies_with_a_node_is_done_in_a_second_pass(
+    archive: Path, model_path: Path, tmp_path: Path, in_this_process: InThisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray gives up a series on a node that died, as it tries again before it knows; the night does not."""
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+
+    def read_fatally(row: SeriesRow, config: StageConfig, write: Write) -> SeriesRow:
+        n_deaths = len(list(deaths.iterdir()))
+        if row["work_item"] == 1 and n_deaths <= batch.TASK_RETRIES:
+            (deaths / str(n_deaths)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(row, config, write)
+
+    monkeypatch.setattr(batch, "read", read_fatally)
+    done = in_this_process(*submit_arguments(archive / "dicom", tmp_path / "store", model_path))
+    outcomes = json.loads(done.stdout)["outcomes"]
+    assert (done.exit_code, outcomes["segmented"], outcomes["crashed"]) == (0, 3, 0)
+    assert len(list(deaths.iterdir())) == 1 + batch.TASK_RETRIES
 
 
 def test_sigterm_leaves_a_run_that_can_be_gone_on_with(

@@ -25,6 +25,9 @@ TASK_RETRIES = 1
 Ray Data's own default is to retry for ever, so that one file that kills its decoder would hang the night."""
 ACTOR_RESTARTS = -1
 """The model's actor comes back however many series kill it; each of them is tried `TASK_RETRIES` times more."""
+PASSES = 2
+"""Series that are missing after a pass get another: what the actor of a node that dies had with it is retried at once,
+before anybody knows that the node is dead, and given up with it (10 of 44 series were seen to end so)."""
 TASK_MEMORY_BYTES = 2**30
 """What a reading or measuring task may need: a volume of 600 slices in int16 is 315 MB, its float32 planes little."""
 
@@ -40,21 +43,33 @@ class PipelineError(VaesegError):
 def segment_rows(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[SeriesRow]:
     """Run series through the pipeline, yielding each when it is done, in no particular order.
 
-    A row whose worker process died twice is missing from the output; no row comes twice.
+    A row whose worker processes died in each of `PASSES` is missing from the output; no row comes twice.
 
     Args:
         rows: from `rows.planned_row`.
         config: for the workers.
     """
+    missing = {row["work_item"]: row for row in rows}
+    for _ in range(PASSES):
+        for row in _pass(list(missing.values()), config):
+            del missing[row["work_item"]]
+            yield row
+        if not missing:
+            return
+
+
+def _pass(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[SeriesRow]:
     with warnings.catch_warnings():
         # Ray warns of its own settings; until Ray 2.64, max_retries and the node of an actor have no other way in
         warnings.simplefilter("ignore")
         dataset = _pipeline(rows, config)
-    try:
-        for row in dataset.iter_rows():
-            yield cast(SeriesRow, row)
-    except RayError as error:
-        raise PipelineError(f"Ray ended the pipeline: {last_line(error)}; submit again to go on") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\.")  # of actors that no series came to
+        try:
+            for row in dataset.iter_rows():
+                yield cast(SeriesRow, row)
+        except RayError as error:
+            raise PipelineError(f"Ray ended the pipeline: {last_line(error)}; submit again to go on") from error
 
 
 def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Dataset:

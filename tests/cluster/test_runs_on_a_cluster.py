@@ -19,7 +19,7 @@ from vaeseg.config import PhantomConfig, RunConfig
 from vaeseg.db.findings import FindingFilter, query_findings
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.summaries import RunSummary, run_summary
-from vaeseg.distributed.cluster import Cluster, start_cluster
+from vaeseg.distributed.cluster import Cluster, running_cluster, start_cluster
 from vaeseg.distributed.cluster_node import Node, running
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.distributed.verify import verify
@@ -173,7 +173,8 @@ def test_a_node_that_dies_costs_nothing(
     """
     run_id = submitted(cluster, store, archive, "--output-type", "nifti,png", "--gpu-actors", "2:2")
     awaited(database, run_id, in_the_middle)
-    cluster.kill_node(next(node.name for node in cluster.nodes[1:] if has_model(node)))
+    now = running_cluster(cluster.directory)
+    now.kill_node(next(node.name for node in now.nodes[1:] if has_model(node)))
     ended = awaited(database, run_id, lambda summary: summary.status not in ("running", "submitted"))
     assert (ended.status, ended.outcomes["segmented"], ended.pending) == ("finished", N_SERIES, 0)
     masks = {uid: row["mask_sha256"] for uid, row in measured(database, run_id).items()}

@@ -42,6 +42,36 @@ def test_fractional_factor_keeps_the_mean() -> None:
     np.testing.assert_allclose(to_model_grid(volume, SQUARE, 16).mean(), volume.mean(), atol=0.5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "size"),
+    [
+        ((512, 512), (0.7, 0.7), 256),
+        ((512, 512), (0.7, 0.8), 256),
+        ((512, 512), (0.7, 0.7), 200),
+        ((60, 96), (0.9, 0.7), 32),
+        ((96, 60), (0.7, 0.7), 32),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_each_pixel_is_the_mean_of_the_area_it_covers(
+    shape: tuple[int, int], spacing: tuple[float, float], size: int, dtype: type
+) -> None:
+    """Against the area under the slice, taken from its running sums; the minimum lies all round it."""
+    plane: np.ndarray = np.random.default_rng(3).integers(-1024, 3000, shape).astype(dtype)
+    pixel_mm = max(shape[0] * spacing[0], shape[1] * spacing[1]) / size
+    area = plane.astype(np.float64) - plane.min()
+    for axis in (0, 1):
+        n_native, scale = shape[axis], pixel_mm / spacing[axis]
+        edges = (n_native - size * scale) / 2 + np.arange(size + 1) * scale
+        running = np.concatenate([np.zeros_like(area.take([0], axis)), area.cumsum(axis)], axis)
+        at_edges = np.apply_along_axis(
+            lambda line, n=n_native, at=edges: np.interp(at, np.arange(n + 1), line), axis, running
+        )
+        area = np.diff(at_edges, axis=axis) / scale
+    found = to_model_grid(plane[None], (1.0, *spacing), size)[0]
+    np.testing.assert_allclose(found, area + plane.min(), atol=0.51)
+
+
 def test_same_size_is_the_identity() -> None:
     """Nothing is blurred where the grids agree."""
     volume = np.random.default_rng(2).integers(-1024, 3000, (2, 16, 16)).astype(np.int16)

@@ -214,7 +214,7 @@ def _measure(row: SeriesRow, config: StageConfig) -> SeriesRow:
     outcome = SegmentedSeries(
         ref=manifest.ref,
         n_slices=geometry.shape[0],
-        tumour_volume_ml=int(mask.sum()) * geometry.voxel_volume_mm3 / MM3_PER_ML,
+        tumour_volume_ml=int(np.count_nonzero(mask)) * geometry.voxel_volume_mm3 / MM3_PER_ML,
         lesions=lesions,
         slices=_slice_records(mask, label, geometry),
         mask_uri=f"{row['mask_dir']}/{MASK_NAME}",
@@ -279,7 +279,7 @@ def _write_files(
 
 def _slice_records(mask: BoolArray, label: BoolArray | None, geometry: VolumeGeometry) -> tuple[SliceRecord, ...]:
     in_plane = np.cross(geometry.lps_from_kji[:3, 1], geometry.lps_from_kji[:3, 2])
-    areas = mask.sum(axis=(1, 2)) * float(np.linalg.norm(in_plane))
+    areas = np.array([np.count_nonzero(plane) for plane in mask]) * float(np.linalg.norm(in_plane))
     ious = np.full(len(mask), np.nan) if label is None else slice_ious(mask, label)
     return tuple(
         SliceRecord(slice_index=k, tumour_area_mm2=float(area), iou=_measured(float(value)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from vaeseg.geometry.affine import to_lps_mm
 from vaeseg.records import BoolArray, FloatArray, IntArray, VolumeGeometry
@@ -32,10 +33,11 @@ def to_model_grid(volume: npt.NDArray[Any], spacing_mm: tuple[float, float, floa
     """
     _, height, width = volume.shape
     rows, columns = _side_weights(height, spacing_mm[1], width, spacing_mm[2], size)
+    factor = _whole_blocks(rows, columns)
     fill = float(volume.min())
     resampled = np.empty((len(volume), size, size), dtype=np.int16)
     for k, plane in enumerate(volume):
-        values = rows @ (plane.astype(np.float32) - fill) @ columns.T + fill
+        values = _block_mean(plane, factor) if factor else _weighted(plane, rows, columns, fill)
         np.rint(values, out=values)
         resampled[k] = values
     return resampled
@@ -53,14 +55,17 @@ def mask_to_native(mask: BoolArray, shape: tuple[int, int, int], spacing_mm: tup
         (K, J, I) bool.
     """
     rows, columns = model_pixel_of_voxel(shape, spacing_mm, mask.shape[-1])
-    return mask[:, rows[:, None], columns[None, :]]
+    native = np.zeros(shape, dtype=np.bool_)
+    for k in np.flatnonzero(mask.any(axis=(1, 2))):  # in most slices of a chest there is nothing
+        native[k] = mask[k][rows[:, None], columns]
+    return native
 
 
 def label_to_model_grid(label: BoolArray, spacing_mm: tuple[float, float, float], size: int) -> BoolArray:
     """A label on the model grid: pixels at least half covered. (K, J, I) bool to (K, size, size) bool."""
     _, height, width = label.shape
     rows, columns = _side_weights(height, spacing_mm[1], width, spacing_mm[2], size)
-    covered = np.stack([rows @ plane.astype(np.float32) @ columns.T for plane in label])
+    covered = np.stack([_weighted(plane, rows, columns, 0.0) for plane in label])
     return np.asarray(covered >= 0.5 - 1e-6)
 
 
@@ -119,11 +124,41 @@ def share_inside(voxels_kji: IntArray, geometry: VolumeGeometry, target: VolumeG
     return float(inside.mean())
 
 
+def _whole_blocks(rows: csr_array, columns: csr_array) -> int:
+    """How many native rows and columns make a model pixel, where each takes whole ones; else 0."""
+    size, n_native = rows.shape
+    if rows.shape != columns.shape or n_native % size:
+        return 0
+    factor = n_native // size
+    tiled = np.repeat(np.eye(size), factor, axis=1) / factor
+    return factor if all(np.allclose(side.toarray(), tiled, atol=1e-6) for side in (rows, columns)) else 0
+
+
+def _block_mean(plane: npt.NDArray[Any], factor: int) -> FloatArray:
+    """Mean of each `factor` x `factor` block, as `_weighted` has it: most CT is 512 x 512, twice the usual model's."""
+    narrowed = plane[::factor].astype(np.float32)
+    for n in range(1, factor):
+        narrowed += plane[n::factor]
+    mean = narrowed[:, ::factor].copy()
+    for n in range(1, factor):
+        mean += narrowed[:, n::factor]
+    mean /= np.float32(factor**2)
+    return mean
+
+
+def _weighted(plane: npt.NDArray[Any], rows: csr_array, columns: csr_array, fill: float) -> FloatArray:
+    """(size, size) float32: sums of native samples by weight; what lies outside the slice is `fill`."""
+    narrowed = rows @ (plane.astype(np.float32) - np.float32(fill))
+    return np.asarray((columns @ np.ascontiguousarray(narrowed.T)).T + np.float32(fill))
+
+
 def _side_weights(
     height: int, row_spacing: float, width: int, column_spacing: float, size: int
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[csr_array, csr_array]:
+    """Of rows and of columns, each (size, n_native): few native samples weigh anything in a model pixel."""
     pixel_mm = max(height * row_spacing, width * column_spacing) / size
-    return _weights(height, row_spacing, pixel_mm, size), _weights(width, column_spacing, pixel_mm, size)
+    rows, columns = _weights(height, row_spacing, pixel_mm, size), _weights(width, column_spacing, pixel_mm, size)
+    return csr_array(rows), csr_array(columns)
 
 
 def _weights(n_native: int, spacing: float, pixel_mm: float, size: int) -> FloatArray:

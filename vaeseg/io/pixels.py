@@ -153,7 +153,10 @@ def _to_hu(
         raise ReadingError(Reason.UNSUPPORTED_PIXEL_FORMAT, "RescaleSlope is 0")
     whole = slope.is_integer() and intercept.is_integer()
     if whole and stored.dtype.itemsize <= 2 and max(abs(slope), abs(intercept)) < 2**14:
-        return stored.astype(np.int32) * np.int32(slope) + np.int32(intercept)
+        values = stored.astype(np.int32)
+        values *= np.int32(slope)
+        values += np.int32(intercept)
+        return values
     return np.asarray(stored * np.float64(slope) + intercept, dtype=np.float32)
 
 

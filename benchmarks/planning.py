@@ -30,7 +30,7 @@ from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
 from vaeseg.io.file_index import indexed
 from vaeseg.io.headers import InstanceHeader
 from vaeseg.io.listing import FoundFile, Listing
-from vaeseg.models.checkpoint import resolve_model
+from vaeseg.models.files import resolve_model
 from vaeseg.records import IndexedFile
 
 SLICES, MODEL = 2, "phantom-v1"

@@ -37,7 +37,7 @@ from vaeseg.distributed import batch, committer
 from vaeseg.distributed.rows import Failure, SeriesRow, failed_row
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.submit import Submission, submit
-from vaeseg.models.checkpoint import resolve_model
+from vaeseg.models.files import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 from vaeseg.telemetry import Write
 

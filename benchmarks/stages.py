@@ -23,7 +23,8 @@ from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_r
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.estimate.rates import stage_rate
 from vaeseg.io.archive import scan_archive
-from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.files import resolve_model
 from vaeseg.records import SegmentedSeries
 
 

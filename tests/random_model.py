@@ -11,7 +11,8 @@ import torch
 from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig
 from vaeseg.geometry.resample import to_model_grid
 from vaeseg.inference.predictor import Predictor
-from vaeseg.models.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from vaeseg.models.checkpoint import load_checkpoint, save_checkpoint
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.phantom.patient import generate_patient
 

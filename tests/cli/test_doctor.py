@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import vaeseg.distributed.machine as machine
 from vaeseg.cli import main
-from vaeseg.models.checkpoint import resolve_model
+from vaeseg.models.files import resolve_model
 
 GIB = 2**30
 

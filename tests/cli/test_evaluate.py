@@ -21,7 +21,8 @@ from vaeseg.config import ArchitectureConfig, PreprocessingConfig, ReadingConfig
 from vaeseg.geometry.orientation import axial_order
 from vaeseg.io.identity import content_token
 from vaeseg.io.nifti import read_nifti
-from vaeseg.models.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from vaeseg.models.checkpoint import load_checkpoint, save_checkpoint
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 

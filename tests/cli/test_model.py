@@ -17,8 +17,9 @@ from safetensors.torch import save as save_tensors
 
 from vaeseg.cli import main
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig, as_json
-from vaeseg.models import checkpoint as checkpoint_module
-from vaeseg.models.checkpoint import Provenance, checkpoint_bytes, load_checkpoint, save_checkpoint
+from vaeseg.models import files as model_files
+from vaeseg.models.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 
@@ -35,7 +36,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that comes with no model."""
     directory = tmp_path / "shipped"
     directory.mkdir()
-    monkeypatch.setattr(checkpoint_module, "shipped_models_dir", lambda: directory)
+    monkeypatch.setattr(model_files, "shipped_models_dir", lambda: directory)
     return directory
 
 

@@ -94,7 +94,7 @@ def test_a_removed_archive_is_not_planned(ward: Path) -> None:
 
 def test_a_model_file_is_found_from_any_directory(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path is kept as an absolute one, a name as a name."""
-    from vaeseg.models.checkpoint import resolve_model
+    from vaeseg.models.files import resolve_model
 
     shutil.copy(resolve_model("phantom-v1"), ward / "mine.safetensors")
     monkeypatch.chdir(ward)

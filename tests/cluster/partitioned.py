@@ -26,7 +26,8 @@ from vaeseg.db.summaries import RunSummary, recent_runs, run_summary
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.io.store import create_store
-from vaeseg.models.checkpoint import Provenance, load_checkpoint, save_checkpoint
+from vaeseg.models.checkpoint import load_checkpoint, save_checkpoint
+from vaeseg.models.provenance import Provenance
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 
 WHY_NOT = reason_against()

@@ -24,7 +24,7 @@ from vaeseg.distributed.cluster_node import Node, running
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.io.store import Store
-from vaeseg.models.checkpoint import resolve_model
+from vaeseg.models.files import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 from vaeseg.process import title_of
 

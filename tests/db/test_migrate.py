@@ -4,12 +4,13 @@ import alembic.command
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from ledger_factories import HEAD, ROOT, begin_run, failed, scan, segmented, series_row
 from sqlalchemy import CheckConstraint, Connection, insert, inspect, select, text
 
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.index_series import readable_series
-from vaeseg.db.migrate import current_revision, migrate, migrations_directory
+from vaeseg.db.migrate import current_revision, known_revisions, migrate, migrations_directory
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.tables import ArchiveTable, Base
 from vaeseg.db.views import VIEWS
@@ -48,6 +49,14 @@ def test_the_migrations_make_the_views_that_the_models_describe(database: Databa
         inspector = inspect(connection)
         made = {name: [column["name"] for column in inspector.get_columns(name)] for name in inspector.get_view_names()}
     assert made == {name: view.columns.keys() for name, view in VIEWS.tables.items()}
+
+
+def test_scripts_are_named_after_their_revisions_and_make_one_line(database: Database) -> None:
+    """What is known of a database without Alembic is what Alembic says."""
+    with database.read() as connection:
+        line = list(ScriptDirectory.from_config(migrate_module._config(connection)).walk_revisions())
+        assert known_revisions() == [script.revision for script in line][::-1]
+        assert current_revision(connection) == MigrationContext.configure(connection).get_current_revision()
 
 
 def test_downgrade_leaves_nothing_behind_and_upgrade_works_again(database: Database) -> None:

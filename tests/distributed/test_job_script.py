@@ -17,7 +17,8 @@ import requests
 
 from vaeseg.distributed import jobs_api
 from vaeseg.distributed.job_script import jobs_directory
-from vaeseg.distributed.jobs_api import CHECK_SCRIPT, JobsApi, JobScript, entry_point, is_jobs_address
+from vaeseg.distributed.jobs_api import CHECK_SCRIPT, JobsApi, JobScript, entry_point
+from vaeseg.distributed.local import is_jobs_address
 from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
 
 

@@ -16,7 +16,8 @@ from vaeseg.distributed import machine_checks, node_facts, node_questions
 from vaeseg.distributed.node_facts import NodeFacts, Question, answer
 from vaeseg.io.probe import StoreProbe, store_probe
 from vaeseg.io.store import Store
-from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.files import resolve_model
 
 NODE = "0123abcd" * 7
 

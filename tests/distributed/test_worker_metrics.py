@@ -15,7 +15,8 @@ from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.nifti import write_nifti
-from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.files import resolve_model
 from vaeseg.records import VolumeGeometry
 from vaeseg.telemetry import (
     FILES_READ_BYTES,

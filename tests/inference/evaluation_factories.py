@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig
-from vaeseg.models.checkpoint import Provenance, save_checkpoint
+from vaeseg.models.checkpoint import save_checkpoint
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 
 PREPROCESSING = PreprocessingConfig(image_size=64)

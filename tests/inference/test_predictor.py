@@ -10,7 +10,8 @@ import torch
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig
 from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.inference.predictor import CPU_CHUNK, Predictor, choose_device
-from vaeseg.models.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
+from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 

@@ -14,16 +14,10 @@ from safetensors.torch import save as save_tensors
 
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json
 from vaeseg.errors import CheckpointError, ModelNotFoundError, StoreError
-from vaeseg.models import checkpoint as checkpoint_module
-from vaeseg.models.checkpoint import (
-    Provenance,
-    checkpoint_bytes,
-    load_checkpoint,
-    model_path,
-    resolve_model,
-    save_checkpoint,
-    shipped_models_dir,
-)
+from vaeseg.models import files as model_files
+from vaeseg.models.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
+from vaeseg.models.files import model_path, resolve_model, shipped_models_dir
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 
@@ -280,7 +274,7 @@ def test_unreadable_and_oversized_files_are_refused(saved: Path, monkeypatch: py
     """A directory, a missing file, and a file larger than any of ours."""
     assert "directory" in refusal(saved.parent).lower()
     assert "No such file" in refusal(saved.with_name("none.safetensors"))
-    monkeypatch.setattr(checkpoint_module, "MAX_CHECKPOINT_BYTES", 10)
+    monkeypatch.setattr(model_files, "MAX_CHECKPOINT_BYTES", 10)
     assert "expected at most 10" in refusal(saved)
 
 
@@ -291,7 +285,7 @@ def test_model_is_found_by_name_in_the_store_first(tmp_path: Path, monkeypatch: 
         directory.mkdir()
         for name in names:
             (directory / f"{name}.safetensors").touch()
-    monkeypatch.setattr(checkpoint_module, "shipped_models_dir", lambda: shipped)
+    monkeypatch.setattr(model_files, "shipped_models_dir", lambda: shipped)
     assert resolve_model("a", store) == store / "a.safetensors"
     assert resolve_model("b", store) == resolve_model("b", None) == shipped / "b.safetensors"
     path = str(shipped / "a.safetensors")
@@ -302,7 +296,7 @@ def test_unknown_model_lists_those_that_exist(tmp_path: Path, monkeypatch: pytes
     """The message names what there is; half-written files are not models; names do not lead out of the directory."""
     (tmp_path / "seen.safetensors").touch()
     (tmp_path / ".seen.safetensors.x1").touch()
-    monkeypatch.setattr(checkpoint_module, "shipped_models_dir", lambda: tmp_path)
+    monkeypatch.setattr(model_files, "shipped_models_dir", lambda: tmp_path)
     for name in ("unseen", "../seen", "", str(tmp_path)):
         with pytest.raises(ModelNotFoundError, match="known are seen;"):
             resolve_model(name, tmp_path / "nowhere" / "models")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.files import resolve_model
 from vaeseg.models.health import model_check
 
 

@@ -13,8 +13,9 @@ import torch
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig
 from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.models import onnx as onnx_module
-from vaeseg.models.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
+from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vaeseg.models.onnx import OnnxModel, from_onnx, to_onnx
+from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 

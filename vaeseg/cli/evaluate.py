@@ -78,7 +78,7 @@ def command(
     Exit codes: 0 ok, 1 the model cannot be used, 2 usage, 3 some volumes could not be evaluated.
     """
     from vaeseg.distributed.evaluate import EvaluationRequest
-    from vaeseg.models.checkpoint import name_or_path
+    from vaeseg.models.files import name_or_path
 
     request = EvaluationRequest(
         model=name_or_path(model, store / "models"),

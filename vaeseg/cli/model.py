@@ -84,7 +84,8 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
 
     The graph takes "intensity" (batch, 1, S, S) in [0, 1] and gives "probability" of the same shape.
     """
-    from vaeseg.models.checkpoint import SUFFIX, load_checkpoint, read_model_file, resolve_model
+    from vaeseg.models.checkpoint import load_checkpoint
+    from vaeseg.models.files import SUFFIX, read_model_file, resolve_model
     from vaeseg.models.registry import halved
     from vaeseg.models.writing import write_model_file
 
@@ -122,7 +123,7 @@ def card_command(model: str, out: Path | None, store: AnyPath) -> None:
 
 
 def _shown(model: str, store: AnyPath) -> ListedModel:
-    from vaeseg.models.checkpoint import resolve_model
+    from vaeseg.models.files import resolve_model
     from vaeseg.models.registry import show_model
 
     return show_model(resolve_model(model, store / "models"), store / "models")

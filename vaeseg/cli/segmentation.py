@@ -90,11 +90,12 @@ def submission(
     """
     from vaeseg.config import RunConfig, SegmentationConfig
     from vaeseg.distributed.submit import Submission
-    from vaeseg.inference.predictor import choose_device
     from vaeseg.io.rules import read_rules
-    from vaeseg.models.checkpoint import name_or_path, resolve_model
+    from vaeseg.models.files import name_or_path, resolve_model
 
-    if address is None:
+    if address is None and device == "cuda":
+        from vaeseg.inference.predictor import choose_device
+
         choose_device(device)
     model_path = name_or_path(model, store / "models")
     segmentation = SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None)

@@ -174,7 +174,8 @@ def _request(
     resume: bool,
 ) -> TrainingRequest:
     from vaeseg.io.dataset import open_data_set
-    from vaeseg.models.checkpoint import load_checkpoint, model_path, resolve_model
+    from vaeseg.models.checkpoint import load_checkpoint
+    from vaeseg.models.files import model_path, resolve_model
     from vaeseg.training.run import TrainingRequest, chosen_split
 
     directory = directory_for_training(store, name)

@@ -16,7 +16,7 @@ from vaeseg.distributed.node_facts import ASKED, Question
 from vaeseg.distributed.node_questions import nodes_checked
 from vaeseg.errors import ModelNotFoundError, StoreError
 from vaeseg.io.probe import StoreProbe, store_probe
-from vaeseg.models.checkpoint import name_or_path
+from vaeseg.models.files import name_or_path
 from vaeseg.paths import AnyPath
 
 CLUSTER_SECONDS = 120.0

@@ -29,7 +29,7 @@ def examine(needs: Needs, address: str | None) -> list[Check]:
     # these load Ray, which nobody needs who has no cluster
     from vaeseg.distributed.cluster_doctor import examine_joined_cluster
     from vaeseg.distributed.doctor_job import examine_by_job
-    from vaeseg.distributed.jobs_api import is_jobs_address
+    from vaeseg.distributed.local import is_jobs_address
 
     examine_cluster = examine_by_job if is_jobs_address(address) else examine_joined_cluster
     return [*here.checks, *examine_cluster(needs, here, address)]

@@ -20,7 +20,7 @@ from vaeseg.inference.report import Report, make_report_directory, write_report
 from vaeseg.io.dataset import open_data_set
 from vaeseg.io.msd import read_label_names
 from vaeseg.io.splits import SplitKind
-from vaeseg.models.checkpoint import resolve_model
+from vaeseg.models.files import resolve_model
 from vaeseg.training.preparation import organ_value
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from requests import ConnectionError as RequestsConnectionError
 from requests import ReadTimeout, RequestException, Timeout
 
-from vaeseg.distributed.local import REACH_SECONDS, check_reachable
+from vaeseg.distributed.local import REACH_SECONDS, check_reachable, is_jobs_address
 from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
 
 with warnings.catch_warnings():
@@ -38,11 +38,6 @@ NO_SUCH_JOB = "Request failed with status code 404:"
 """How Ray's client begins its message; what follows may hold any number, in an id for one."""
 HEAD = "node:__internal_head__"
 """A resource that Ray gives to the head node alone."""
-
-
-def is_jobs_address(address: str | None) -> bool:
-    """Whether it is one of a Jobs API, and not of a cluster that this machine is a node of."""
-    return address is not None and address.startswith(("http://", "https://"))
 
 
 class JobsApi:

@@ -81,6 +81,11 @@ def join_cluster(address: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
+def is_jobs_address(address: str | None) -> bool:
+    """Whether it is one of a Jobs API, and not of a cluster that this machine is a node of."""
+    return address is not None and address.startswith(("http://", "https://"))
+
+
 def check_reachable(address: str) -> None:
     """Find out at once whether anybody answers; Ray itself tries for minutes.
 

@@ -45,7 +45,8 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
 from vaeseg.logs import logged_with
-from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.models.description import describe
+from vaeseg.models.files import resolve_model
 from vaeseg.paths import AnyPath, any_path
 from vaeseg.records import FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
@@ -339,14 +340,14 @@ def _checked(row: SeriesRow) -> SeriesOutcome | None:
 
 def _stage_config(run: _Run, model_digest: str) -> StageConfig:
     config = run.config
-    checkpoint = load_checkpoint(resolve_model(config.model_path))
-    checkpoint.check_digest(model_digest)
+    model = describe(resolve_model(config.model_path))
+    model.check_digest(model_digest)
     return StageConfig(
         run_id=run.run_id,
         store_root=str(run.store.root),
         model=config.model_path,
         model_digest=model_digest,
-        image_size=checkpoint.preprocessing.image_size,
+        image_size=model.preprocessing.image_size,
         reading=config.segmentation.reading,
         output_types=config.segmentation.output_types,
         device=config.device,

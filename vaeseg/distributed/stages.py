@@ -96,7 +96,8 @@ class Segment:
 
     def __init__(self, config: StageConfig, write: Write = write_to_registry) -> None:
         from vaeseg.inference.predictor import Predictor
-        from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+        from vaeseg.models.checkpoint import load_checkpoint
+        from vaeseg.models.files import resolve_model
 
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)

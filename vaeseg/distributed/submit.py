@@ -15,9 +15,7 @@ from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, reopen_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
-from vaeseg.distributed.jobs import indexed_by_job, segmented_by_job
-from vaeseg.distributed.jobs_api import JobsApi, is_jobs_address
-from vaeseg.distributed.local import RayChatter, join_cluster, stop_local_ray
+from vaeseg.distributed.local import RayChatter, is_jobs_address, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rules import left_out_of_scan
 from vaeseg.distributed.runs import execute_index, execute_run, not_entered
@@ -25,7 +23,8 @@ from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.store import Store, create_store
-from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, resolve_model
+from vaeseg.models.description import Description, describe
+from vaeseg.models.files import resolve_model
 from vaeseg.paths import AnyPath
 from vaeseg.records import FileCount
 
@@ -67,13 +66,13 @@ def submit(submission: Submission, on_progress: ProgressCallback = no_progress) 
     Raises:
         VaesegError: the store, the database, the model or the cluster cannot be used, or the run was interrupted.
     """
-    checkpoint = load_checkpoint(resolve_model(submission.config.model_path))
-    _check_segmenter(checkpoint, submission.model)
+    model = describe(resolve_model(submission.config.model_path))
+    _check_segmenter(model, submission.model)
     store = create_store(submission.store_root)
     database = open_database(submission.database_url or sqlite_url(store.database_path))
     with closing(database), _executor(submission.address, submission.wait) as execute:
         close_lost_runs(database)
-        return execute(store, database, write_down(submission, checkpoint, database), on_progress)
+        return execute(store, database, write_down(submission, model, database), on_progress)
 
 
 def resume(
@@ -148,6 +147,9 @@ def _executor(address: str | None, wait: bool) -> Iterator[Execute]:
         ClusterError: it cannot be.
     """
     if (jobs_address := _jobs_address(address)) is not None:
+        from vaeseg.distributed.jobs import segmented_by_job
+        from vaeseg.distributed.jobs_api import JobsApi
+
         cluster = JobsApi(jobs_address)
         yield lambda _, database, run_id, on_progress: segmented_by_job(cluster, database, run_id, wait, on_progress)
         return
@@ -194,6 +196,9 @@ def index_only(submission: Submission) -> dict[str, int]:
     with closing(database):
         close_lost_runs(database)
         if jobs_address is not None:
+            from vaeseg.distributed.jobs import indexed_by_job
+            from vaeseg.distributed.jobs_api import JobsApi
+
             cluster = JobsApi(jobs_address)
             return indexed_by_job(cluster, database, _write_down_index(submission, database), submission.wait)
         with _on_ray(submission.address):
@@ -221,8 +226,8 @@ def preview(submission: Submission) -> Preview:
     Raises:
         VaesegError: as `submit`.
     """
-    checkpoint = load_checkpoint(resolve_model(submission.config.model_path))
-    _check_segmenter(checkpoint, submission.model)
+    model = describe(resolve_model(submission.config.model_path))
+    _check_segmenter(model, submission.model)
     config = submission.config
     exclude = not_entered(submission.store_root, config)
     try:
@@ -237,7 +242,7 @@ def preview(submission: Submission) -> Preview:
     to_segment = {key: prints[key] for key in others if key not in to_skip}
     by_rule = {rule: {k: prints[k] for k, r in rule_of.items() if r == rule} for rule in sorted({*rule_of.values()})}
     parts = (to_skip, to_segment, *by_rule.values())
-    skipped, segmented, *ruled_out = (_known_work(submission, checkpoint, part) for part in parts)
+    skipped, segmented, *ruled_out = (_known_work(submission, model, part) for part in parts)
     known = sum(ruled_out, skipped + segmented)
     return Preview(
         to_segment=len(to_segment) - segmented.total(),
@@ -252,16 +257,16 @@ def preview(submission: Submission) -> Preview:
     )
 
 
-def write_down(submission: Submission, checkpoint: Checkpoint, database: Database) -> str:
+def write_down(submission: Submission, model: Description, database: Database) -> str:
     """Record the run with all that whoever executes it needs; its id is all that need travel. Returns the id."""
-    metadata = checkpoint.metadata
+    metadata = model.metadata
     register_model(
         database,
         ModelRow(
-            digest=checkpoint.digest,
+            digest=model.digest,
             name=submission.model,
-            architecture=asdict(checkpoint.architecture),
-            preprocessing=asdict(checkpoint.preprocessing),
+            architecture=asdict(model.architecture),
+            preprocessing=asdict(model.preprocessing),
             metrics=dict(metadata.metrics),
         ),
     )
@@ -269,13 +274,13 @@ def write_down(submission: Submission, checkpoint: Checkpoint, database: Databas
         database,
         kind="segment",
         archive_id=ensure_archive(database, str(submission.study_dir)),
-        model_digest=checkpoint.digest,
+        model_digest=model.digest,
         config_json=as_json(_config(submission)),
         config_digest=digest(submission.config.segmentation),
     )
 
 
-def _known_work(submission: Submission, checkpoint: Checkpoint, fingerprints: dict[str, str]) -> Counter[str]:
+def _known_work(submission: Submission, model: Description, fingerprints: dict[str, str]) -> Counter[str]:
     """How much of it the ledger has already; nothing where there is no ledger yet."""
     store = Store(submission.store_root.absolute())
     if submission.database_url is None and not store.database_path.is_file():
@@ -287,13 +292,13 @@ def _known_work(submission: Submission, checkpoint: Checkpoint, fingerprints: di
             return Counter()
         config_digest = digest(submission.config.segmentation)
         known = preview_work(
-            database, archive_id, checkpoint.digest, config_digest, fingerprints, retry=submission.config.retry
+            database, archive_id, model.digest, config_digest, fingerprints, retry=submission.config.retry
         )
     finally:
         database.close()
     return Counter(already_done=known.already_done, left_out=known.left_out)
 
 
-def _check_segmenter(checkpoint: Checkpoint, name: str) -> None:
-    if checkpoint.kind != "segmenter":
+def _check_segmenter(model: Description, name: str) -> None:
+    if model.kind != "segmenter":
         raise UsageError(f"model {name} is a stage-one autoencoder, which finds no tumours: train a decoder on it")

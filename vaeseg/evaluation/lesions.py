@@ -12,8 +12,6 @@ from typing import Any
 import cc3d
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from vaeseg.evaluation.boxes import Box, bounding_box
 from vaeseg.geometry.affine import to_lps_mm
@@ -119,6 +117,9 @@ def longest_diameter_mm(plane: BoolArray, mm_from_ji: FloatArray) -> float:
     Returns:
         mm; 0 for an empty plane.
     """
+    from scipy.spatial import ConvexHull  # a third of a second, which only a mask with a tumour in it costs
+    from scipy.spatial.distance import pdist
+
     outline = _mid_edges(plane)
     if len(outline) == 0:
         return 0.0

@@ -47,15 +47,15 @@ def mask_to_native(mask: BoolArray, shape: tuple[int, int, int], spacing_mm: tup
     """Carry a mask from the model grid to the native one: each native voxel takes the model pixel its centre lies in.
 
     Args:
-        mask: (K, S, S) bool.
-        shape: (K, J, I) of the native grid, axial order.
+        mask: (K, S, S) bool; some slices of the volume will do.
+        shape: of the native grid, axial order.
         spacing_mm: (k, j, i) of the native grid.
 
     Returns:
-        (K, J, I) bool.
+        (K, J, I) bool, J and I those of `shape`.
     """
     rows, columns = model_pixel_of_voxel(shape, spacing_mm, mask.shape[-1])
-    native = np.zeros(shape, dtype=np.bool_)
+    native = np.zeros((len(mask), *shape[1:]), dtype=np.bool_)
     for k in np.flatnonzero(mask.any(axis=(1, 2))):  # in most slices of a chest there is nothing
         native[k] = mask[k][rows[:, None], columns]
     return native

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from vaeseg.checks import Check, failed, passed
 from vaeseg.errors import CheckpointError, ModelNotFoundError
-from vaeseg.models.checkpoint import load_checkpoint, resolve_model
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.files import resolve_model
 from vaeseg.paths import AnyPath
 
 

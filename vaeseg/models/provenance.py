@@ -1,16 +1,11 @@
-"""Where weights come from, and how a file proves that neither they nor what is said of them was changed."""
+"""Where weights come from."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from vaeseg import __version__
 
@@ -48,21 +43,6 @@ def source_commit() -> str:
         return ""
     commit, changes = (_git(root, *words) for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"]))
     return "" if commit is None else commit + ("+" if changes else "")
-
-
-def content_digest(described: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over metadata (but for the digest itself) and over name, type, shape and bytes of every tensor.
-
-    The order of either does not matter. It shows changes, by accident or by hand; it is no signature.
-    """
-    digest = hashlib.sha256()
-    known = {key: text for key, text in described.items() if key != "content_digest"}
-    digest.update(json.dumps(known, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _git(root: Path, *words: str) -> str | None:

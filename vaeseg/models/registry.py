@@ -9,19 +9,17 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from vaeseg.errors import CheckpointError, ModelNotFoundError, UsageError
-from vaeseg.models import checkpoint as files
+from vaeseg.models import files
 from vaeseg.models.checkpoint import (
-    FIRST_VERSION,
-    FORMAT_VERSION,
     Checkpoint,
     checkpoint_bytes,
     load_checkpoint,
-    model_file_name,
     parse_checkpoint,
     parse_safetensors,
-    read_model_file,
     stored,
 )
+from vaeseg.models.description import FIRST_VERSION, FORMAT_VERSION
+from vaeseg.models.files import model_file_name, read_model_file
 from vaeseg.models.onnx import from_onnx
 from vaeseg.models.record import Record, record_of
 from vaeseg.models.writing import write_model_file

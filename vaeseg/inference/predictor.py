@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.models.checkpoint import Checkpoint
+from vaeseg.models.folding import folded
 from vaeseg.models.preprocessing import intensity_ranges, normalise
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import BoolArray, IntArray
@@ -57,7 +58,7 @@ class Predictor:
         self.device = choose_device(device)
         self.preprocessing = checkpoint.preprocessing
         self.chunk = min(batch_size, CPU_CHUNK) if self.device.type == "cpu" else batch_size
-        self._model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = folded(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def segment(self, slices_hu: npt.NDArray[np.int16]) -> BoolArray:
         """Mask of one volume.

@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
                 nn.BatchNorm2d(out_channels),
             )
-        self.activation = nn.LeakyReLU()
+        self.activation = nn.LeakyReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Body plus shortcut, then LeakyReLU."""

@@ -31,5 +31,4 @@ class Segmenter(VariationalAutoencoder):
 
     def probability(self, images: Tensor) -> Tensor:
         """Probability of tumour from the posterior mean: (B, 1, J, I) intensity in [0, 1] to the same shape."""
-        logits, _ = self(images)
-        return torch.sigmoid(logits)
+        return torch.sigmoid(self.decoder(self.mean(self.encoder(images))))

@@ -3,7 +3,7 @@
     python benchmarks/bench.py [--only engine,reading] [--rounds 5] [--scratch DIR] [--out benchmarks/results]
 
 Each benchmark compares outputs before it times anything, and stops the suite where they differ. Prints one table, and
-writes it with JSON (machine, versions, commit, every round) to --out. Peers that are not installed are named and left out:
+writes it with JSON (machine, versions, commit, every round) to --out. Peers that are not installed are left out:
 `pip install -c constraints.txt -r benchmarks/peers.txt` brings them. Nothing else should run on the machine.
 """
 

@@ -1,5 +1,6 @@
 """From slices to masks: repeatable, and by the checkpoint's own preprocessing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,12 +141,27 @@ def test_batch_size_is_positive(checkpoint: Checkpoint) -> None:
         Predictor(checkpoint, "cpu", batch_size=0)
 
 
-def test_threads_are_set_when_asked(checkpoint: Checkpoint) -> None:
-    """num_threads holds for the process; None leaves it alone."""
-    Predictor(checkpoint, "cpu", num_threads=2)
+def test_masks_and_the_process_know_nothing_of_threads(checkpoint: Checkpoint, volume: np.ndarray) -> None:
+    """As many passes at a time as asked for, each in one thread; the rest of the process keeps its own number."""
+    torch.set_num_threads(2)
+    seen: list[int] = []
+    one, three = Predictor(checkpoint, "cpu", num_threads=1), Predictor(checkpoint, "cpu", num_threads=3)
+    three._model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    three._model.encoder.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    assert np.array_equal(one.probabilities(volume), three.probabilities(volume))
+    assert set(seen) == {1}
     assert torch.get_num_threads() == 2
-    Predictor(checkpoint, "cpu")
-    assert torch.get_num_threads() == 2
+    for fresh in range(2):  # threads that come later take what the process has
+        thread = ThreadPoolExecutor(1).submit(torch.get_num_threads)
+        assert thread.result() == 2, fresh
+
+
+def test_what_goes_wrong_in_a_pass_is_raised(checkpoint: Checkpoint, volume: np.ndarray) -> None:
+    """And not left in its thread, with a mask half made."""
+    predictor = Predictor(checkpoint, "cpu", num_threads=2)
+    predictor._model.decoder[-1] = torch.nn.Conv2d(1, 1, 1)
+    with pytest.raises(RuntimeError):
+        predictor.segment(volume)
 
 
 def test_cuda_is_taken_where_it_is_and_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ K slices of one volume, S side of the model grid.
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -29,11 +31,14 @@ class Predictor:
     Every pass has exactly `chunk` slices, the last one filled up with empty slices: kernels are chosen by shape, so
     that a result would otherwise depend on how many slices happen to share a pass.
 
+    On a CPU each core has a pass of its own instead of a share of one: threads that share a pass wait for each other
+    at every layer, and for whatever else runs on their cores. So a mask does not depend on their number either.
+
     Args:
         checkpoint: a segmenter.
         device: `auto` takes a CUDA device where there is one.
         batch_size: slices in one pass on a GPU, and the most on a CPU.
-        num_threads: threads of this process for CPU work; None leaves torch's choice.
+        num_threads: passes at a time on a CPU, a thread each; None takes as many as torch would take threads.
 
     Raises:
         CheckpointError: the checkpoint is a stage-one model.
@@ -50,14 +55,15 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
         model = checkpoint.network()
         if not isinstance(model, Segmenter):
             raise CheckpointError("the model is a stage-one autoencoder, which finds no tumours: train a decoder on it")
         self.device = choose_device(device)
         self.preprocessing = checkpoint.preprocessing
         self.chunk = min(batch_size, CPU_CHUNK) if self.device.type == "cpu" else batch_size
+        self._lanes = ThreadPoolExecutor(
+            self._n_lanes(num_threads), "pass", _compute_in_one_thread, (torch.get_num_threads(),)
+        )
         self._model = folded(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def segment(self, slices_hu: npt.NDArray[np.int16]) -> BoolArray:
@@ -117,6 +123,11 @@ class Predictor:
         full = np.float32(np.iinfo(images.dtype).max)
         return self._in_passes(images, np.tile(np.array([0, full], dtype=np.float32), (len(images), 1)))
 
+    def _n_lanes(self, num_threads: int | None) -> int:
+        if self.device.type != "cpu":
+            return 1
+        return torch.get_num_threads() if num_threads is None else num_threads
+
     def _check(self, shape: tuple[int, ...]) -> None:
         size = self.preprocessing.image_size
         if len(shape) != 3 or shape[1:] != (size, size):
@@ -124,9 +135,13 @@ class Predictor:
 
     def _in_passes(self, slices: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         probabilities = np.empty(slices.shape, dtype=np.float32)
-        for start in range(0, len(slices), self.chunk):
+
+        def put(start: int) -> None:
             own = slice(start, start + self.chunk)
             probabilities[own] = self._pass(slices[own], ranges[own])[: len(slices[own])]
+
+        for _ in self._lanes.map(put, range(0, len(slices), self.chunk)):
+            pass  # what went wrong in a lane is raised here
         return probabilities
 
     def _pass(self, part: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -140,6 +155,15 @@ class Predictor:
             images: Tensor = intensity[:, None].contiguous(memory_format=torch.channels_last)
             found: npt.NDArray[np.float32] = self._model.probability(images).squeeze(1).float().cpu().numpy()
             return found
+
+
+def _compute_in_one_thread(of_the_process: int) -> None:
+    """For the calling thread alone: torch reads the number of the process once in each thread, then keeps its own."""
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(of_the_process,))
+    restoring.start()
+    restoring.join()
 
 
 def choose_device(device: str) -> torch.device:

@@ -23,7 +23,7 @@ from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, transfer_sy
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
 from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
-from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
+from vaeseg.io.part10 import read_whole
 from vaeseg.records import Reason, Warn
 
 InstanceHu = tuple[npt.NDArray[np.int32] | npt.NDArray[np.float32], frozenset[Warn]]
@@ -61,8 +61,7 @@ def read_instance_hu(
 def _open(place: Path | FetchedFile, config: ReadingConfig) -> pydicom.Dataset:
     try:
         with place.open("rb") as stream:
-            check_inflated_size(stream, config)
-            return pydicom.dcmread(stream, force=not starts_with_preamble(stream))
+            return read_whole(stream, config)
     except FileNotFoundError as error:
         raise ReadingError(Reason.CHANGED_WHILE_READING, "a file of the series is gone") from error
     except PermissionError as error:
@@ -154,7 +153,8 @@ def _to_hu(
     whole = slope.is_integer() and intercept.is_integer()
     if whole and stored.dtype.itemsize <= 2 and max(abs(slope), abs(intercept)) < 2**14:
         values = stored.astype(np.int32)
-        values *= np.int32(slope)
+        if slope != 1:  # it is, in nearly all CT
+            values *= np.int32(slope)
         values += np.int32(intercept)
         return values
     return np.asarray(stored * np.float64(slope) + intercept, dtype=np.float32)

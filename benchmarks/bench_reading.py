@@ -6,7 +6,8 @@ A phantom series of 60 slices of 512 x 512, 12 bits, written once and then trans
 256 x 256 grid of int16 HU by the same resampling, so that reading is what differs, and have to be equal there:
 
 - vaeseg: what the stage that reads does: `read_volume` of a manifest, axial order, model grid;
-- pydicom: `dcmread` and `pixel_array` with the decoders it chooses by itself, rescale, sorted by position;
+- pydicom: `dcmread` and `pixel_array` with the decoders it chooses by itself (for RLE that of pylibjpeg, where it is
+  installed), rescale, sorted by position;
 - SimpleITK: `ImageSeriesReader`, which decodes by its own GDCM;
 - MONAI: `LoadImage` with its pydicom reader.
 
@@ -16,6 +17,7 @@ Ours also checks each file (bits, lengths, end of the compressed data, whether i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -90,12 +92,12 @@ def difference(expected: Slices, peer: Peer) -> str:
 
 
 def peers_of(directory: Path, manifest: SeriesManifest) -> dict[str, Peer]:
-    """By name; those that are not installed say so when they are called."""
+    """By name, ready to read; those that are not installed say so when they are called."""
     spacing = axial_geometry(manifest.geometry).spacing_mm
     return {
         "pydicom": partial(read_with_pydicom, directory, spacing),
         "SimpleITK": _simpleitk_reader(directory, spacing),
-        "MONAI": partial(read_with_monai, directory, spacing),
+        "MONAI": _monai_reader(directory, spacing),
     }
 
 
@@ -123,13 +125,19 @@ def _simpleitk_reader(directory: Path, spacing: Spacing) -> Peer:
     return read
 
 
-def read_with_monai(directory: Path, spacing: Spacing) -> Slices:
+def _monai_reader(directory: Path, spacing: Spacing) -> Peer:
     if find_spec("monai") is None:
-        _not_installed("MONAI")
-    from monai.transforms import LoadImage
+        return partial(_not_installed, "MONAI")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of readers on GPUs that are not here
+        from monai.transforms import LoadImage
 
-    image = LoadImage(reader="PydicomReader", image_only=True)(directory)
-    return to_model_grid(image.numpy().transpose(2, 1, 0), spacing, MODEL_SIZE)  # it has (I, J, K)
+        load = LoadImage(reader="PydicomReader", image_only=True)
+
+    def read() -> Slices:
+        return to_model_grid(load(directory).numpy().transpose(2, 1, 0), spacing, MODEL_SIZE)  # it has (I, J, K)
+
+    return read
 
 
 def _not_installed(name: str) -> Slices:

@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py --only reading
 
-A phantom series of 60 slices of 512 x 512, 12 bits, written once and then transcoded without loss. All end on the same
+A phantom series of 40 slices of 512 x 512, 12 bits, written once and then transcoded without loss. All end on the same
 256 x 256 grid of int16 HU by the same resampling, so that reading is what differs, and have to be equal there:
 
 - vaeseg: what the stage that reads does: `read_volume` of a manifest, axial order, model grid;
@@ -39,7 +39,7 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.volume import read_volume
 from vaeseg.phantom.dicom_writer import DICOM_FOLDER, write_dicom_archive
 
-PHANTOM = PhantomConfig(n_patients=1, seed=5, image_size=512, z_extent_mm=120.0, slice_spacing_mm=2.0)
+PHANTOM = PhantomConfig(n_patients=1, seed=5, image_size=512, z_extent_mm=80.0, slice_spacing_mm=2.0)
 MODEL_SIZE = 256
 CONFIG = ReadingConfig()
 

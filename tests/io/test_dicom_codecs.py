@@ -340,3 +340,15 @@ def test_rle_of_odd_size(tmp_path: Path, bits: int) -> None:
         encode=compressed_with(RLELossless, encoding_plugin="pydicom"),
     )
     assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_rle_with_something_above_the_bits_stored(tmp_path: Path, signed: bool) -> None:
+    """Twelve bits of sixteen count, whatever is in the others."""
+    stored = smooth(signed)
+    write_compressed(tmp_path / "clean", "rle", stored)
+    above = (stored.view(np.uint16) & 0x0FFF) | 0xA000
+    write_compressed(tmp_path / "above", "rle", above.view(stored.dtype))
+    assert reasons(tmp_path / "above") == {"readable": SLICES}
+    found, expected = read_one(tmp_path / "above"), read_one(tmp_path / "clean")
+    np.testing.assert_array_equal(found.volume_hu, expected.volume_hu)

@@ -55,7 +55,7 @@ def read_elements(file: BinaryIO, stop_when: StopWhen, config: ReadingConfig) ->
         ReadingError: ``too_large``.
         Exception: one of `elements.PARSE_ERRORS`.
     """
-    usual = _read_usual(file, stop_when) if starts_with_preamble(file) else None
+    usual = _read_usual(file, stop_when, DEFER_BYTES) if starts_with_preamble(file) else None
     if usual is not None:
         return usual
     check_inflated_size(file, config)
@@ -63,8 +63,36 @@ def read_elements(file: BinaryIO, stop_when: StopWhen, config: ReadingConfig) ->
     return read_partial(file, stop_when=stop_when, defer_size=DEFER_BYTES, force=force)
 
 
-def _read_usual(file: BinaryIO, stop_when: StopWhen) -> pydicom.Dataset | None:
-    """What `read_partial` gives, in a third of its time; None where a file is not as nearly all are."""
+def read_whole(file: BinaryIO, config: ReadingConfig) -> pydicom.Dataset:
+    """All elements of a file, its pixels too.
+
+    Args:
+        file: left anywhere.
+        config: bounds.
+
+    Raises:
+        ReadingError: ``too_large``.
+        Exception: one of `elements.PARSE_ERRORS`.
+    """
+    usual = _read_usual(file, _never, UNDEFINED_LENGTH) if starts_with_preamble(file) else None
+    if usual is not None:
+        return usual
+    check_inflated_size(file, config)
+    return pydicom.dcmread(file, force=not starts_with_preamble(file))
+
+
+def _never(_tag: int, _vr: str | None, _length: int) -> bool:
+    return False
+
+
+def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> pydicom.Dataset | None:
+    """What `read_partial` gives, in a third of its time; None where a file is not as nearly all are.
+
+    Args:
+        file: read from its beginning.
+        stop_when: as `read_elements` has it.
+        longest: bytes of an element; one that is longer, and has a length, makes a file unusual.
+    """
     file.seek(PREAMBLE_BYTES)
     meta = _read_meta(file)
     syntax = text(meta, "TransferSyntaxUID")
@@ -76,7 +104,7 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen) -> pydicom.Dataset | None:
         nonlocal is_unusual
         if stop_when(tag, vr, length):
             return True
-        is_unusual = tag >> 16 == 0 or DEFER_BYTES < length < UNDEFINED_LENGTH
+        is_unusual = tag >> 16 == 0 or longest < length < UNDEFINED_LENGTH
         return is_unusual
 
     is_implicit = syntax == IMPLICIT_SYNTAX

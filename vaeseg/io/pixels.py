@@ -18,12 +18,13 @@ from pydicom.pixels.processing import apply_modality_lut
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.ahead import FetchedFile
-from vaeseg.io.codestream import PixelFormat, check_codestream
+from vaeseg.io.codestream import RLE_SYNTAX, PixelFormat, check_codestream
 from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
 from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
-from vaeseg.io.part10 import check_inflated_size, starts_with_preamble
+from vaeseg.io.part10 import read_whole
+from vaeseg.io.rle import unpacked_frame
 from vaeseg.records import Reason, Warn
 
 InstanceHu = tuple[npt.NDArray[np.int32] | npt.NDArray[np.float32], frozenset[Warn]]
@@ -61,8 +62,7 @@ def read_instance_hu(
 def _open(place: Path | FetchedFile, config: ReadingConfig) -> pydicom.Dataset:
     try:
         with place.open("rb") as stream:
-            check_inflated_size(stream, config)
-            return pydicom.dcmread(stream, force=not starts_with_preamble(stream))
+            return read_whole(stream, config)
     except FileNotFoundError as error:
         raise ReadingError(Reason.CHANGED_WHILE_READING, "a file of the series is gone") from error
     except PermissionError as error:
@@ -108,12 +108,29 @@ def _check_length(dataset: pydicom.Dataset, shape: tuple[int, int]) -> frozenset
 def decoded(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]]:
     """Stored values as they are, MONOCHROME1 too: inverting would turn HU round."""
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    decoder, plugin = get_decoder(dataset.file_meta.TransferSyntaxUID), PINNED_PLUGINS[syntax]
-    with GUARDS.get(plugin, nullcontext)():
-        stored, _ = decoder.as_array(dataset, raw=True, index=0, decoding_plugin=plugin)
+    stored = _unpacked(dataset, shape) if syntax == RLE_SYNTAX else None
+    if stored is None:
+        decoder, plugin = get_decoder(dataset.file_meta.TransferSyntaxUID), PINNED_PLUGINS[syntax]
+        with GUARDS.get(plugin, nullcontext)():
+            stored, _ = decoder.as_array(dataset, raw=True, index=0, decoding_plugin=plugin)
     if stored.shape != shape:
         raise ReadingError(Reason.DECODE_FAILED, f"decoded to {stored.shape}, expected {shape}")
     _check_range(stored, dataset.BitsStored)
+    return stored
+
+
+def _unpacked(dataset: pydicom.Dataset, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]] | None:
+    """RLE that is in order; None of any other, which pydicom judges."""
+    sign, allocated, bits_stored = "ui"[dataset.PixelRepresentation], dataset.BitsAllocated, dataset.BitsStored
+    if allocated not in (8, 16, 32) or not 0 < bits_stored <= allocated:
+        return None
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    pixels = unpacked_frame(frame, shape[0] * shape[1], allocated // 8)
+    if pixels is None:
+        return None
+    stored = pixels.view(f"<{sign}{allocated // 8}").reshape(shape)
+    stored <<= allocated - bits_stored  # bits above those stored may hold anything (PS3.5 8.1.1)
+    stored >>= allocated - bits_stored
     return stored
 
 
@@ -154,7 +171,8 @@ def _to_hu(
     whole = slope.is_integer() and intercept.is_integer()
     if whole and stored.dtype.itemsize <= 2 and max(abs(slope), abs(intercept)) < 2**14:
         values = stored.astype(np.int32)
-        values *= np.int32(slope)
+        if slope != 1:  # it is, in nearly all CT
+            values *= np.int32(slope)
         values += np.int32(intercept)
         return values
     return np.asarray(stored * np.float64(slope) + intercept, dtype=np.float32)

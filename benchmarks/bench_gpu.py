@@ -120,7 +120,7 @@ def training_of(case: Case, scratch: Path, device: Device, rounds: int, quick: b
     return Result(
         benchmark=f"{case.name}, on {device}",
         unit="slices/s",
-        checked="one step beside a notebook's loop: see bench_training",
+        checked="nothing here: bench_training compares a step with a peer's, on whatever device it runs",
         figures=figures,
         notes={f"minutes of {epochs} epochs over {PAPER_SLICES:,} slices, extrapolated": round(minutes, 1)},
     )

@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 DEMO := demo
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check bench bench-gpu format clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP)  ## Make .venv and install vaeseg
 
@@ -36,6 +36,12 @@ check: $(TEST_STAMP)  ## Run ruff, strict mypy and import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(TEST_STAMP)  ## Measure vaeseg beside its peers, on a machine that does nothing else
+	$(BIN)/python benchmarks/bench.py
+
+bench-gpu: $(STAMP)  ## Measure engine and training on a CUDA device
+	$(BIN)/python benchmarks/bench_gpu.py
 
 format: $(TEST_STAMP)  ## Format the code
 	$(BIN)/ruff check --fix .

@@ -57,11 +57,15 @@ class VariationalAutoencoder(nn.Module):
             noise: standard normal of the latent's shape, for z = mean + exp(logvar / 2) noise; None decodes the mean.
         """
         posterior = self.encode(images)
+        return self.decode(posterior, noise), posterior
+
+    def decode(self, posterior: Posterior, noise: Tensor | None = None) -> Tensor:
+        """Logits (B, 1, J, I) of a posterior; `noise` as for the whole network."""
         latent = posterior.mean
         if noise is not None:
             latent = latent + torch.exp(posterior.logvar / 2) * noise
         logits: Tensor = self.decoder(latent)
-        return logits, posterior
+        return logits
 
 
 def latent_shape(architecture: ArchitectureConfig, batch: int, size: int) -> tuple[int, int, int, int]:

@@ -130,6 +130,12 @@ def augmented(batch: Batch, config: TrainingConfig, step: Step, worker: Worker, 
     return Batch(images=images.contiguous(memory_format=torch.channels_last), labels=labels)
 
 
+def changes_slices(config: TrainingConfig) -> bool:
+    """Whether `augmented` may give another image than it got."""
+    moves = config.augmentation != "none" or config.crop_size or config.warp_share
+    return bool(moves or config.intensity_jitter or config.gamma_jitter or config.noise)
+
+
 def step_noise(shape: Sequence[int], step: Step, worker: Worker, generator: torch.Generator) -> Tensor:
     """One worker's share of a step's standard normal numbers, for the reparameterisation and for noise.
 

@@ -28,13 +28,14 @@ from vaeseg.errors import TrainingError
 from vaeseg.io.slices import SliceIndex
 from vaeseg.io.splits import Split
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.models.vae import VariationalAutoencoder, latent_shape
+from vaeseg.models.vae import Posterior, VariationalAutoencoder, latent_shape
 from vaeseg.models.writing import write_model_file
 from vaeseg.records import IntArray
 from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_generator, step_noise, steps_of
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.objective import autocast, device_of, stage_losses, step_loss
 from vaeseg.training.parallel import ALONE, Worker, data_parallel
+from vaeseg.training.posteriors import Posteriors, can_be_kept
 from vaeseg.training.sources import SliceSource
 from vaeseg.training.state import Progress, TrainingState, WeightMean
 
@@ -219,6 +220,7 @@ class _Loop:
             self.model.freeze_encoder()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
         self.parallel = data_parallel(self.model, self.worker)
+        self.posteriors = self._kept_posteriors()
         self.optimizer = torch.optim.AdamW(
             [weight for weight in self.model.parameters() if weight.requires_grad],
             weight_decay=self.config.weight_decay,
@@ -279,23 +281,24 @@ class _Loop:
         self._training_mode()
         step_size = self.config.batch_size * self.worker.world
         steps = steps_of(len(order), self.progress.place, step_size, self.worker)
-        parts = (order[step.first : step.end][step.share(self.worker)] for step in steps)
+        parts = [order[step.first : step.end][step.share(self.worker)] for step in steps]
         sums: dict[str, Tensor] = {}
-        for number, (step, batch) in enumerate(zip(steps, self.data.source.steps(parts), strict=True), 1):
-            for name, losses in self._train_step(step, batch, len(order)).items():
+        batches = self.data.source.steps(parts)
+        for number, (step, part, batch) in enumerate(zip(steps, parts, batches, strict=True), 1):
+            for name, losses in self._train_step(step, part, batch, len(order)).items():
                 sums[name] = sums.get(name, 0) + losses.detach().double().sum()
             if number % CHECK_STEPS == 0 or number == len(steps):
                 self._check(sums, step.end, len(order))
                 sums = {}
 
-    def _train_step(self, step: Step, batch: Batch, n_slices: int) -> dict[str, Tensor]:
+    def _train_step(self, step: Step, part: IntArray, batch: Batch, n_slices: int) -> dict[str, Tensor]:
         middle = (step.first + step.end) / 2 / n_slices
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.progress.epoch + middle)
         generator = step_generator(self.config, self.progress.epoch, step, self.device)
         batch = augmented(batch, self.config, step, self.worker, generator)
         noise = self._noise(step, batch, generator)
         with autocast(self.model, self.config):
-            logits, posterior = self.parallel(batch.images, noise)
+            logits, posterior = self._predicted(part, batch.images, noise)
         losses = stage_losses(self.model, logits, posterior, batch, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         step_loss(losses["loss"], len(step), self.worker.world, self.config).backward()  # type: ignore[no-untyped-call]
@@ -304,6 +307,13 @@ class _Loop:
             self.mean.follow(self.progress.steps)
         self.progress.steps += 1
         return losses
+
+    def _predicted(self, part: IntArray, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Posterior]:
+        if self.posteriors is None:
+            predicted: tuple[Tensor, Posterior] = self.parallel(images, noise)
+            return predicted
+        posterior = self.posteriors.of(part, images)
+        return self.model.decode(posterior, noise), posterior
 
     def _noise(self, step: Step, batch: Batch, generator: torch.Generator) -> Tensor | None:
         if self.config.latent == "mean":
@@ -357,6 +367,13 @@ class _Loop:
             raise TrainingError(
                 f"no epoch gave a dev figure to choose by; train with keep=last (now {self.config.keep})"
             )
+
+    def _kept_posteriors(self) -> Posteriors | None:
+        """One worker's alone: several have to call the network as torch wraps it."""
+        n_slices = len(self.data.index)
+        if not self.frozen or self.worker.world > 1 or not can_be_kept(self.model, n_slices, self.config):
+            return None
+        return Posteriors(self.model, n_slices, self.config)
 
     def _save(self) -> None:
         if self.worker.leads:

@@ -1,0 +1,39 @@
+"""The GPU benchmark runs where there is no GPU, as far as that goes: its code paths, and a clear no."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "bench_gpu.py"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, BENCHMARK, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_every_path_runs_on_a_cpu(tmp_path: Path) -> None:
+    """Engine and training of each network give figures above zero, in the JSON that the suite writes."""
+    done = run("--device", "cpu", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*-gpu.json")
+    told = json.loads(path.read_text())
+    assert {"measured_at", "commit", "machine", "versions"} <= told.keys()
+    assert [len(result["figures"]) for result in told["results"]] == [2, 2, 1, 1]
+    assert all(figure["median"] > 0 for result in told["results"] for figure in result["figures"])
+    epochs = [note for result in told["results"][2:] for note in result["notes"]]
+    assert ["70 epochs" in epochs[0], "50 epochs" in epochs[1]] == [True, True]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    """Exit code 2, one sentence, and no figures."""
+    done = run("--out", tmp_path)
+    assert done.returncode == 2
+    assert "no CUDA device" in done.stderr
+    assert not list(tmp_path.iterdir())

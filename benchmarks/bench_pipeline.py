@@ -50,9 +50,8 @@ Work = Callable[[Path, Path], object]
 
 
 def benchmark(scratch: Path, rounds: int) -> list[Result]:
-    """Ours beside the scripts; then ours with other numbers of CPUs."""
+    """Ours beside the scripts, all warm from the comparison; then ours with other numbers of CPUs."""
     whole, few = phantom_archive(scratch, SERIES), phantom_archive(scratch, FEW_SERIES)
-    warm_up = phantom_archive(scratch, 1, replace(PHANTOM, z_extent_mm=30.0))
     store = scratch / "pipeline-store"
     with _pool_of_processes(store) as pool:
         paths: dict[str, Work] = {
@@ -61,8 +60,11 @@ def benchmark(scratch: Path, rounds: int) -> list[Result]:
             "script, PyTorch DataLoader reads ahead": read_ahead,
             f"script, pool of {CORES} processes": partial(on_pool, pool),
         }
-        beside = _beside_scripts(paths, whole, warm_up, store, rounds)
-    return [beside, _by_cpus(scratch, few, warm_up)]
+        start_local_ray()
+        checked = _compared(paths, few, store)
+        beside = _in_turns(paths, whole, store, rounds, checked)
+        stop_local_ray()
+    return [beside, _by_cpus(scratch, few)]
 
 
 def phantom_archive(scratch: Path, n_series: int, phantom: PhantomConfig = PHANTOM) -> Path:
@@ -72,21 +74,6 @@ def phantom_archive(scratch: Path, n_series: int, phantom: PhantomConfig = PHANT
         shutil.rmtree(root, ignore_errors=True)
         write_dicom_archive(root, replace(phantom, n_patients=n_series), workers=CORES)
     return root / "dicom"
-
-
-def _beside_scripts(paths: Mapping[str, Work], archive: Path, warm_up: Path, store: Path, rounds: int) -> Result:
-    start_local_ray()
-    for work in paths.values():
-        _into_new_store(work, warm_up, store)
-    checked = _compared(paths, archive, store)
-    timed = {
-        name: rate_of(partial(_into_new_store, work, archive, store), count_slices(archive))
-        for name, work in paths.items()
-    }
-    figures = in_turns(timed, rounds)
-    stop_local_ray()
-    notes = {} if find_spec("monai") else {"left out": "MONAI is not installed; its DataLoader is PyTorch's"}
-    return Result(benchmark="pipeline", unit="slices/s", checked=checked, figures=figures, notes=notes)
 
 
 def _compared(paths: Mapping[str, Work], archive: Path, store: Path) -> str:
@@ -101,6 +88,14 @@ def _compared(paths: Mapping[str, Work], archive: Path, store: Path) -> str:
             f"masks of '{own_name}' and '{name}' differ in {len(differ)} of {len(own)} series: {differ[:3]}"
         )
     return f"{len(own)} mask files, the same bytes from each path"
+
+
+def _in_turns(paths: Mapping[str, Work], archive: Path, store: Path, rounds: int, checked: str) -> Result:
+    n_slices = count_slices(archive)
+    timed = {name: rate_of(partial(_into_new_store, work, archive, store), n_slices) for name, work in paths.items()}
+    notes = {} if find_spec("monai") else {"left out": "MONAI is not installed; its DataLoader is PyTorch's"}
+    figures = in_turns(timed, rounds)
+    return Result(benchmark="pipeline", unit="slices/s", checked=checked, figures=figures, notes=notes)
 
 
 def mask_digests(store: Path) -> dict[str, str]:
@@ -138,7 +133,9 @@ def read_ahead(archive: Path, store: Path) -> None:
     config = replace(stage_config(MODEL, store), num_threads=CORES)
     segment = Segment(config)
     series = _ToRead(list(_rows(archive, config)), config)
-    for row in DataLoader(series, batch_size=None, num_workers=CORES, multiprocessing_context="spawn"):
+    processes = multiprocessing.get_context("forkserver")  # a process with threads, as Ray's driver is, must not fork
+    processes.set_forkserver_preload([__name__])
+    for row in DataLoader(series, batch_size=None, num_workers=CORES, multiprocessing_context=processes):
         _finished(measure(segment(row), config))
 
 
@@ -195,9 +192,10 @@ def _finished(row: SeriesRow) -> None:
     assert isinstance(outcome_of(row), SegmentedSeries), failure_of(row)
 
 
-def _by_cpus(scratch: Path, archive: Path, warm_up: Path) -> Result:
+def _by_cpus(scratch: Path, archive: Path) -> Result:
     """Each number of CPUs once, in a process of its own."""
     figures = []
+    warm_up = phantom_archive(scratch, 1, replace(PHANTOM, z_extent_mm=30.0))
     search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     for cpus in LOGICAL_CPUS:
         done = run_alone(ON_CPUS, str(cpus), archive, warm_up, scratch / "pipeline-store", PYTHONPATH=search)

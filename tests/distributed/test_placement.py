@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import ray
 
 from vaeseg.distributed import batch
 from vaeseg.distributed.batch import EvenPlacement, _actors
+from vaeseg.distributed.local import cores_of_this_node
 
 
 @pytest.fixture
@@ -40,8 +44,7 @@ def test_a_model_waits_where_there_is_no_node_yet(nodes: list[str], monkeypatch:
     [
         (8, 0, 40, (2, 2)),  # one a node
         (8, 0, 1, (1, 2)),  # not more than there are series
-        (3, 0, 40, (1, 2)),  # reading and measuring need processors too
-        (1, 0, 40, (1, 2)),
+        (2, 0, 40, (2, 2)),
         (64, 4, 40, (1, 4)),  # one a GPU
     ],
 )
@@ -51,3 +54,15 @@ def test_models_by_nodes_series_and_processors(
     """On two nodes."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
     assert _actors(gpus > 0, n_series) == expected
+
+
+@pytest.mark.parametrize(("given", "allowed", "expected"), [(2, 8, 2), (8, 2, 2), (0, 8, 1)])
+def test_a_model_uses_the_cores_that_ray_was_given_on_its_node(
+    given: int, allowed: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of another node, and no more than there are: a Ray of one machine is told of one more."""
+    listed = [{"NodeID": "a", "Resources": {"CPU": 64.0}}, {"NodeID": "b", "Resources": {"CPU": float(given)}}]
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "b"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)))
+    assert cores_of_this_node() == expected

@@ -12,7 +12,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vaeseg.distributed.local import gpus_available, nodes_with_cpus
+from vaeseg.distributed.local import cores_of_this_node, gpus_available, nodes_with_cpus
 from vaeseg.distributed.naming import named
 from vaeseg.distributed.rows import SeriesRow
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
@@ -34,6 +34,9 @@ TASK_MEMORY_BYTES = 2**30
 
 ACTOR_MEMORY_BYTES = 2**30
 """What an actor may need in main memory: torch, the model, and a batch."""
+TASK_CPUS, ACTOR_CPUS = 0.9, 0.01
+"""Logical: what Ray counts, not what they use. Models must never take the last CPU from the tasks that feed them, which
+would hang the run for good: not on a node of one CPU, and not where those of a node that died come together."""
 
 
 class PipelineError(VaesegError):
@@ -78,14 +81,14 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     context.enable_progress_bars = False
     on_gpu = device_of(config) == "cuda"
     fewest, most = config.actors or _actors(on_gpu, len(rows))
-    task = {"num_cpus": 1, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
+    task = {"num_cpus": TASK_CPUS, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     dataset = dataset.map(read, fn_kwargs={"config": config, "write": write_to_ray}, **task)
     dataset = dataset.map(
         Segment,
-        fn_constructor_args=(config, write_to_ray),
+        fn_constructor_args=(config, write_to_ray, cores_of_this_node),
         compute=ActorPoolStrategy(min_size=fewest, max_size=most),
-        num_cpus=1,
+        num_cpus=ACTOR_CPUS,
         num_gpus=1 if on_gpu else None,
         memory=ACTOR_MEMORY_BYTES,
         max_restarts=ACTOR_RESTARTS,
@@ -103,16 +106,15 @@ def device_of(config: StageConfig) -> Literal["cpu", "cuda"]:
 
 
 def _actors(on_gpu: bool, n_series: int) -> tuple[int, int]:
-    """Fewest and most: up to one for each GPU, or for each node where processors do it: torch uses all of its cores.
+    """Fewest and most: up to one for each GPU, or for each node where processors do it, all of whose cores it uses.
 
     Of the latter all are there from the start, so that `EvenPlacement` knows how many each node has; but no more than
-    there are series, and half of the processors are left to the other stages.
+    there are series.
     """
-    resources = ray.cluster_resources()
     if on_gpu:
-        return 1, max(1, int(resources.get("GPU", 0)))
+        return 1, max(1, int(ray.cluster_resources().get("GPU", 0)))
     most = max(1, len(nodes_with_cpus()))
-    return max(1, min(most, n_series, int(resources.get("CPU", 0)) // 2)), most
+    return min(most, n_series), most
 
 
 class EvenPlacement:

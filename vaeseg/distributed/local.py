@@ -116,7 +116,7 @@ def start_local_ray(n_cpus: int | None = None) -> None:
     """Start Ray with token authentication, no dashboard and no telemetry; one that runs in this process is kept.
 
     Args:
-        n_cpus: logical CPUs; by default one for each core, and one for the actor that drives the model.
+        n_cpus: logical CPUs; by default one for each core.
 
     Raises:
         ClusterError: it cannot be started.
@@ -130,7 +130,7 @@ def start_local_ray(n_cpus: int | None = None) -> None:
         warnings.simplefilter("ignore")  # Ray warns of its own settings
         _init(
             address="local",
-            num_cpus=n_cpus or (os.cpu_count() or 1) + 1,
+            num_cpus=n_cpus or os.cpu_count() or 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -173,6 +173,17 @@ def stop_local_ray() -> None:
 def nodes_with_cpus() -> list[str]:
     """Ids of the cluster's nodes that run tasks."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+
+
+def cores_of_this_node() -> int:
+    """Those that Ray was given on the node of this worker, as far as there are so many.
+
+    Ray itself tells torch of as many as the worker asked for, which is one: on a node of 32, all others would stand
+    still while a model segments.
+    """
+    node_id = ray.get_runtime_context().get_node_id()
+    given = next((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == node_id), 1)
+    return max(1, min(given, len(os.sched_getaffinity(0))))
 
 
 @dataclass(frozen=True, kw_only=True)

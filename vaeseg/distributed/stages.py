@@ -92,16 +92,24 @@ def measure(row: SeriesRow, config: StageConfig, write: Write = write_to_registr
 
 
 class Segment:
-    """Model on its device, loaded once; turns slices into mask bits."""
+    """Model on its device, loaded once; turns slices into mask bits.
 
-    def __init__(self, config: StageConfig, write: Write = write_to_registry) -> None:
+    Args:
+        config: whose `num_threads`, where it is given, is the number of passes at a time on a CPU.
+        write: where figures go.
+        cores: how many there may be otherwise; asked where the model is.
+    """
+
+    def __init__(
+        self, config: StageConfig, write: Write = write_to_registry, cores: Callable[[], int | None] = lambda: None
+    ) -> None:
         from vaeseg.inference.predictor import Predictor
         from vaeseg.models.checkpoint import load_checkpoint
         from vaeseg.models.files import resolve_model
 
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)
-        self._predictor = Predictor(checkpoint, config.device, config.batch_size, config.num_threads)
+        self._predictor = Predictor(checkpoint, config.device, config.batch_size, config.num_threads or cores())
         self._config, self._size, self._write = config, config.image_size, write
 
     def __call__(self, row: SeriesRow) -> SeriesRow:

@@ -35,9 +35,10 @@ def told(directory: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> str:
-    """Five of six series were segmented on two cores: each of three slices, 0.5 + 0.25 + 0.125 s of work.
+    """Five of six series were segmented on two cores: each of three slices, 0.5 + 0.25 + 0.125 s by the clock.
 
-    The cores beside the model had 3.125 s of work in 4 s from Ray on, so that 0.875 were the start.
+    Two cores had 3.125 s to read and measure in 4 s from Ray on, so that 2.4375 were the start. With the model on both,
+    there were 5.625 s of work in their 3.125: a second of it took 1.8.
     """
     store = create_store(tmp_path / "store")
     database = open_database(sqlite_url(store.database_path))
@@ -54,30 +55,30 @@ def archive(tmp_path: Path) -> str:
 
 
 def test_what_is_left_of_an_archive(tmp_path: Path, archive: str) -> None:
-    """One series: its stages one after the other take 0.875 s; 0.1 + 4 + 0.875 + 1 s beside them."""
+    """One series: its stages one after the other take 0.875 s; 0.1 + 4 + 2.4375 + 1 s beside them."""
     answer = told(tmp_path, "--archive", archive, "--cpus", "2")
     assert (answer["n_series"], answer["n_slices"], answer["n_new_files"]) == (1, 3, 0)
-    assert answer["seconds"] == pytest.approx(5.975 + 0.875)
+    assert answer["seconds"] == pytest.approx(7.5375 + 0.875, abs=0.001)
     assert answer["bottleneck"] == "start"
     assert answer["rates"]["source"].startswith("5 series of 1 run")
 
 
 def test_the_whole_archive(tmp_path: Path, archive: str) -> None:
-    """Six series: 1.5 s on the model, 3.75 s on the core beside it."""
+    """Six series: 1.5 s on the model, which has both cores, and 6.75 s of work for them, less what was waiting."""
     answer = told(tmp_path, "--archive", archive, "--all", "--cpus", "2")
     assert answer["n_series"] == 6
-    assert answer["busy_seconds"] == {"model": 1.5, "cores": 3.75, "driver": 0.022}
+    assert answer["busy_seconds"] == {"model": 1.5, "cores": 1.875, "driver": 0.022}
 
 
 def test_so_many_series_on_more_cores(tmp_path: Path, archive: str) -> None:
-    """1000 slices: a twelfth of a second each on the model; all eight cores share 292 s."""
+    """1000 slices: a sixth of a second of a core each to segment; all eight cores share 375 s, less the waiting."""
     answer = told(tmp_path, *TEN, "--cpus", "8")
-    assert answer["busy_seconds"]["model"] == pytest.approx(1000 / 12, abs=0.001)
-    assert answer["busy_seconds"]["cores"] == pytest.approx(1000 * 0.875 / 3 / 8, abs=0.001)
-    assert answer["start_seconds"] == pytest.approx(1000 * 0.002 + 10 * 0.1 + 5.875)
-    assert answer["bottleneck"] == "model"
+    assert answer["busy_seconds"]["model"] == pytest.approx(1000 / 6 / 8, abs=0.001)
+    assert answer["busy_seconds"]["cores"] == pytest.approx(1000 * 1.125 / 3 / 1.8 / 8, abs=0.001)
+    assert answer["start_seconds"] == pytest.approx(1000 * 0.002 + 10 * 0.1 + 7.4375, abs=0.001)
+    assert answer["bottleneck"] == "cores"
     text = estimate(tmp_path, *TEN, "--cpus", "8").stdout
-    assert "held up   by the model, of which each node has one" in text
+    assert "held up   by the cores, which have most to read" in text
     assert "5 series of 1 run" in text
 
 
@@ -93,9 +94,9 @@ def test_a_cost_needs_a_price(tmp_path: Path, archive: str) -> None:
 
 
 def test_cores_that_feed_a_gpu(tmp_path: Path, archive: str) -> None:
-    """At 10 slices/s a series of three takes 0.3 s, and 0.625 s to read and measure."""
+    """At 10 slices/s a series of three takes 0.3 s, and 0.625 s to read and measure, of which some was waiting."""
     answer = told(tmp_path, *TEN, "--cpus", "8", "--gpus", "1", "--gpu-slices-per-second", "10")
-    assert answer["cores_per_gpu"] == pytest.approx(1 + 0.625 / 0.3, abs=0.001)
+    assert answer["cores_per_gpu"] == pytest.approx(1 + 0.625 / 1.8 / 0.3, abs=0.001)
     assert (answer["bottleneck"], answer["busy_seconds"]["model"]) == ("model", 100.0)
     assert told(tmp_path, *TEN)["cores_per_gpu_reason"] == "no GPU was asked about"
 

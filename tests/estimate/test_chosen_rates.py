@@ -53,7 +53,7 @@ def test_a_given_rate_stands_in_for_the_gpu_alone() -> None:
     """Reading is what was measured, 10 ms a slice, less what it waited for a core that segmented too."""
     rates = chosen([measured()], WITH_GPU, 500.0)
     assert rates.segment.seconds_a_slice == pytest.approx(0.002)
-    assert rates.read.seconds_a_slice == pytest.approx(0.01)
+    assert rates.read.seconds_a_slice == pytest.approx(0.01 / 1.375)
     assert rates.source.endswith("500 slices/s of a GPU as given, not measured")
     shared = chosen([measured(n_cores=1)], WITH_GPU, 500.0)
     assert shared.read.seconds_a_slice == pytest.approx(0.01 / 1.75)

@@ -203,7 +203,7 @@ def _held_up_by(night: Night) -> str:
         case "cores":
             return f"the cores, which have most to {night.longest_stage}"
         case "model":
-            return "the GPUs" if night.machine.n_gpus else "the model, of which each node has one, on a core"
+            return "the GPUs" if night.machine.n_gpus else "the cores, which have most to segment"
         case "driver":
             return "the driver, which hands out and commits series one by one"
     return "what comes before and after the series: too few of them to matter"

@@ -45,12 +45,7 @@ class Machine:
     n_cores: int
     n_gpus: int = 0
     n_nodes: int = 1
-    """Without GPUs, each has one process that holds the model."""
-
-    @property
-    def n_models(self) -> int:
-        """Processes that hold a model."""
-        return self.n_gpus or self.n_nodes
+    """Without GPUs, the cores of each segment one series at a time."""
 
     def __post_init__(self) -> None:
         if self.n_nodes > self.n_cores:
@@ -73,7 +68,7 @@ class Night:
     busy_seconds: dict[str, float]
     """`model`, `cores` and `driver` to how long its own work takes it, s."""
     stage_seconds: dict[str, float]
-    """Each stage to its work, s of one process."""
+    """Each stage to its work, s of one core, or of one GPU."""
     latency_seconds: float
     """Of one series through all stages: less than that it never takes."""
     cores_per_gpu: float | None
@@ -124,22 +119,27 @@ def estimate_night(workload: Workload, machine: Machine, rates: Rates) -> Night:
         machine=machine,
         start_seconds=_start_seconds(workload, rates),
         busy_seconds={
-            "model": stage_seconds["segment"] / machine.n_models,
+            "model": stage_seconds["segment"] / (machine.n_gpus or machine.n_cores),
             "cores": _cores_seconds(stage_seconds, machine, rates.waiting),
             "driver": workload.n_series * DRIVER_SECONDS_A_SERIES,
         },
         stage_seconds=stage_seconds,
-        latency_seconds=sum(stage_seconds.values()) / max(1, workload.n_series),
+        latency_seconds=_latency_seconds(stage_seconds, machine) / max(1, workload.n_series),
         cores_per_gpu=_cores_per_gpu(stage_seconds) if machine.n_gpus else None,
     )
 
 
 def _cores_seconds(stage_seconds: dict[str, float], machine: Machine, waiting: float) -> float:
-    """Of the cores beside the models; and where processors segment too, of all cores, less what was only waiting."""
-    beside = (stage_seconds["read"] + stage_seconds["measure"]) / cores_beside(machine.n_models, machine.n_cores)
+    """Of the cores beside GPUs; or of all of them, where they segment too, less what was only waiting."""
     if machine.n_gpus:
-        return beside
-    return max(beside, sum(stage_seconds.values()) / waiting / machine.n_cores)
+        return (stage_seconds["read"] + stage_seconds["measure"]) / cores_beside(machine.n_gpus, machine.n_cores)
+    return sum(stage_seconds.values()) / waiting / machine.n_cores
+
+
+def _latency_seconds(stage_seconds: dict[str, float], machine: Machine) -> float:
+    """Of all series one after the other: a series has one core for each stage, but all of a node to be segmented."""
+    cores = 1.0 if machine.n_gpus else machine.n_cores / machine.n_nodes
+    return stage_seconds["read"] + stage_seconds["segment"] / cores + stage_seconds["measure"]
 
 
 def _start_seconds(workload: Workload, rates: Rates) -> float:

@@ -64,7 +64,7 @@ class Rates:
     read: StageRate
     """Of one core."""
     segment: StageRate
-    """Of one process that holds the model, on a GPU or on a core."""
+    """Of one GPU, or of one core."""
     measure: StageRate
     """Of one core."""
     start: StartRates
@@ -103,14 +103,21 @@ class MeasuredRun:
     n_slices: FloatArray
     """(N,) slices of each series."""
     stage_seconds: dict[str, FloatArray]
-    """Each of `STAGES` to (N,) s."""
+    """Each of `STAGES` to (N,) s, by the clock."""
+
+    @property
+    def work_seconds(self) -> dict[str, FloatArray]:
+        """Each of `STAGES` to (N,) s of a core, or of a GPU: a model on processors has all cores of its node."""
+        cores = 1.0 if self.device == "cuda" else self.n_cores / self.n_nodes
+        return self.stage_seconds | {"segment": self.stage_seconds["segment"] * cores}
 
     @property
     def flow_seconds(self) -> float:
         """In which its series went through: what the models, or the cores beside them, did takes as long."""
-        n_models = self.n_gpus if self.device == "cuda" else self.n_nodes
         read, segment, measure = (float(self.stage_seconds[stage].sum()) for stage in STAGES)
-        return max(segment / n_models, (read + measure) / cores_beside(n_models, self.n_cores))
+        on_gpu = self.device == "cuda"
+        cores = cores_beside(self.n_gpus, self.n_cores) if on_gpu else self.n_cores
+        return max(segment / (self.n_gpus if on_gpu else self.n_nodes), (read + measure) / cores)
 
     @property
     def start_seconds(self) -> float:
@@ -128,7 +135,7 @@ def measured_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> Rates:
     newest = runs[0]
     slices = np.concatenate([run.n_slices for run in runs])[:MOST_FITTED]
     stages = {
-        stage: stage_rate(slices, np.concatenate([run.stage_seconds[stage] for run in runs])[:MOST_FITTED])
+        stage: stage_rate(slices, np.concatenate([run.work_seconds[stage] for run in runs])[:MOST_FITTED])
         for stage in STAGES
     }
     return Rates(
@@ -162,9 +169,9 @@ def stage_rate(n_slices: FloatArray, seconds: FloatArray) -> StageRate:
     return by_slice if min(slope, base) < 0 else StageRate(seconds_a_series=base, seconds_a_slice=slope)
 
 
-def cores_beside(n_models: int, n_cores: int) -> int:
-    """Cores that read and measure: each process with a model holds one, but one of all is always left."""
-    return max(1, n_cores - n_models)
+def cores_beside(n_gpus: int, n_cores: int) -> int:
+    """Cores that read and measure: the process of each GPU takes one, but one of all is always left."""
+    return max(1, n_cores - n_gpus)
 
 
 def _start_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> StartRates:
@@ -184,5 +191,5 @@ def _waiting(run: MeasuredRun) -> float:
     """More seconds of stages than cores had seconds in that time were spent waiting; a GPU takes the cores nothing."""
     if run.device == "cuda":
         return 1.0
-    work = sum(float(seconds.sum()) for seconds in run.stage_seconds.values())
+    work = sum(float(seconds.sum()) for seconds in run.work_seconds.values())
     return max(1.0, work / (run.n_cores * run.flow_seconds))

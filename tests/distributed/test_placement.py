@@ -10,7 +10,7 @@ import ray
 
 from vaeseg.distributed import batch
 from vaeseg.distributed.batch import EvenPlacement, _actors
-from vaeseg.distributed.local import cores_of_this_node
+from vaeseg.distributed.local import cores_of_this_node, most_cores_of_a_node
 
 
 @pytest.fixture
@@ -66,3 +66,16 @@ def test_a_model_uses_the_cores_that_ray_was_given_on_its_node(
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "b"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)))
     assert cores_of_this_node() == expected
+
+
+def test_memory_is_asked_for_by_the_largest_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that died and one without CPUs do not count; where there is none yet, one core is all that is known."""
+    listed = [
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 8.0}},
+        {"NodeID": "b", "Alive": False, "Resources": {"CPU": 64.0}},
+        {"NodeID": "c", "Alive": True, "Resources": {}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    assert most_cores_of_a_node() == 8
+    monkeypatch.setattr(ray, "nodes", list)
+    assert most_cores_of_a_node() == 1

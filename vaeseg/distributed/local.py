@@ -172,7 +172,16 @@ def stop_local_ray() -> None:
 
 def nodes_with_cpus() -> list[str]:
     """Ids of the cluster's nodes that run tasks."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    return [node["NodeID"] for node in _nodes_with_cpus()]
+
+
+def most_cores_of_a_node() -> int:
+    """Of those that Ray was given on any node; 1 where there is none yet."""
+    return max((int(node["Resources"]["CPU"]) for node in _nodes_with_cpus()), default=1)
+
+
+def _nodes_with_cpus() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
 def cores_of_this_node() -> int:
@@ -204,7 +213,7 @@ def hardware() -> Hardware:
     no more cores count than it has.
     """
     cores: Counter[str] = Counter()
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    nodes = _nodes_with_cpus()
     for node in nodes:
         cores[node["NodeManagerHostname"]] += int(node["Resources"]["CPU"])
     here = socket.gethostname()

@@ -46,9 +46,10 @@ import ray
 from vaeseg.cli import main
 from vaeseg.distributed import submit
 
-really_stop, until = submit.stop_local_ray, time.monotonic() + 60
+really_stop = submit.stop_local_ray
 
 def scrape_and_stop():
+    until = time.monotonic() + 60
     (node,) = ray.nodes()
     metrics = b""
     while b"ray_vaeseg_series_finished_total" not in metrics and time.monotonic() < until:
@@ -133,7 +134,7 @@ def test_no_output_names_a_patient(
     run_id = json.loads(crashed.stdout)["run_id"]
     as_json = ("--log-format", "json", "--log-level", "debug")
     retried = vaeseg_batch(*as_json, "retry", run_id, "--store", store, "--json")
-    assert {json.loads(line)["level"] for line in retried.stderr.splitlines()} >= {"info"}
+    assert "debug" in {json.loads(line)["level"] for line in retried.stderr.splitlines()}
     assert json.loads(retried.stdout)["outcomes"]["failed"] == 1, retried.stderr
     key = asked("subject-key", "--store", store, text=canaries.ELEMENTS["PatientID"])
     shown = [

@@ -55,6 +55,7 @@ def _submit(root: Path, rounds: int) -> Result:
         checked="one series is segmented each time",
         figures=tuple(figures),
         more_is_better=False,
+        is_of_parts=True,
     )
 
 

@@ -55,6 +55,8 @@ class Result:
     figures: tuple[Figure, ...]
     """Ours first."""
     more_is_better: bool = True
+    is_of_parts: bool = False
+    """Whether figures are parts of the first, so that a ratio means nothing."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What else was measured, and who could not take part."""
 
@@ -132,7 +134,7 @@ def table(results: Sequence[Result]) -> str:
     for result in results:
         for figure, told in zip(result.figures, result.as_json()["figures"], strict=True):
             is_ours = figure is result.figures[0]
-            times = "" if is_ours else f"{told['ours_is_times_better']:.2f} x"
+            times = "" if is_ours or result.is_of_parts else f"{told['ours_is_times_better']:.2f} x"
             spread = f"{_shown(min(figure.rounds))} to {_shown(max(figure.rounds))}"
             name = f"**{figure.path}**" if is_ours else figure.path
             rows.append(f"| {result.benchmark} | {name} | {_shown(figure.median)} {result.unit} | {spread} | {times} |")

@@ -6,9 +6,9 @@ from vaeseg.estimate.rates import Rates, StageRate, StartRates
 
 SHIPPED = Rates(
     device="cpu",
-    read=StageRate(seconds_a_series=0.0, seconds_a_slice=0.0067),
-    segment=StageRate(seconds_a_series=0.0, seconds_a_slice=0.0333),
-    measure=StageRate(seconds_a_series=0.016, seconds_a_slice=0.0070),
+    read=StageRate(seconds_a_series=0.014, seconds_a_slice=0.0021),
+    segment=StageRate(seconds_a_series=0.010, seconds_a_slice=0.0300),
+    measure=StageRate(seconds_a_series=0.0, seconds_a_slice=0.0011),
     start=StartRates(
         ray_seconds=9.0, pipeline_seconds=21.0, header_seconds=0.0015, planning_seconds=0.075, closing_seconds=0.2
     ),

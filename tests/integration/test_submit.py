@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 from archives import compressed_slice, whole_archive
-from local_rays import another
 from PIL import Image
 
 from vaeseg.distributed.report import RunReport
@@ -271,10 +270,3 @@ def test_labels_on_another_grid_are_resampled_or_refused(submitted: Submission, 
     assert found[elsewhere]["iou"] is None
     assert found[elsewhere]["label_reason"].startswith("label_geometry_mismatch")
     assert (found[without]["iou"], found[without]["label_reason"]) == (None, None)
-
-
-def test_one_cpu_is_enough(archive: Path, model_path: Path, tmp_path: Path) -> None:
-    """A model never takes the last CPU from the tasks that feed it, which would hang the run for good."""
-    with another(n_cpus=1):
-        report = submit(whole_archive(archive, model_path, tmp_path / "store"))
-    assert report.outcomes["segmented"] == 3

@@ -13,7 +13,7 @@ from training_factories import SMALL, TINY, slice_index, slice_set, split
 from vaeseg.config import TrainingConfig
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.training.loop import EpochReport, Keeping, Observer, TrainingData, TrainingInterruptedError, train
-from vaeseg.training.posteriors import Posteriors, can_be_kept
+from vaeseg.training.posteriors import Posteriors, kept
 from vaeseg.training.sources import ResidentSource, batch_of
 
 FROZEN = replace(TINY, freeze_encoder=True)
@@ -83,19 +83,19 @@ def test_a_slice_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_changed_slices_are_encoded_each_time(change: dict[str, object]) -> None:
     """Whatever changes an image changes its posterior."""
-    assert can_be_kept(model(), 30, FROZEN)
-    assert not can_be_kept(model(), 30, replace(FROZEN, **change))  # type: ignore[arg-type]
+    assert kept(model(), 30, FROZEN) is not None
+    assert kept(model(), 30, replace(FROZEN, **change)) is None  # type: ignore[arg-type]
 
 
 def test_too_many_are_not_kept() -> None:
     """A latent map of a large data set would fill the memory."""
-    assert not can_be_kept(model(), 10**7, FROZEN)
+    assert kept(model(), 10**7, FROZEN) is None
 
 
 def test_training_is_the_same_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are those of a training that runs the encoder in every step, up to rounding."""
     _, kept = trained(tmp_path / "kept", FROZEN)
-    monkeypatch.setattr("vaeseg.training.loop.can_be_kept", lambda *given: False)
+    monkeypatch.setattr("vaeseg.training.loop.kept", lambda *given: None)
     _, run = trained(tmp_path / "run", FROZEN)
     for one, other in zip(kept, run, strict=True):
         assert one.losses == pytest.approx(other.losses, rel=1e-3)

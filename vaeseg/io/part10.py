@@ -55,34 +55,26 @@ def read_elements(file: BinaryIO, stop_when: StopWhen, config: ReadingConfig) ->
         ReadingError: ``too_large``.
         Exception: one of `elements.PARSE_ERRORS`.
     """
-    usual = _read_usual(file, stop_when, DEFER_BYTES) if starts_with_preamble(file) else None
-    if usual is not None:
-        return usual
-    check_inflated_size(file, config)
-    force = not starts_with_preamble(file)
-    return read_partial(file, stop_when=stop_when, defer_size=DEFER_BYTES, force=force)
+    return _read(file, stop_when, DEFER_BYTES, config)
 
 
 def read_whole(file: BinaryIO, config: ReadingConfig) -> pydicom.Dataset:
-    """All elements of a file, its pixels too.
-
-    Args:
-        file: left anywhere.
-        config: bounds.
-
-    Raises:
-        ReadingError: ``too_large``.
-        Exception: one of `elements.PARSE_ERRORS`.
-    """
-    usual = _read_usual(file, _never, UNDEFINED_LENGTH) if starts_with_preamble(file) else None
-    if usual is not None:
-        return usual
-    check_inflated_size(file, config)
-    return pydicom.dcmread(file, force=not starts_with_preamble(file))
+    """All elements of a file, its pixels too; raises as `read_elements`."""
+    return _read(file, _never, UNDEFINED_LENGTH, config)
 
 
 def _never(_tag: int, _vr: str | None, _length: int) -> bool:
     return False
+
+
+def _read(file: BinaryIO, stop_when: StopWhen, longest: int, config: ReadingConfig) -> pydicom.Dataset:
+    """`longest`: bytes of a value; longer ones are left in the file until somebody asks for them."""
+    usual = _read_usual(file, stop_when, longest) if starts_with_preamble(file) else None
+    if usual is not None:
+        return usual
+    check_inflated_size(file, config)
+    force = not starts_with_preamble(file)
+    return read_partial(file, stop_when=stop_when, defer_size=longest, force=force)
 
 
 def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> pydicom.Dataset | None:

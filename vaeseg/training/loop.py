@@ -35,7 +35,7 @@ from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_ge
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.objective import autocast, device_of, stage_losses, step_loss
 from vaeseg.training.parallel import ALONE, Worker, data_parallel
-from vaeseg.training.posteriors import Posteriors, can_be_kept
+from vaeseg.training.posteriors import kept
 from vaeseg.training.sources import SliceSource
 from vaeseg.training.state import Progress, TrainingState, WeightMean
 
@@ -220,7 +220,8 @@ class _Loop:
             self.model.freeze_encoder()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's overloads
         self.parallel = data_parallel(self.model, self.worker)
-        self.posteriors = self._kept_posteriors()
+        alone = self.worker.world == 1  # several have to call the network as torch wraps it
+        self.posteriors = kept(self.model, len(self.data.index), self.config) if self.frozen and alone else None
         self.optimizer = torch.optim.AdamW(
             [weight for weight in self.model.parameters() if weight.requires_grad],
             weight_decay=self.config.weight_decay,
@@ -367,13 +368,6 @@ class _Loop:
             raise TrainingError(
                 f"no epoch gave a dev figure to choose by; train with keep=last (now {self.config.keep})"
             )
-
-    def _kept_posteriors(self) -> Posteriors | None:
-        """One worker's alone: several have to call the network as torch wraps it."""
-        n_slices = len(self.data.index)
-        if not self.frozen or self.worker.world > 1 or not can_be_kept(self.model, n_slices, self.config):
-            return None
-        return Posteriors(self.model, n_slices, self.config)
 
     def _save(self) -> None:
         if self.worker.leads:

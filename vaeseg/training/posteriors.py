@@ -64,7 +64,9 @@ class Posteriors:
         return torch.from_numpy(indices).to(self._mean.device)
 
 
-def can_be_kept(model: VariationalAutoencoder, n_slices: int, config: TrainingConfig) -> bool:
-    """Whether a frozen encoder sees the same images in every epoch, and few enough of them."""
+def kept(model: VariationalAutoencoder, n_slices: int, config: TrainingConfig) -> Posteriors | None:
+    """Those of a frozen encoder that sees the same images in every epoch, and few enough of them; else None."""
     latent = latent_shape(model.architecture, n_slices, model.architecture.image_size)
-    return not changes_slices(config) and 2 * 4 * int(np.prod(latent)) <= MOST_BYTES
+    if changes_slices(config) or 2 * 4 * int(np.prod(latent)) > MOST_BYTES:
+        return None
+    return Posteriors(model, n_slices, config)

@@ -17,13 +17,13 @@ Ours also checks each file (bits, lengths, end of the compressed data, whether i
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import gdcm
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -154,6 +154,7 @@ def _written(directory: Path, write: Callable[[Path], object]) -> Path:
     """A directory that is whole if it is there."""
     if not directory.exists():
         unfinished = directory.with_name(f"{directory.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
         write(unfinished)
         unfinished.rename(directory)
     return directory
@@ -186,6 +187,8 @@ def _compress(syntax: pydicom.uid.UID, plugin: str, source: Path, target: Path) 
 
 def _compress_with_gdcm(source: Path, target: Path) -> None:
     """The one encoder of JPEG lossless here."""
+    import gdcm  # before zlib it would bind the system's libz to its own old one, which ends in a broken heap
+
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(source))
     assert reader.Read(), f"GDCM cannot read {source}"

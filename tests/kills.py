@@ -50,7 +50,9 @@ ATTEMPT_SECONDS = 300.0
 LONGEST_WAIT_SECONDS = {"driver": 15.0}
 """From the first sight of a process to its kill, at a random moment; 4 seconds for those not named."""
 
-WAYS = (*(f"driver after {step}" for step in COMMIT_STEPS), "driver", "worker", "actor", "raylet")
+OF_PROCESSES = ("driver", "worker", "actor", "raylet")
+"""At a random moment."""
+WAYS = (*(f"driver after {step}" for step in COMMIT_STEPS), *OF_PROCESSES)
 
 
 @dataclass

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from kills import WAYS, run_kills
+import pytest
+from kills import OF_PROCESSES, WAYS, run_kills
 
 
-def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
-    """After each step of a commit, at random, and of worker, actor and raylet; then everything agrees."""
-    tally = run_kills(tmp_path, kills=10, seed=0)
-    assert tally.kills == 10
-    assert set(tally.by_way) == set(WAYS)
+@pytest.mark.parametrize("ways", [OF_PROCESSES, pytest.param(WAYS, marks=pytest.mark.slow)])
+def test_kills_lose_nothing(ways: Sequence[str], tmp_path: Path) -> None:
+    """Of driver, worker, actor and raylet at random; in the long form after each step of a commit too.
+
+    Then everything agrees. What a commit that ends after any of its steps leaves is tested without a Ray as well
+    (`tests/distributed/test_commit.py`).
+    """
+    tally = run_kills(tmp_path, kills=len(ways), seed=0, ways=ways)
+    assert tally.kills == len(ways)
+    assert set(tally.by_way) == set(ways)
     assert (tally.lost, tally.doubled, tally.changed, tally.disagreements) == (0, 0, 0, 0)

@@ -100,6 +100,22 @@ def test_decoder_starts_from_stage_one(data: str, tmp_path: Path) -> None:
         run_training(replace(ask, architecture=replace(SMALL, base_width=2)))
 
 
+def test_a_decoder_is_trained_further_on_other_data(data: str, tmp_path: Path) -> None:
+    """Begun with the weights of another stage two; the subjects of both count as seen."""
+    one_epoch = replace(TINY, epochs=1)
+    first = tmp_path / "first.safetensors"
+    run_training(request(data, first, training=one_epoch))
+    parent = load_checkpoint(first)
+    mine = write_squares(tmp_path / "mine", n_subjects=4)
+    ask = request(mine, tmp_path / "m.safetensors", training=replace(one_epoch, learning_rate=1e-9), parent=first)
+    run_training(ask)
+    model = load_checkpoint(ask.output)
+    assert model.metadata.parent_digest == parent.digest
+    assert set(parent.metadata.seen_tokens) <= set(model.metadata.seen_tokens)
+    for name, weight in parent.network().named_parameters():
+        assert torch.allclose(model.state[name], weight, atol=1e-6), name
+
+
 def test_people_find_curves_and_examples_beside_the_model(data: str, tmp_path: Path) -> None:
     """History, events and pictures; for stage one reconstructions, for stage two predictions."""
     for stage in ("vae", "decoder"):

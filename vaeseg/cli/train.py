@@ -103,7 +103,10 @@ def train_vae(**options: Any) -> None:
 
 
 @command.command("decoder")
-@click.option("--vae", help="Stage-one model to start from: a name in the store, or a file.")
+@click.option(
+    "--vae",
+    help="Model to start from: of stage one, or of stage two to go on training it; a name in the store, or a file.",
+)
 @_options
 def train_decoder(vae: str | None, **options: Any) -> None:
     """Stage two: the segmentation decoder, from slices with labels."""

@@ -62,6 +62,7 @@ class Reason(StrEnum):
     SINGULAR_AFFINE = "singular_affine"
     NOT_THREE_DIMENSIONAL = "not_three_dimensional"
     NON_FINITE_VOXELS = "non_finite_voxels"
+    NOT_HOUNSFIELD_UNITS = "not_hounsfield_units"
     UNSUPPORTED_UNITS = "unsupported_units"
     # a label beside a series
     LABEL_GEOMETRY_MISMATCH = "label_geometry_mismatch"
@@ -74,6 +75,7 @@ class Warn(StrEnum):
 
     GANTRY_TILT = "gantry_tilt"
     PADDING_CLIPPED = "padding_clipped"
+    VALUES_ABOVE_INT16 = "values_above_int16"
     RESCALE_MISSING = "rescale_missing"
     RESCALE_TYPE_NOT_HU = "rescale_type_not_hu"
     LOSSY_COMPRESSION = "lossy_compression"

@@ -124,6 +124,20 @@ def test_model_pixel_of_each_native_voxel() -> None:
     assert rows.tolist() == [1, 1, 1, 2, 2, 2]
 
 
+def test_centres_on_the_border_of_two_pixels_go_one_way() -> None:
+    """Where height and width differ by an odd number all centres of one axis do; none is doubled or left out."""
+    for spacing in np.random.default_rng(0).uniform(0.4, 1.2, 500).round(4):
+        _, columns = model_pixel_of_voxel((1, 96, 61), (2.5, spacing, spacing), 96)
+        assert np.diff(columns).tolist() == [1] * 60, spacing
+
+
+def test_what_int16_cannot_hold_takes_its_nearest_value() -> None:
+    """Instead of wrapping round to the other sign."""
+    volume = np.zeros((1, 8, 8), dtype=np.float32)
+    volume[0, :2, :2], volume[0, 2:4, :2] = 40000, -40000
+    assert to_model_grid(volume, SQUARE, 4)[0, :2, 0].tolist() == [32767, -32768]
+
+
 @pytest.mark.parametrize(
     ("shape", "spacing", "rows", "columns"),
     [

@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import pydicom
 import pytest
 from factories import axial_affine_ras, write_nifti, write_series
 from reading import CONFIG, assert_volume, judge, read_one, reasons
@@ -172,6 +173,32 @@ def test_the_fingerprint_follows_content_and_not_place(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
     series.paths[5].unlink()
     assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PixelSpacing", ["0.85", "0.6"]),
+        ("ImagePositionPatient", [-50.0, -30.0, 100.0]),
+        ("ImageOrientationPatient", [1, 0, 0, 0, -1, 0]),
+        ("RescaleIntercept", "-1000"),
+    ],
+)
+def test_what_places_or_scales_the_pixels_is_part_of_the_fingerprint(
+    tmp_path: Path, keyword: str, value: object
+) -> None:
+    """Corrected in place, files keep their instance UIDs, and most often their sizes."""
+    path = write_series(tmp_path).paths[0]
+    before, size = _fingerprints(tmp_path), path.stat().st_size
+    instance = pydicom.dcmread(path)
+    setattr(instance, keyword, value)
+    instance.save_as(path)
+    assert path.stat().st_size == size
+    assert _fingerprints(tmp_path) != before
+
+
+def _fingerprints(directory: Path) -> set[str]:
+    return {verdict.fingerprint for verdict in scan_archive(directory, CONFIG).verdicts}
 
 
 def test_a_manifest_survives_json(tmp_path: Path) -> None:

@@ -161,6 +161,18 @@ def test_no_preamble_and_no_file_meta(tmp_path: Path) -> None:
     assert volume.warnings == ("no_preamble",)
 
 
+def test_file_meta_that_names_another_encoding(tmp_path: Path) -> None:
+    """Explicit VR in the file meta, implicit in the data set: every pixel is there, to the last byte of the file."""
+    series = write_series(tmp_path)
+    for path in series.paths:
+        dataset = pydicom.dcmread(path)
+        with path.open("wb") as file:
+            file.write(b"\0" * 128 + b"DICM")
+            pydicom.filewriter.write_file_meta_info(file, dataset.file_meta)
+            pydicom.filewriter.write_dataset(_implicit(file), dataset)
+    assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())
+
+
 def _implicit(file: Any) -> Any:
     stream = pydicom.filebase.DicomIO(file)
     stream.is_implicit_VR, stream.is_little_endian = True, True

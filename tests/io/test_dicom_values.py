@@ -164,12 +164,13 @@ def test_thirty_two_bits(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_above_int16(tmp_path: Path) -> None:
-    """Metal at 65535: float32 rather than a wrapped int16."""
+    """Metal at 65535: float32 rather than a wrapped int16, and a warning that models see 32767."""
     stored = stored_values()
     stored[5, 11, 15] = 65535
     write_series(tmp_path, stored)
     volume = read_one(tmp_path)
     assert volume.volume_hu.max() == 65535 - 1024
+    assert volume.warnings == ("values_above_int16",)
     np.testing.assert_array_equal(volume.volume_hu, stored.astype(int) - 1024)
 
 

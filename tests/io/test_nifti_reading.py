@@ -18,6 +18,7 @@ from reading import judge, read_one, reasons
 
 from vaeseg.config import ReadingConfig
 from vaeseg.geometry.affine import geometry_from_ras, ras_from_ijk
+from vaeseg.io.nifti import read_label
 from vaeseg.io.nifti import write_nifti as write_volume
 from vaeseg.records import Volume
 
@@ -151,6 +152,15 @@ def test_voxels_that_are_no_numbers(tmp_path: Path, value: float) -> None:
     """One is enough; 1e300 is none in float32."""
     write_nifti(tmp_path / "v.nii", float_with(value))
     assert reasons(tmp_path) == {"non_finite_voxels": 1}
+
+
+@pytest.mark.parametrize("values", [HU.astype(np.float32) / 4096, (HU + 1024).astype(np.uint16) * 30])
+def test_images_that_whole_numbers_of_16_bits_cannot_hold(tmp_path: Path, values: Array) -> None:
+    """Models are given no others: fractions in a small range would be lost, greater values would wrap round."""
+    write_nifti(tmp_path / "v.nii", values)
+    assert reasons(tmp_path) == {"not_hounsfield_units": 1}
+    label, _ = read_label(tmp_path / "v.nii", ReadingConfig())
+    np.testing.assert_array_equal(label, values.T > 0, "a label may have such values")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from scipy.sparse import csr_array
 from vaeseg.geometry.affine import to_lps_mm
 from vaeseg.records import BoolArray, FloatArray, IntArray, VolumeGeometry
 
+INT16 = np.iinfo(np.int16)
+
 
 def to_model_grid(volume: npt.NDArray[Any], spacing_mm: tuple[float, float, float], size: int) -> npt.NDArray[np.int16]:
     """Resample each slice to the model grid.
@@ -29,7 +31,7 @@ def to_model_grid(volume: npt.NDArray[Any], spacing_mm: tuple[float, float, floa
         size: side of the model grid, pixels.
 
     Returns:
-        (K, size, size) int16, rounded to the nearest, C-contiguous.
+        (K, size, size) int16, rounded to the nearest, C-contiguous; what int16 cannot hold takes its nearest value.
     """
     _, height, width = volume.shape
     rows, columns = _side_weights(height, spacing_mm[1], width, spacing_mm[2], size)
@@ -39,7 +41,7 @@ def to_model_grid(volume: npt.NDArray[Any], spacing_mm: tuple[float, float, floa
     for k, plane in enumerate(volume):
         values = _block_mean(plane, factor) if factor else _weighted(plane, rows, columns, fill)
         np.rint(values, out=values)
-        resampled[k] = values
+        resampled[k] = np.clip(values, INT16.min, INT16.max, out=values)
     return resampled
 
 
@@ -189,5 +191,6 @@ def _linear_weights(n_native: int, centres: FloatArray) -> FloatArray:
 
 def _nearest_model_index(n_native: int, spacing: float, pixel_mm: float, size: int) -> IntArray:
     centre_mm = (np.arange(n_native) + 0.5 - n_native / 2) * spacing
-    index = np.floor(centre_mm / pixel_mm + size / 2).astype(np.intp)
+    on_border = 1e-6  # of two pixels, a centre is in the later one, whatever rounding made of it
+    index = np.floor(centre_mm / pixel_mm + size / 2 + on_border).astype(np.intp)
     return np.asarray(np.clip(index, 0, size - 1))

@@ -22,7 +22,7 @@ from vaeseg.io.dataset import DataSet
 from vaeseg.io.identity import content_token
 from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.msd import MsdItem, read_msd
-from vaeseg.io.nifti import read_nifti
+from vaeseg.io.nifti import read_image
 from vaeseg.io.splits import SplitKind
 from vaeseg.records import BoolArray, IntArray, VolumeGeometry
 
@@ -122,7 +122,7 @@ class MsdSource:
     def _read(self, item: MsdItem, preprocessing: PreprocessingConfig) -> Subject:
         if item.label is None:
             raise ReadingError(NO_LABEL, "dataset.json names no label for it")
-        volume = read_nifti(item.image, self._reading)
+        volume = read_image(item.image, self._reading)
         label = read_label_on_grid(item.label, volume.geometry, self._reading, self._organ).mask
         order, geometry = axial_order(volume.geometry), axial_geometry(volume.geometry)
         image = order.to_axial(volume.volume_hu)

@@ -177,7 +177,7 @@ def _read_open_header(
     if not pixels and "SeriesInstanceUID" not in dataset:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "the header ends before it names a series")
     status = place.stat() if isinstance(place, RemotePath) else os.fstat(file.fileno())
-    in_file = _pixel_bytes_in_file(dataset, pixels, status.st_size - file.tell())
+    in_file = _pixel_bytes_in_file(dataset, pixels, status.st_size - _start_of_value(file))
     return InstanceHeader(
         path=path,
         size=status.st_size,
@@ -223,7 +223,13 @@ def _pixel_format(dataset: pydicom.Dataset) -> dict[str, Any]:
         "bits_allocated": bits_allocated,
         "bits_stored": bits_stored,
         "high_bit": integer(dataset, "HighBit", bits_stored - 1),
+        "rescale": _rescale(dataset),
     }
+
+
+def _rescale(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    slope, intercept = numbers(dataset, "RescaleSlope", 1), numbers(dataset, "RescaleIntercept", 1)
+    return None if slope is None or intercept is None else (slope[0], intercept[0])
 
 
 def _plane(dataset: pydicom.Dataset) -> dict[str, Any]:
@@ -235,12 +241,11 @@ def _plane(dataset: pydicom.Dataset) -> dict[str, Any]:
 
 
 def _header_warnings(dataset: pydicom.Dataset, has_preamble: bool) -> tuple[Warn, ...]:
-    has_rescale = None not in (numbers(dataset, "RescaleSlope", 1), numbers(dataset, "RescaleIntercept", 1))
     tilt = numbers(dataset, "GantryDetectorTilt", 1)
     lossy = text(dataset, "LossyImageCompression") == "01" or transfer_syntax(dataset) in LOSSY_SYNTAXES
     found = {
         Warn.NO_PREAMBLE: not has_preamble,
-        Warn.RESCALE_MISSING: not has_rescale and not dataset.get("ModalityLUTSequence"),
+        Warn.RESCALE_MISSING: _rescale(dataset) is None and not dataset.get("ModalityLUTSequence"),
         Warn.RESCALE_TYPE_NOT_HU: _rescale_type(dataset) not in ("", "HU", "HU_MOD"),
         Warn.MONOCHROME1: text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
         Warn.LOSSY_COMPRESSION: lossy,
@@ -264,5 +269,12 @@ def _series_group(dataset: pydicom.Dataset, path: str) -> str:
 def _pixel_bytes_in_file(dataset: pydicom.Dataset, pixels: dict[str, int], left: int) -> int | None:
     if not pixels or pixels["length"] == UNDEFINED_LENGTH or transfer_syntax(dataset) == DEFLATED_SYNTAX:
         return None
-    element_header = 8 if dataset.original_encoding[0] else 12
-    return max(0, min(pixels["length"], left - element_header))
+    return max(0, min(pixels["length"], left))
+
+
+def _start_of_value(file: BinaryIO) -> int:
+    """Of the element at which the file stands; whether it names its VR is seen there, as file meta may be wrong."""
+    start = file.tell()
+    after_tag = file.read(8)[4:]
+    is_explicit = after_tag[:2].isalpha() and after_tag[:2].isupper() and after_tag[2:] == b"\0\0"
+    return start + (12 if is_explicit else 8)

@@ -19,12 +19,12 @@ from vaeseg.io.series import SeriesVerdict, assemble_series, group_key
 from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile, SeriesRef, Warn
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Goes up when a header is read or kept otherwise: files of an index that an older reader made are read again."""
 
 OF_THE_FILE = ("path", "size", "mtime_ns")
 HEADER_FIELDS = tuple(field.name for field in fields(InstanceHeader) if field.name not in OF_THE_FILE)
-TUPLES = frozenset({"image_type", "position", "orientation", "pixel_spacing_mm"})
+TUPLES = frozenset({"image_type", "position", "orientation", "pixel_spacing_mm", "rescale"})
 
 
 def indexed(record: FileRecord) -> IndexedFile:
@@ -68,8 +68,9 @@ def judge_group(
 
 
 def _header(file: IndexedFile) -> InstanceHeader:
-    values = dict(zip(HEADER_FIELDS, json.loads(file.header or ""), strict=True))
-    for name in TUPLES:
+    kept = json.loads(file.header or "")
+    values = dict(zip(HEADER_FIELDS, kept, strict=False))  # an older reader kept fewer, and the last ones have defaults
+    for name in TUPLES & values.keys():
         values[name] = None if values[name] is None else tuple(values[name])
     values["study_date"] = values["study_date"] and date.fromisoformat(values["study_date"])
     values["warnings"] = tuple(Warn(name) for name in values["warnings"])

@@ -59,6 +59,8 @@ class InstanceHeader:
     is_encapsulated: bool
     """Whether PixelData has undefined length, as every compressed syntax and no other has it."""
     warnings: tuple[Warn, ...] = ()
+    rescale: tuple[float, float] | None = None
+    """RescaleSlope and RescaleIntercept; None where one is missing or no number."""
 
     @property
     def slice_voxels(self) -> int:

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.errors import ReadingError
-from vaeseg.records import Reason, Warn
+from vaeseg.records import Reason, Volume, Warn
 
 HU_FLOOR = -1024
 """Nothing is less dense than air (-1000 HU); scanners write -2000 to -3024 outside their circular field of view."""
 INT16_MAX = np.iinfo(np.int16).max
+FEWEST_LEVELS = 16
+"""HU between the least and the greatest value of an image with fractions: of less, rounding leaves next to nothing."""
 
 
 class HuStack:
@@ -53,3 +55,19 @@ def _fits_int16(values: npt.NDArray[Any]) -> bool:
     if values.max() > INT16_MAX:
         return False
     return values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
+
+
+def is_above_int16(volume: Volume) -> bool:
+    """Whether it holds values that whole numbers of 16 bits, which is what models are given, cannot hold."""
+    return volume.volume_hu.dtype != np.int16 and bool(volume.volume_hu.max() > INT16_MAX)
+
+
+def check_fractions(volume: Volume) -> None:
+    """Refuse an image of which whole numbers would leave next to nothing.
+
+    Raises:
+        ReadingError: ``not_hounsfield_units``.
+    """
+    low, high = float(volume.volume_hu.min()), float(volume.volume_hu.max())
+    if volume.volume_hu.dtype != np.int16 and high - low < FEWEST_LEVELS:
+        raise ReadingError(Reason.NOT_HOUNSFIELD_UNITS, f"fractions between {low:g} and {high:g}")

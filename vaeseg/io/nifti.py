@@ -18,7 +18,7 @@ from vaeseg.durable import write_atomically
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.io.gzipped import DAMAGED, GZIP_FORMAT, read_whole
-from vaeseg.io.hounsfield import HuStack
+from vaeseg.io.hounsfield import INT16_MAX, HuStack, check_fractions, is_above_int16
 from vaeseg.io.nifti_header import NiftiHeader, read_nifti_header
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Volume, VolumeGeometry, Warn
@@ -48,6 +48,20 @@ def read_nifti(path: AnyPath, config: ReadingConfig) -> Volume:
         stack.put(k, _scaled(plane, header.slope, header.inter))
     warnings = tuple(sorted({*header.warnings, *noticed, *stack.warnings}))
     return Volume(volume_hu=stack.volume_hu, geometry=header.geometry, warnings=warnings)
+
+
+def read_image(path: AnyPath, config: ReadingConfig) -> Volume:
+    """Read a NIfTI volume that is to be segmented or learned from, and no label.
+
+    Raises:
+        ReadingError: as `read_nifti`, and ``not_hounsfield_units``.
+    """
+    volume = read_nifti(path, config)
+    if is_above_int16(volume):
+        detail = f"values up to {volume.volume_hu.max():g}, allowed are {INT16_MAX}"
+        raise ReadingError(Reason.NOT_HOUNSFIELD_UNITS, detail)
+    check_fractions(volume)
+    return volume
 
 
 def read_label(path: AnyPath, config: ReadingConfig, label_value: int | None = None) -> tuple[Any, VolumeGeometry]:

@@ -60,7 +60,7 @@ class SeriesVerdict:
     files: tuple[SliceFile, ...]
     """All of the group, in slice order where there is one."""
     fingerprint: str
-    """64 hex digits over what the files hold; changes when a slice is added, replaced or lost."""
+    """64 hex digits over what the files hold; changes when a slice is added, lost, replaced, placed or scaled anew."""
     study_date: date | None = None
     """The earliest that one of the files says."""
     reason: str | None = None
@@ -325,6 +325,15 @@ def _slice_files(headers: Sequence[InstanceHeader]) -> tuple[SliceFile, ...]:
 
 
 def _fingerprint(headers: Sequence[InstanceHeader]) -> str:
-    """Over instance UIDs and file sizes, so that a moved or touched file is the same work; by path where UIDs lack."""
-    lines = sorted(f"{h.sop_instance_uid or (h.path, h.mtime_ns)!r} {h.size}" for h in headers)
+    """Over instance UIDs, file sizes, and what places and scales the pixels; by path where UIDs lack.
+
+    A file that was moved or touched is the same work, one whose spacing was corrected in place is not.
+    """
+    lines = sorted(_state(header) for header in headers)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _state(header: InstanceHeader) -> str:
+    which = header.sop_instance_uid or (header.path, header.mtime_ns)
+    plane = (header.rows, header.columns, header.position, header.orientation, header.pixel_spacing_mm)
+    return f"{which!r} {header.size} {plane!r} {header.rescale!r}"

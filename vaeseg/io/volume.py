@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vaeseg.config import ReadingConfig
 from vaeseg.io.ahead import read_ahead
 from vaeseg.io.dicom import quiet_pydicom
-from vaeseg.io.hounsfield import HuStack
+from vaeseg.io.hounsfield import HuStack, check_fractions, is_above_int16
 from vaeseg.io.manifest import SeriesManifest
-from vaeseg.io.nifti import read_nifti
+from vaeseg.io.nifti import read_image
 from vaeseg.io.pixels import read_instance_hu
 from vaeseg.paths import AnyPath
 from vaeseg.records import Volume, Warn
@@ -25,10 +27,10 @@ def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
         The volume with the manifest's geometry; `warnings` hold the manifest's and what the pixels added.
 
     Raises:
-        ReadingError: a file changed since the scan, is truncated, or its decoder refuses it.
+        ReadingError: a file changed since the scan, is truncated, or its decoder refuses it; its values are no HU.
     """
     if manifest.kind == "nifti":
-        return read_nifti(root / manifest.files[0].path, config)
+        return read_image(root / manifest.files[0].path, config)
     return _read_dicom(root, manifest, config)
 
 
@@ -41,8 +43,8 @@ def _read_dicom(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
             values, warnings = read_instance_hu(place, file, manifest.shape[1:], config)
             stack.put(k, values)
             noticed |= warnings
-    return Volume(
-        volume_hu=stack.volume_hu,
-        geometry=manifest.geometry,
-        warnings=tuple(sorted(noticed | stack.warnings)),
-    )
+    volume = Volume(volume_hu=stack.volume_hu, geometry=manifest.geometry)
+    check_fractions(volume)
+    if is_above_int16(volume):
+        noticed.add(Warn.VALUES_ABOVE_INT16)
+    return replace(volume, warnings=tuple(sorted(noticed | stack.warnings)))

@@ -24,7 +24,7 @@ from vaeseg.io.identity import content_token, subject_token
 from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.msd import MsdItem
-from vaeseg.io.nifti import read_nifti
+from vaeseg.io.nifti import read_image
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.volume import read_volume
 from vaeseg.paths import AnyPath
@@ -168,7 +168,7 @@ def _prepared(item: PreparationItem, recipe: Recipe, reading: ReadingConfig, wit
 def _read(item: PreparationItem, reading: ReadingConfig) -> Volume:
     if item.manifest:
         return read_volume(Path(item.image), SeriesManifest.from_json(item.manifest), reading)
-    return read_nifti(Path(item.image), reading)
+    return read_image(Path(item.image), reading)
 
 
 def _check_size(n_slices: int, preprocessing: PreprocessingConfig, reading: ReadingConfig) -> None:

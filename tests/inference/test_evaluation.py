@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from evaluation_factories import AXIAL, PREPROCESSING, BrightIsTumour, box, list_subjects, tiny_model, write_subject
@@ -62,6 +63,18 @@ def test_figures_of_one_volume_by_hand(model: Path, tmp_path: Path) -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found["confidence"] == dict.fromkeys(found["confidence"])
     assert (found["overlap_subjects"], found["refused"], found["threshold"]) == (None, [], 0.5)
+
+
+@pytest.mark.usefixtures("fake")
+def test_labels_on_another_grid_are_counted(model: Path, tmp_path: Path) -> None:
+    """One that ends after the first slice: there is no label in the others, and the result says how many are so."""
+    write_subject(tmp_path, "a", LABEL, PREDICTED)
+    write_subject(tmp_path, "short", LABEL, PREDICTED)
+    path = tmp_path / "labelsTr/short.nii.gz"
+    label = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[..., :1], label.affine), path)
+    found = evaluated(model, list_subjects(tmp_path, "a", "short"))
+    assert (found["n_subjects"], found["labels_resampled"], found["n_label_slices"]) == (2, 1, 3)
 
 
 def orientations() -> Iterator[Any]:

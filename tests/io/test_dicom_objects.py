@@ -173,6 +173,16 @@ def test_file_meta_that_names_another_encoding(tmp_path: Path) -> None:
     assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
+@pytest.mark.parametrize("tail", [b"\xff" * 64, b"\0" * 509, b"\xff" * 3, b"rubbish after the last element"])
+def test_bytes_after_the_pixels_are_not_looked_at(tmp_path: Path, syntax: str, tail: bytes) -> None:
+    """Whatever they are, all pixels are there."""
+    series = write_series(tmp_path, TransferSyntaxUID=syntax)
+    for path in series.paths:
+        path.write_bytes(path.read_bytes() + tail)
+    assert_volume(read_one(tmp_path), series.hu, axial_affine_ras())
+
+
 def _implicit(file: Any) -> Any:
     stream = pydicom.filebase.DicomIO(file)
     stream.is_implicit_VR, stream.is_little_endian = True, True

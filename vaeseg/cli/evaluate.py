@@ -173,6 +173,12 @@ def _progress(n_items: int) -> Iterator[Callable[[int], None]]:
 def _warn(evaluation: Evaluation) -> None:
     for item in evaluation.refused:
         click.echo(f"left out {item.name}: {item.reason}: {item.detail}", err=True)
+    if evaluation.labels_resampled:
+        click.echo(
+            f"{evaluation.labels_resampled} labels are on another grid than their image and were resampled; where they "
+            "do not reach, there is no label",
+            err=True,
+        )
     if evaluation.overlap_subjects is None:
         click.echo(
             f"whether {evaluation.model} was trained on these subjects cannot be checked: it does not record whom it "

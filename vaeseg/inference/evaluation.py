@@ -66,6 +66,8 @@ class Evaluation:
     refused: tuple[Refused, ...]
     overlap_subjects: int | None
     """Evaluated subjects that the model was trained on; None where the model does not say whom it has seen."""
+    labels_resampled: int = 0
+    """Evaluated subjects whose label was on another grid than their image."""
 
 
 def evaluate(
@@ -91,7 +93,7 @@ def evaluate(
     calibration = CalibrationHistogram()
     parts: list[Measured] = []
     refused: list[Refused] = []
-    n_found = n_overlapping = 0
+    n_found = n_overlapping = n_resampled = 0
     for found in source.subjects(model.checkpoint.preprocessing):
         match found:
             case Refused():
@@ -100,6 +102,7 @@ def evaluate(
             case Subject():
                 n_found += 1
                 n_overlapping += not seen.isdisjoint(found.tokens)
+                n_resampled += found.label_resampled
                 if allow_overlap or not n_overlapping:
                     parts.append(_measure(found, model.predictor, calibration))
                 on_subject(len(found.label))
@@ -117,6 +120,7 @@ def evaluate(
         calibration=calibration,
         refused=tuple(refused),
         overlap_subjects=n_overlapping if seen else None,
+        labels_resampled=n_resampled,
     )
 
 
@@ -138,6 +142,7 @@ def result_json(evaluation: Evaluation, seed: int) -> dict[str, Any]:
         **figures(table),
         "confidence": {name: bounds and list(bounds) for name, bounds in confidence(table, seed).items()},
         "overlap_subjects": evaluation.overlap_subjects,
+        "labels_resampled": evaluation.labels_resampled,
         "refused": [asdict(item) for item in evaluation.refused],
     }
 

@@ -24,7 +24,7 @@ from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.msd import MsdItem, read_msd
 from vaeseg.io.nifti import read_image
 from vaeseg.io.splits import SplitKind
-from vaeseg.records import BoolArray, IntArray, VolumeGeometry
+from vaeseg.records import BoolArray, IntArray, VolumeGeometry, Warn
 
 Part = Literal["train", "dev", "test", "all"]
 
@@ -59,6 +59,8 @@ class Subject:
     """Size of its voxels; None where it lies on the model grid already, whose pixels are of unknown size."""
     slice_index: IntArray
     """(K,) number of each slice within the subject."""
+    label_resampled: bool = False
+    """Whether the label was on another grid; beyond that grid it holds nothing."""
 
 
 class Source(Protocol):
@@ -123,7 +125,7 @@ class MsdSource:
         if item.label is None:
             raise ReadingError(NO_LABEL, "dataset.json names no label for it")
         volume = read_image(item.image, self._reading)
-        label = read_label_on_grid(item.label, volume.geometry, self._reading, self._organ).mask
+        label = read_label_on_grid(item.label, volume.geometry, self._reading, self._organ)
         order, geometry = axial_order(volume.geometry), axial_geometry(volume.geometry)
         image = order.to_axial(volume.volume_hu)
         return Subject(
@@ -131,9 +133,10 @@ class MsdSource:
             tokens=(content_token(image),),
             model_slices=to_model_grid(image, geometry.spacing_mm, preprocessing.image_size),
             image=image,
-            label=order.to_axial(label),
+            label=order.to_axial(label.mask),
             grid=grid_of(geometry),
             slice_index=np.arange(len(image)),
+            label_resampled=Warn.LABEL_RESAMPLED in label.warnings,
         )
 
 

@@ -37,12 +37,11 @@ from vaeseg.io.elements import (
     values,
 )
 from vaeseg.io.headers import CT_IMAGE, DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
-from vaeseg.io.part10 import UNDEFINED_LENGTH, read_elements, starts_with_preamble
+from vaeseg.io.part10 import PIXEL_DATA_TAG, UNDEFINED_LENGTH, read_elements, starts_with_preamble
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Warn
 from vaeseg.remote import RemotePath
 
-PIXEL_DATA_TAG = 0x7FE00010
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA_TAG})
 """FloatPixelData, DoubleFloatPixelData, PixelData."""
 STUDY_DATE_KEYWORDS = ("StudyDate", "AcquisitionDate", "SeriesDate")

@@ -25,6 +25,7 @@ DEFER_BYTES = 64 * 1024
 """Elements longer than this are not loaded with a header."""
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
+PIXEL_DATA_TAG = 0x7FE00010
 PREAMBLE_BYTES = 132
 """128 of anything, then DICM."""
 INFLATE_CHUNK = 2**20
@@ -59,12 +60,15 @@ def read_elements(file: BinaryIO, stop_when: StopWhen, config: ReadingConfig) ->
 
 
 def read_whole(file: BinaryIO, config: ReadingConfig) -> pydicom.Dataset:
-    """All elements of a file, its pixels too; raises as `read_elements`."""
-    return _read(file, _never, UNDEFINED_LENGTH, config)
+    """All elements of a file up to its pixels and with them; raises as `read_elements`.
+
+    What follows is padding, signatures, or what some transfer left there, and may be no element at all.
+    """
+    return _read(file, _is_beyond_pixels, UNDEFINED_LENGTH, config)
 
 
-def _never(_tag: int, _vr: str | None, _length: int) -> bool:
-    return False
+def _is_beyond_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag > PIXEL_DATA_TAG
 
 
 def _read(file: BinaryIO, stop_when: StopWhen, longest: int, config: ReadingConfig) -> pydicom.Dataset:

@@ -11,7 +11,7 @@ from ledger_factories import SUBJECT, begin_run, failed, scan, segmented, series
 from PIL import Image
 
 from vaeseg.cli import main
-from vaeseg.cli.trend_chart import HEIGHT, WIDTH, text_chart, save_chart
+from vaeseg.cli.trend_chart import HEIGHT, WIDTH, save_chart, text_chart
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.trends import TrendRow
 from vaeseg.db.work import plan_work

@@ -153,6 +153,10 @@ class ArchitectureConfig:
             raise ValueError(f"image_size {self.image_size} is not a multiple of downsampling {self.downsampling}")
 
 
+MAX_WINDOW_HU = 1e6
+"""Bound of an intensity window, either side: further than any voxel, and exact in float32."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingConfig:
     """From a volume in HU to what the network sees; stored in the checkpoint and taken from nowhere else."""
@@ -171,7 +175,8 @@ class PreprocessingConfig:
     """Probability from which a pixel is tumour."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or self.window_low_hu >= self.window_high_hu or not 0 < self.threshold < 1:
+        has_window = -MAX_WINDOW_HU <= self.window_low_hu < self.window_high_hu <= MAX_WINDOW_HU
+        if self.image_size < 1 or not has_window or not 0 < self.threshold < 1:
             raise ValueError(f"impossible preprocessing: {self}")
 
 

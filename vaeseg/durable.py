@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 
@@ -20,12 +21,14 @@ def write_atomically(path: AnyPath, data: bytes, *, synced: bool = True) -> None
         synced: flush to disk before the file takes its name, so that a power cut does not leave an empty one.
 
     Raises:
-        OSError: it cannot be written; nothing stays behind.
+        OSError: it cannot be written, or is there and no regular file; nothing stays behind.
         StoreError: the object store cannot be reached.
     """
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
+    if path.exists() and not path.is_file():  # a device would become a file
+        raise OSError(errno.EINVAL, "it is a directory, device, pipe or socket, and no file", str(path))
     part = path.with_name(f".part-{secrets.token_hex(8)}")
     try:
         with part.open("xb") as file:

@@ -68,6 +68,11 @@ def move(source: AnyPath, target: AnyPath) -> None:
         source.replace(str(target))
 
 
+def printable(name: str) -> str:
+    """A file name as reports have it: bytes that are no UTF-8, and what does not print, escaped as in ``\\udcce``."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+
+
 def sha256_of(path: AnyPath) -> str:
     """SHA-256 of a file, 64 hex digits.
 

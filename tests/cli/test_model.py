@@ -116,10 +116,12 @@ def test_damaged_models_are_listed_with_their_reason(store: Path) -> None:
     """Exit code 3, and the others are listed all the same; a link to nowhere is damage too."""
     (store / "models" / "cut.safetensors").write_bytes(lung(store).read_bytes()[:-1])
     (store / "models" / "gone.safetensors").symlink_to("nowhere")
+    (store / "models" / "null.safetensors").write_bytes(_null(lung(store)))
     result = run(store, "list", "--json")
     assert result.exit_code == 3
     listed = {model["name"]: model["problem"] for model in json.loads(result.stdout)}
     assert "damaged" in listed["cut"]
+    assert "damaged" in listed["null"]
     assert "No such file" in listed["gone"]
     assert listed["lung"] is None
     assert "damaged" in run(store, "list").stdout
@@ -189,6 +191,37 @@ def test_files_of_an_older_version_are_brought_up_by_import(store: Path, tmp_pat
     assert all(torch.equal(new.state[name], same.state[name]) for name in same.state)
 
 
+@pytest.mark.parametrize("kept", ["content_digest", "seen_tokens", "commit"])
+def test_what_only_calls_itself_an_older_version_is_refused(store: Path, tmp_path: Path, kept: str) -> None:
+    """A changed file would get a digest that fits, and forget whom it has seen."""
+    as_version_1(lung(store), old := tmp_path / "old.safetensors")
+    words = {**described(old), kept: described(lung(store))[kept]}
+    old.write_bytes(save_tensors(load_tensors(old.read_bytes()), words))
+    refused = run(store, "import", old, "--name", "new")
+    assert refused.exit_code == 1
+    assert f"holds {kept}, which came later" in refused.stderr
+    assert not (store / "models" / "new.safetensors").exists()
+
+
+def test_a_name_leaves_room_for_its_suffix(store: Path) -> None:
+    """The longest name makes a file name of 255 bytes; one letter more is wrong usage, and no such model."""
+    assert run(store, "import", lung(store), "--name", "a" * 243).exit_code == 0
+    assert run(store, "show", "a" * 243).exit_code == 0
+    refused = run(store, "import", lung(store), "--name", "a" * 244)
+    assert refused.exit_code == 2
+    assert "at most 243" in refused.stderr
+    assert run(store, "show", "a" * 300).exit_code == 2
+
+
+def test_a_card_takes_no_place_of_a_pipe(store: Path, tmp_path: Path) -> None:
+    """Nor of a device: root may rename over those, and then they are files."""
+    os.mkfifo(tmp_path / "pipe")
+    refused = run(store, "card", "lung", "--out", tmp_path / "pipe")
+    assert refused.exit_code == 1
+    assert "pipe cannot be written: it is a" in refused.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def _flipped(path: Path) -> bytes:
     return path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])
 
@@ -214,6 +247,12 @@ def _wordless(path: Path) -> bytes:
     return checkpoint_bytes(words, load_tensors(path.read_bytes()))
 
 
+def _null(path: Path) -> bytes:
+    """Its metadata is null, which the library takes for none."""
+    header = json.dumps({"__metadata__": None}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
 def _pickled(path: Path) -> bytes:
     class Attack:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -231,6 +270,7 @@ def _pickled(path: Path) -> bytes:
         (_incomplete, "lacks weight mean.bias"),
         (_wordless, "lacks its architecture"),
         (_pickled, "pickle"),
+        (_null, "damaged"),
         (lambda path: path.read_bytes()[:1000], "damaged"),
         (lambda path: (2**60).to_bytes(8, "little") + path.read_bytes()[8:], "damaged"),
     ],

@@ -11,7 +11,7 @@ from ledger_factories import SUBJECT, begin_run, failed, scan, segmented, series
 from PIL import Image
 
 from vaeseg.cli import main
-from vaeseg.cli.trend_chart import HEIGHT, WIDTH, text_chart
+from vaeseg.cli.trend_chart import HEIGHT, WIDTH, save_chart, text_chart
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.trends import TrendRow
 from vaeseg.db.work import plan_work
@@ -81,6 +81,14 @@ def test_the_chart_as_png(store: Store, tmp_path: Path) -> None:
         assert trend(store, subject, "--png", str(path)).exit_code == 0
         picture = np.asarray(Image.open(path).convert("L"))
         assert picture.std() > 5
+
+
+def test_a_model_of_any_name_is_drawn(tmp_path: Path) -> None:
+    """A model that was given as a file may have dollars in its name, which set mathematics."""
+    row = dict.fromkeys(TrendRow.__dataclass_fields__) | {"tumour_volume_ml": 1.0, "model": "$x_y_z$"}
+    rows = [TrendRow(**row | {"study_date": day}) for day in DAYS]  # type: ignore[arg-type]
+    save_chart(tmp_path / "chart.png", rows)
+    assert np.asarray(Image.open(tmp_path / "chart.png").convert("L")).std() > 5
 
 
 def test_a_subject_of_whom_nothing_was_segmented(store: Store) -> None:

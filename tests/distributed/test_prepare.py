@@ -267,6 +267,8 @@ def test_the_summary_tells_what_happened_and_how_to_go_on(tmp_path: Path) -> Non
         (["--archive", ".", "--organ", "liver"], "give a value"),
         (["--archive", ".", "--intensity", "window:5:-5"], "window:LO:HI with LO below HI"),
         (["--archive", ".", "--intensity", "window:5"], "window:LO:HI with LO below HI"),
+        (["--archive", ".", "--intensity", "window:nan:1"], "window:LO:HI with LO below HI"),
+        (["--archive", ".", "--intensity", "window:-inf:inf"], "window:LO:HI with LO below HI"),
         (["--archive", ".", "--intensity", "level:0:1"], "window:LO:HI with LO below HI"),
         (["--archive", ".", "--folds", "2"], "at least 3"),
         (["--archive", ".", "--out", "gopher://out"], "no URL of a directory"),

@@ -32,6 +32,15 @@ def test_quantised_agrees_with_what_inference_sees(preprocessing: PreprocessingC
         assert (steps.min(), steps.max()) == (0, full)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(np.nan, 400), (-1000, np.nan), (-np.inf, np.inf), (0, 0), (1, -1), (-1e39, 0), (0, 1e39)]
+)
+def test_a_window_is_of_numbers_with_the_lower_first(low: float, high: float) -> None:
+    """No pixel has a place in a window without a bound, nor float32 in one that is too far away."""
+    with pytest.raises(ValueError, match="impossible preprocessing"):
+        PreprocessingConfig(window_low_hu=low, window_high_hu=high)
+
+
 def test_a_constant_volume_is_zero() -> None:
     """A volume of one value has no range; it becomes 0 as in floating point."""
     assert not quantised(np.full((1, 2, 2), 40, dtype=np.int16), np.array([[40, 40]], dtype=np.float32), 8).any()

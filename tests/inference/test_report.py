@@ -161,6 +161,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         written(empty(), tmp_path / "file" / "report")
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("$x_y_z$", "$x_y_z$"), ("pati\udccent", "pati\\udccent")], ids=["mathematics", "no UTF-8"]
+)
+def test_file_names_of_every_kind_are_reported(model: EvaluatedModel, tmp_path: Path, name: str, shown: str) -> None:
+    """A drawing sets no mathematics from them, and bytes that are no UTF-8 are escaped everywhere."""
+    directory = tmp_path / name
+    write_subject(directory, name, LABEL, PREDICTED)
+    report = report_of(model, MsdSource(list_subjects(directory, name, f"lost {name}")))
+    write_report(report, tmp_path / "report")
+    data = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert data["data"] == data["subjects"][0]["subject"] == data["slices"][0]["subject"] == shown
+    assert data["refused"][0]["name"] == f"lost {shown}"
+    assert shown in (tmp_path / "report" / "slices.csv").read_text(encoding="utf-8")
+    assert f">{shown}</td>" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_same_evaluation_gives_the_same_page(model: EvaluatedModel, source: MsdSource, tmp_path: Path) -> None:
     """Byte for byte, drawings included."""
     report = report_of(model, source)

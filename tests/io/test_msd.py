@@ -91,6 +91,19 @@ def test_labels_are_read_either_way_round(tmp_path: Path, labels: object) -> Non
     assert read_label_names(write(tmp_path, {"labels": labels})) == {0: "background", 1: "cancer"}
 
 
+def test_a_label_value_has_a_bound(tmp_path: Path) -> None:
+    """No voxel holds a number of thousands of digits, which Python refuses to read."""
+    labels = {"9" * 5000: "far", "9" * 10: "near", "9" * 9: "last", "one": 1}
+    assert read_label_names(write(tmp_path, {"labels": labels})) == {999_999_999: "last", 1: "one"}
+
+
+def test_names_can_be_printed(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, and letters that turn text round, are escaped; the file is found all the same."""
+    image = tmp_path / "pati\udccent\u202e$é.nii.gz"
+    (only,) = read_msd(write(tmp_path, {"training": [image.name]}))
+    assert only == MsdItem(name="pati\\udccent\\u202e$é", image=image, label=None)
+
+
 def test_labels_may_be_missing(tmp_path: Path) -> None:
     """A list without them is no error; one that is no object is."""
     assert read_label_names(write(tmp_path, {"training": []})) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
@@ -17,8 +18,9 @@ from factories import patch_nifti, stored_values, write_nifti
 from reading import judge, read_one, reasons
 
 from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import geometry_from_ras, ras_from_ijk
-from vaeseg.io.nifti import read_label
+from vaeseg.io.nifti import read_label, read_nifti
 from vaeseg.io.nifti import write_nifti as write_volume
 from vaeseg.records import Volume
 
@@ -380,3 +382,16 @@ def test_patching_is_honest(tmp_path: Path) -> None:
     before = (tmp_path / "v.nii").read_bytes()
     patch_nifti(tmp_path / "v.nii", qform_code=1)
     assert (tmp_path / "v.nii").read_bytes() == before
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_unopened(tmp_path: Path) -> None:
+    """Opening one waits for a writer for ever; here one has it open, so that this test ends either way."""
+    os.mkfifo(tmp_path / "v.nii.gz")
+    writer = os.open(tmp_path / "v.nii.gz", os.O_RDWR)
+    try:
+        os.write(writer, bytes(1000))
+        with pytest.raises(ReadingError, match="not_a_regular_file: a directory, device, pipe or socket"):
+            read_nifti(tmp_path / "v.nii.gz", ReadingConfig())
+        assert len(os.read(writer, 1000)) == 1000
+    finally:
+        os.close(writer)

@@ -126,7 +126,7 @@ def preprocessing_of(image_size: int, intensity: str) -> PreprocessingConfig:
         return PreprocessingConfig(image_size=image_size, window_low_hu=low, window_high_hu=high)
     except ValueError as error:
         raise UsageError(
-            f"--intensity {intensity} is not minmax, volume, slice, or window:LO:HI with LO below HI"
+            f"--intensity {intensity} is not minmax, volume, slice, or window:LO:HI with LO below HI, in HU"
         ) from error
 
 

@@ -62,7 +62,8 @@ def save_chart(path: Path, rows: Sequence[TrendRow]) -> None:
         for model in dict.fromkeys(row.model for row in rows):
             points = points_of([row for row in rows if row.model == model])
             days = np.array([point.day for point in points], dtype="datetime64[D]")
-            axes.plot(days, [point.volume_ml for point in points], marker="o", label=model)
+            label = model.replace("$", r"\$")  # no mathematics
+            axes.plot(days, [point.volume_ml for point in points], marker="o", label=label)
         axes.set(ylabel="tumour volume, ml", title=NOTICE)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

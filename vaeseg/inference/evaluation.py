@@ -21,7 +21,7 @@ from vaeseg.geometry.resample import covered_by_slice, label_to_model_grid, mask
 from vaeseg.inference.evaluation_sources import Refused, Source, Subject
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
-from vaeseg.paths import AnyPath
+from vaeseg.paths import AnyPath, printable
 from vaeseg.records import BoolArray, IntArray
 
 Measured = tuple[SubjectRecord, SliceCounts, IntArray]
@@ -45,7 +45,7 @@ def load_model(path: AnyPath, device: Literal["auto", "cpu", "cuda"] = "auto") -
         UsageError: there is no such device.
     """
     checkpoint = load_checkpoint(path)
-    return EvaluatedModel(name=path.stem, checkpoint=checkpoint, predictor=Predictor(checkpoint, device))
+    return EvaluatedModel(name=printable(path.stem), checkpoint=checkpoint, predictor=Predictor(checkpoint, device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,6 +24,7 @@ from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.msd import MsdItem, read_msd
 from vaeseg.io.nifti import read_image
 from vaeseg.io.splits import SplitKind
+from vaeseg.paths import printable
 from vaeseg.records import BoolArray, IntArray, VolumeGeometry, Warn
 
 Part = Literal["train", "dev", "test", "all"]
@@ -100,7 +101,7 @@ class MsdSource:
         self._items = {item.name: item for item in read_msd(root)}
         self._organ = organ
         self._reading = reading or ReadingConfig()
-        self.location = root.resolve().name
+        self.location = printable(root.resolve().name)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -160,7 +161,8 @@ class DataSource:
         self._data = data
         self._slices = _slices_of_part(data, part, kind, fold)
         self._subjects = {data.index.subjects[n]: int(n) for n in np.unique(self._subject_of(self._slices))}
-        self.location = f"{PurePosixPath(data.location).name} ({part}{'' if part == 'all' else f' by {kind}'})"
+        name = printable(PurePosixPath(data.location).name)
+        self.location = f"{name} ({part}{'' if part == 'all' else f' by {kind}'})"
 
     def __len__(self) -> int:
         return len(self._subjects)

@@ -200,7 +200,8 @@ def _draw_case(axes: Axes, picture: CasePicture) -> None:
         if shown.any() and not shown.all():
             axes.contour(shown.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2)
     figure = "no label" if picture.kind == "false_alarm" else f"IoU {picture.iou:.2f}"
-    axes.set_title(f"{_shortened(picture.subject)}, slice {picture.slice_index}: {figure}", fontsize=8)
+    title = f"{_shortened(picture.subject)}, slice {picture.slice_index}: {figure}"
+    axes.set_title(title, fontsize=8, parse_math=False)  # a file name may hold dollars
 
 
 def _overlay(picture: CasePicture) -> npt.NDArray[np.float64]:

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from vaeseg.errors import UsageError
+from vaeseg.paths import printable
 
 MAX_LIST_BYTES = 16 * 2**20
 """A `dataset.json` of a hundred thousand images; more is not read."""
+MAX_LABEL_DIGITS = 9
+"""Of a label value: voxels hold no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class MsdItem:
     """One volume; each file of an MSD data set is its own subject."""
 
     name: str
-    """File name without its suffixes, unique in the data set."""
+    """File name without its suffixes, printable, unique in the data set."""
     image: Path
     label: Path | None
     """None for images that come without one (`imagesTs`)."""
@@ -67,10 +70,16 @@ def read_label_names(root: Path) -> dict[int, str] | None:
         raise UsageError("labels in dataset.json is no object")
     names: dict[int, str] = {}
     for key, given in listed.items():
-        value, name = (given, key) if isinstance(given, int) else (key, given)
-        if str(value).isdecimal() and isinstance(name, str):
-            names[int(value)] = name
+        number, name = (given, key) if isinstance(given, int) else (key, given)
+        value = label_value(str(number))
+        if value is not None and isinstance(name, str):
+            names[value] = name
     return names
+
+
+def label_value(text: str) -> int | None:
+    """The label value that a text is; None where it is no whole number, or one that no voxel holds."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_LABEL_DIGITS else None
 
 
 def _read_list(root: Path) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def _item(root: Path, entry: object) -> MsdItem:
             raise UsageError(f"dataset.json has the entry {str(entry)[:80]!r}, expected an image and its label")
     image_path = _inside(root, image)
     return MsdItem(
-        name=image_path.name.removesuffix(".gz").removesuffix(".nii"),
+        name=printable(image_path.name.removesuffix(".gz").removesuffix(".nii")),
         image=image_path,
         label=None if label is None else _inside(root, label),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import stat
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from vaeseg.geometry.affine import SPACING_RANGE_MM, geometry_from_ras
 from vaeseg.io.gzipped import read_start
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, VolumeGeometry, Warn
+from vaeseg.remote import RemotePath
 
 HEADER_BYTES = 540
 """NIfTI-2's; NIfTI-1's 348 are within."""
@@ -62,6 +64,8 @@ def read_nifti_header(path: AnyPath, config: ReadingConfig) -> NiftiHeader:
         ReadingError: why it is not a volume that can be read.
     """
     try:
+        if not isinstance(path, RemotePath) and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe may never end
+            raise ReadingError(Reason.NOT_A_REGULAR_FILE, "a directory, device, pipe or socket")
         start = read_start(path, HEADER_BYTES)
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error

@@ -25,6 +25,8 @@ from vaeseg.paths import AnyPath
 FORMAT_VERSION = "2"
 """Raised when an older vaeseg could misread a newer file. Files of version 1 had no digest of their content."""
 FIRST_VERSION = "1"
+SINCE_SECOND = frozenset({"content_digest", "seen_tokens", "commit"})
+"""Words that no file of version 1 has."""
 PICKLE_STARTS = (b"PK", b"\x80")
 """Of a zip, as torch.save writes it, and of a pickle. A safetensors header of 128 bytes begins like one too."""
 _TORCH_TYPES = {"F16": "torch.float16", "BF16": "torch.bfloat16", "F32": "torch.float32", "I64": "torch.int64"}
@@ -101,7 +103,7 @@ def parse_words(name: str, data: bytes) -> dict[str, str]:
         _tensors(data)
         header_length = int.from_bytes(data[:8], "little")
         return dict(json.loads(data[8 : 8 + header_length]).get("__metadata__", {}))
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if data.startswith(PICKLE_STARTS):
             raise CheckpointError(
                 f"model {name} is a pickle, which can run code and is never loaded; give a {SUFFIX} file"

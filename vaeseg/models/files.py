@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from vaeseg.paths import AnyPath, any_path, matches
 MAX_CHECKPOINT_BYTES = 2 * 2**30
 """Larger files are refused before they are read: the largest member of the family has a tenth of this."""
 SUFFIX = ".safetensors"
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_NAME_LENGTH = 255 - len(SUFFIX)
+"""A file name has at most 255 bytes."""
+_MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
 
 def resolve_model(name_or_path: str, store_models_dir: AnyPath | None = None) -> AnyPath:
@@ -31,8 +34,9 @@ def resolve_model(name_or_path: str, store_models_dir: AnyPath | None = None) ->
             candidate = directory / f"{name_or_path}{SUFFIX}"
             if candidate.is_file():
                 return candidate
-    if (path := any_path(name_or_path)).is_file():
-        return path
+    with suppress(OSError):  # too long for a path
+        if (path := any_path(name_or_path)).is_file():
+            return path
     names = sorted({path.stem for directory in places for path in _model_files(directory)})
     known = f"known are {', '.join(names)}" if names else "none is known"
     raise ModelNotFoundError(f"no model {name_or_path}: {known}; a path to a {SUFFIX} file will do too")
@@ -52,7 +56,7 @@ def model_path(store_models_dir: Path, name: str) -> Path:
     """Where a store keeps the model of this name.
 
     Raises:
-        ValueError: the name has characters other than letters, digits, dot, dash and underscore.
+        ValueError: the name has characters other than letters, digits, dot, dash and underscore, or too many.
     """
     return store_models_dir / model_file_name(name)
 
@@ -64,7 +68,9 @@ def model_file_name(name: str) -> str:
         ValueError: as `model_path`.
     """
     if not _MODEL_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no model name: letters, digits, dot, dash and underscore only")
+        raise ValueError(
+            f"{name!r} is no model name: letters, digits, dot, dash and underscore only, at most {MAX_NAME_LENGTH}"
+        )
     return f"{name}{SUFFIX}"
 
 

@@ -18,7 +18,7 @@ from vaeseg.models.checkpoint import (
     parse_safetensors,
     stored,
 )
-from vaeseg.models.description import FIRST_VERSION, FORMAT_VERSION
+from vaeseg.models.description import FIRST_VERSION, FORMAT_VERSION, SINCE_SECOND
 from vaeseg.models.files import model_file_name, read_model_file
 from vaeseg.models.onnx import from_onnx
 from vaeseg.models.record import Record, record_of
@@ -119,6 +119,11 @@ def upgraded(name: str, data: bytes) -> bytes:
         return from_onnx(name, data)
     tensors, described = parse_safetensors(name, data)
     if described.get("format_version") == FIRST_VERSION:
+        if newer := SINCE_SECOND & described.keys():
+            raise CheckpointError(
+                f"model {name} says format version {FIRST_VERSION} and holds {min(newer)}, which came later: it was "
+                "changed after it was written; get it again from where it came"
+            )
         now = {**described, "format_version": FORMAT_VERSION, "seen_tokens": "[]", "commit": ""}
         data = checkpoint_bytes(now, tensors)
     parse_checkpoint(name, data)

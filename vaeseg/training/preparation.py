@@ -23,7 +23,7 @@ from vaeseg.io.dataset_manifest import Recipe, RefusedItem
 from vaeseg.io.identity import content_token, subject_token
 from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.manifest import SeriesManifest
-from vaeseg.io.msd import MsdItem
+from vaeseg.io.msd import MsdItem, label_value
 from vaeseg.io.nifti import read_image
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.volume import read_volume
@@ -103,11 +103,12 @@ def organ_value(text: str, label_names: Mapping[int, str] | None) -> int:
         matching = [value for value, name in label_names.items() if value > 0 and text in (name, str(value))]
         if not matching:
             known = ", ".join(f"{value} ({name})" for value, name in sorted(label_names.items()) if value > 0)
-            raise UsageError(f"--organ {text}: dataset.json has the labels {known or 'of the background alone'}")
+            raise UsageError(f"--organ {text[:80]}: dataset.json has the labels {known or 'of the background alone'}")
         return matching[0]
-    if not text.isdecimal() or int(text) == 0:
-        raise UsageError(f"--organ {text}: no dataset.json names the labels, give a value, a whole number above 0")
-    return int(text)
+    value = label_value(text)
+    if not value:
+        raise UsageError(f"--organ {text[:80]}: no dataset.json names the labels, give a value, a whole number above 0")
+    return value
 
 
 def prepare_item(

@@ -176,6 +176,7 @@ def _read_open_header(
     if not pixels and "SeriesInstanceUID" not in dataset:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "the header ends before it names a series")
     status = place.stat() if isinstance(place, RemotePath) else os.fstat(file.fileno())
+    rescale = _rescale(dataset)
     in_file = _pixel_bytes_in_file(dataset, pixels, status.st_size - _start_of_value(file))
     return InstanceHeader(
         path=path,
@@ -185,7 +186,8 @@ def _read_open_header(
         has_pixel_data=pixels.get("tag") == PIXEL_DATA_TAG,
         pixel_data_bytes=in_file,
         is_encapsulated=pixels.get("length") == UNDEFINED_LENGTH,
-        warnings=_header_warnings(dataset, has_preamble),
+        warnings=_header_warnings(dataset, has_preamble, rescale is not None),
+        rescale=rescale,
         **_identity(dataset, path),
         **_pixel_format(dataset),
         **_plane(dataset),
@@ -222,7 +224,6 @@ def _pixel_format(dataset: pydicom.Dataset) -> dict[str, Any]:
         "bits_allocated": bits_allocated,
         "bits_stored": bits_stored,
         "high_bit": integer(dataset, "HighBit", bits_stored - 1),
-        "rescale": _rescale(dataset),
     }
 
 
@@ -239,12 +240,12 @@ def _plane(dataset: pydicom.Dataset) -> dict[str, Any]:
     }
 
 
-def _header_warnings(dataset: pydicom.Dataset, has_preamble: bool) -> tuple[Warn, ...]:
+def _header_warnings(dataset: pydicom.Dataset, has_preamble: bool, has_rescale: bool) -> tuple[Warn, ...]:
     tilt = numbers(dataset, "GantryDetectorTilt", 1)
     lossy = text(dataset, "LossyImageCompression") == "01" or transfer_syntax(dataset) in LOSSY_SYNTAXES
     found = {
         Warn.NO_PREAMBLE: not has_preamble,
-        Warn.RESCALE_MISSING: _rescale(dataset) is None and not dataset.get("ModalityLUTSequence"),
+        Warn.RESCALE_MISSING: not has_rescale and not dataset.get("ModalityLUTSequence"),
         Warn.RESCALE_TYPE_NOT_HU: _rescale_type(dataset) not in ("", "HU", "HU_MOD"),
         Warn.MONOCHROME1: text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
         Warn.LOSSY_COMPRESSION: lossy,

@@ -37,7 +37,8 @@ from vaeseg.io.splits import Split
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.phantom.patient import generate_patient
-from vaeseg.training.loop import EpochReport, Keeping, Observer, TrainingData, train
+from vaeseg.training.loop import Keeping, TrainingData, train
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.sources import ResidentSource
 
 PEER = "eager torch, float32, DataLoader"

@@ -17,8 +17,8 @@ from vaeseg.telemetry import (
     Metric,
     write_to_registry,
 )
-from vaeseg.training.loop import EpochReport
 from vaeseg.training.metrics import TrainingMetrics
+from vaeseg.training.observing import EpochReport
 
 
 def report(**changes: object) -> EpochReport:

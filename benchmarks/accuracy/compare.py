@@ -32,7 +32,8 @@ from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder, latent_shape
 from vaeseg.training.evaluate import evaluate
-from vaeseg.training.loop import Keeping, Observer, TrainingData, TrainingInterruptedError, train
+from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, train
+from vaeseg.training.observing import Observer
 from vaeseg.training.sources import ResidentSource
 
 TIMED_SLICES = 1600

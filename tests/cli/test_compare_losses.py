@@ -11,7 +11,7 @@ from training_factories import write_squares
 from vaeseg.cli import main
 from vaeseg.distributed.train import Workers
 from vaeseg.models.checkpoint import load_checkpoint
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 
 QUICK = ["--epochs", "1", "--set", "base_width=2", "--set", "latent_channels=2"]

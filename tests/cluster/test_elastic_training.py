@@ -29,7 +29,7 @@ from pathlib import Path
 from training_factories import TINY, request
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import TrainingError
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 
 address, data, output = sys.argv[1:]
 out = sys.stdout  # elsewhere while Ray runs

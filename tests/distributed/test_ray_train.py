@@ -14,7 +14,7 @@ from training_factories import TINY, request, write_squares
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import TrainingError
 from vaeseg.models.checkpoint import load_checkpoint
-from vaeseg.training.loop import EpochReport, Observer
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.run import TrainingRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("ray_session")

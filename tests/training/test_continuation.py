@@ -84,7 +84,7 @@ def test_an_interrupted_training_goes_on(data: DataSet, tmp_path: Path) -> None:
 
 
 def killed_after_an_epoch() -> object:
-    from vaeseg.training.loop import EpochReport, Observer
+    from vaeseg.training.observing import EpochReport, Observer
 
     def kill(report: EpochReport) -> None:
         raise KilledError

@@ -8,7 +8,7 @@ import pytest
 
 from vaeseg.errors import StoreError
 from vaeseg.training.history import History, read_history
-from vaeseg.training.loop import EpochReport
+from vaeseg.training.observing import EpochReport
 
 
 def report(epoch: int, loss: float = 0.5, iou: float | None = 0.25) -> EpochReport:

@@ -15,16 +15,8 @@ from vaeseg.config import TrainingConfig
 from vaeseg.errors import TrainingError
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.training.loop import (
-    EpochReport,
-    Keeping,
-    Observer,
-    TrainingData,
-    TrainingInterruptedError,
-    learning_rate,
-    score,
-    train,
-)
+from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, learning_rate, score, train
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.sources import ResidentSource
 from vaeseg.training.state import WeightMean
 

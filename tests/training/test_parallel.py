@@ -14,7 +14,8 @@ from torch import multiprocessing, nn
 from training_factories import SMALL, TINY, slice_index, slice_set, split
 
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.training.loop import EpochReport, Keeping, Observer, TrainingData, train
+from vaeseg.training.loop import Keeping, TrainingData, train
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import SyncedBatchNorm2d, Worker
 from vaeseg.training.sources import ResidentSource
 

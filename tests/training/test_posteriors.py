@@ -12,7 +12,8 @@ from training_factories import SMALL, TINY, slice_index, slice_set, split
 
 from vaeseg.config import TrainingConfig
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.training.loop import EpochReport, Keeping, Observer, TrainingData, TrainingInterruptedError, train
+from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, train
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.posteriors import Posteriors, kept
 from vaeseg.training.sources import ResidentSource, batch_of
 

@@ -19,14 +19,14 @@ from vaeseg.errors import TrainingError, UsageError
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.history import read_history
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 from vaeseg.training.run import build_model, run_training, stays_in_memory
 
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 from training_factories import request
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 from vaeseg.training.run import run_training
 
 def kill(report):

@@ -16,7 +16,7 @@ from training_factories import TINY, request, write_squares
 
 from vaeseg.errors import StoreError
 from vaeseg.training.chronicle import chronicled
-from vaeseg.training.loop import EpochReport, Observer
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.run import run_training
 from vaeseg.training.tensorboard import TensorBoard
 

@@ -27,7 +27,7 @@ from vaeseg.errors import UsageError
 if TYPE_CHECKING:
     from vaeseg.distributed.train import Workers
     from vaeseg.paths import AnyPath
-    from vaeseg.training.loop import EpochReport, Observer
+    from vaeseg.training.observing import EpochReport, Observer
     from vaeseg.training.run import TrainedModel, TrainingRequest
 
 
@@ -218,8 +218,8 @@ def _published(port: int | None, observer: Observer) -> Iterator[Observer]:
     from prometheus_client import start_http_server
 
     from vaeseg.telemetry import REGISTRY
-    from vaeseg.training.loop import told_both
     from vaeseg.training.metrics import TrainingMetrics
+    from vaeseg.training.observing import told_both
 
     if port is None:
         yield observer
@@ -244,7 +244,7 @@ def _progress(request: TrainingRequest) -> Iterator[Observer]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vaeseg.training.lines import epoch_line, losses_line
-    from vaeseg.training.loop import Observer
+    from vaeseg.training.observing import Observer
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     console = Console(stderr=True)

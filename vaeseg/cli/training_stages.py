@@ -13,7 +13,7 @@ from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, trai
 from vaeseg.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from vaeseg.training.loop import EpochReport, Observer
+    from vaeseg.training.observing import EpochReport, Observer
 
 Stage = Literal["vae", "decoder"]
 Preset = Literal["paper", "improved"]
@@ -93,7 +93,7 @@ def going_on_by_itself() -> Iterator[None]:
 
 def epoch_lines(title: str) -> Observer:
     """Tells of each epoch in a line on standard error."""
-    from vaeseg.training.loop import Observer
+    from vaeseg.training.observing import Observer
 
     return Observer(on_epoch=lambda report: click.echo(f"{title}: {_epoch_line(report)}", err=True))
 

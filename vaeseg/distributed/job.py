@@ -20,7 +20,7 @@ from vaeseg.logs import fail, logged_with, set_up_logging, take_over_stderr
 from vaeseg.paths import AnyPath, any_path
 from vaeseg.remote import RemotePath
 from vaeseg.training.lines import epoch_line
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 
 SAY_SECONDS = 10.0
 """Between two lines about progress, at least."""

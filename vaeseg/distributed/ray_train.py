@@ -29,7 +29,8 @@ from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
 from vaeseg.errors import TrainingError, VaesegError
-from vaeseg.training.loop import INTERRUPTED, EpochReport, Observer, TrainingInterruptedError
+from vaeseg.training.loop import INTERRUPTED, TrainingInterruptedError
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import Worker
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 

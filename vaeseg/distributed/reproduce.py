@@ -25,7 +25,7 @@ from vaeseg.io.msd import read_msd
 from vaeseg.io.splits import SplitKind
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.continuation import keyed, train_once
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 from vaeseg.training.run import TrainedModel, TrainingRequest, chosen_split
 
 Part = Literal["train", "dev", "test"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from vaeseg.distributed.lifecycle import Interruption, interruptible
 from vaeseg.inference.predictor import choose_device
-from vaeseg.training.loop import Observer
+from vaeseg.training.observing import Observer
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training, stays_in_memory
 
 

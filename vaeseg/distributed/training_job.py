@@ -21,7 +21,8 @@ from vaeseg.errors import UsageError, VaesegError
 from vaeseg.io.store import Store
 from vaeseg.paths import any_path
 from vaeseg.training.chronicle import chronicled
-from vaeseg.training.loop import Observer, TrainingInterruptedError
+from vaeseg.training.loop import TrainingInterruptedError
+from vaeseg.training.observing import Observer
 from vaeseg.training.run import TrainedModel, TrainingRequest
 
 SCRIPTS: Mapping[str, JobScript] = {"vae": "train_vae", "decoder": "train_decoder"}

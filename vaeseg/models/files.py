@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,9 +33,11 @@ def resolve_model(name_or_path: str, store_models_dir: AnyPath | None = None) ->
             candidate = directory / f"{name_or_path}{SUFFIX}"
             if candidate.is_file():
                 return candidate
-    with suppress(OSError):  # too long for a path
+    try:
         if (path := any_path(name_or_path)).is_file():
             return path
+    except OSError as error:  # too long for a path, or not allowed
+        raise ModelNotFoundError(f"no model {name_or_path}: {error.strerror}") from error
     names = sorted({path.stem for directory in places for path in _model_files(directory)})
     known = f"known are {', '.join(names)}" if names else "none is known"
     raise ModelNotFoundError(f"no model {name_or_path}: {known}; a path to a {SUFFIX} file will do too")

@@ -25,7 +25,7 @@ from vaeseg.training.figures import (
     reconstruction_picture,
 )
 from vaeseg.training.history import HISTORY_FILE, read_history
-from vaeseg.training.loop import Observer, told_both
+from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.run import TrainingRequest, chosen_split
 from vaeseg.training.sources import batch_of
 from vaeseg.training.tensorboard import EVENTS_DIRECTORY, TensorBoard

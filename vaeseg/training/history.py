@@ -19,7 +19,7 @@ from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
 
 if TYPE_CHECKING:
-    from vaeseg.training.loop import EpochReport
+    from vaeseg.training.observing import EpochReport
 
 HISTORY_FILE = "history.jsonl"
 """Its name within `<store>/models/<name>.training/`."""

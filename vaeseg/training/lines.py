@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vaeseg.training.loop import EpochReport
+from vaeseg.training.observing import EpochReport
 
 LOSS_LABELS = {"reconstruction": "rec", "total": "total", "kl": "kl", "bce": "bce", "dice": "dice", "mse": "mse"}
 """Losses that are shown, as far as a stage has them."""

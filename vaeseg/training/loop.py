@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from vaeseg.records import IntArray
 from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_generator, step_noise, steps_of
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.objective import autocast, device_of, stage_losses, step_loss
+from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import ALONE, Worker, data_parallel
 from vaeseg.training.posteriors import kept
 from vaeseg.training.sources import SliceSource
@@ -43,55 +44,6 @@ CHECK_STEPS = 10
 """Steps between two looks at the losses: each look waits for the device, and for the other workers."""
 
 INTERRUPTED = "training was interrupted; the same command with --resume goes on from here"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """What one epoch gave."""
-
-    epoch: int
-    """From 1."""
-    epochs: int
-    losses: Mapping[str, float]
-    """Mean over the epoch's slices: `loss`, and its parts before weighting (`training.objective`)."""
-    dev: Mapping[str, float | None]
-    """Figures on the dev part, see `training.evaluate`."""
-    learning_rate: float
-    """Of the epoch's last step."""
-    slices_per_second: float
-    """Trained on by all workers, evaluation not counted."""
-    best_epoch: int
-    """The epoch whose dev figure is the best so far."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observer:
-    """Who is told how training goes."""
-
-    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None
-    """Slices of the epoch done, and their number; mean losses of the epoch so far. About every `CHECK_STEPS` steps."""
-    on_epoch: Callable[[EpochReport], None] = lambda report: None
-    """After the epoch's state is on disk."""
-    should_stop: Callable[[], bool] = lambda: False
-    """Asked where `on_step` is told; True ends the training with its state kept (`TrainingInterruptedError`)."""
-
-
-def told_both(
-    observer: Observer,
-    on_step: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None,
-    on_epoch: Callable[[EpochReport], None] = lambda report: None,
-) -> Observer:
-    """An observer that is told first, and functions that are told after it."""
-
-    def step(done: int, total: int, losses: Mapping[str, float]) -> None:
-        observer.on_step(done, total, losses)
-        on_step(done, total, losses)
-
-    def epoch(report: EpochReport) -> None:
-        observer.on_epoch(report)
-        on_epoch(report)
-
-    return Observer(on_step=step, on_epoch=epoch, should_stop=observer.should_stop)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

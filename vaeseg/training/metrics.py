@@ -21,7 +21,7 @@ from vaeseg.telemetry import (
 
 
 class FinishedEpoch(Protocol):
-    """What of `training.loop.EpochReport` becomes metrics."""
+    """What of `training.observing.EpochReport` becomes metrics."""
 
     @property
     def epoch(self) -> int:

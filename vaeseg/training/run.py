@@ -23,7 +23,8 @@ from vaeseg.paths import AnyPath
 from vaeseg.records import IntArray
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
-from vaeseg.training.loop import Keeping, Observer, TrainingData, told_both, train
+from vaeseg.training.loop import Keeping, TrainingData, train
+from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.parallel import ALONE, Worker
 from vaeseg.training.sources import ResidentSource, SliceSource, fits
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from tensorboardX.event_file_writer import EventsWriter
 
-    from vaeseg.training.loop import EpochReport
+    from vaeseg.training.observing import EpochReport
 
 EVENTS_DIRECTORY = "tensorboard"
 """Its name within `<store>/models/<name>.training/`."""

@@ -22,7 +22,7 @@ from typing import Any
 from index import template_file
 
 from vaeseg.config import ReadingConfig, RunConfig, SelectionConfig
-from vaeseg.distributed import indexing, runs
+from vaeseg.distributed import batch, indexing, runs
 from vaeseg.distributed.rows import Failure, SeriesRow, failed_row
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.io.archive import FileRecord
@@ -62,16 +62,17 @@ def main() -> None:
 
 
 def _template(directory: Path) -> InstanceHeader:
-    (directory / "template.dcm").write_bytes(template_file())
-    with quiet_pydicom():
-        return read_header(directory, "template.dcm", SubjectKeyer(b"0" * 32), ReadingConfig())
+    place = directory / "template.dcm"
+    place.write_bytes(template_file())
+    with quiet_pydicom(), place.open("rb") as file:
+        return read_header(file, place, place.name, SubjectKeyer(b"0" * 32), ReadingConfig())
 
 
 def _simulate(n_series: int, template: InstanceHeader) -> None:
     """Put files, headers and a pipeline into the places of the real ones, and note how long the steps take."""
     indexing._listings = lambda _job, _check: _listings(n_series)
     indexing._headers = lambda _job, files, _check: (_header(template, file) for file in files)
-    runs.segment_rows = _segment_rows
+    batch.segment_rows = _segment_rows
     runs.start_local_ray = lambda: None
     for module, name in ((runs, "update_index"), (runs, "readable_series"), (runs, "plan_work")):
         setattr(module, name, _timed(name, getattr(module, name)))

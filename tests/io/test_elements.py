@@ -14,9 +14,9 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from vaeseg.config import ReadingConfig
-from vaeseg.io import elements, part10
+from vaeseg.io import part10
 from vaeseg.io.dicom import quiet_pydicom
-from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, values
+from vaeseg.io.elements import NO_VALUE, PARSE_ERRORS, Elements, integer, numbers, text, values
 
 TEXT_VALUES = (
     *(b"", b" ", b"\0", b"CT", b" CT ", b"CT\0", b"CT\0\0", b"C\0T", b"A\\B", b"A\\\\B", b"A\\", b"\\", b" A \\ B "),
@@ -27,7 +27,7 @@ NUMBER_VALUES = (
     *(b"nan", b"inf\\1\\1", b"1_0", b"+-1", b"1e400", b"99999999999999999999", b"1.0", b"\\", b"1,5", b"\xb2"),
     *(b"--", b"e", b"1e5", b"0x10", b"1\\2\\x"),
 )
-Read = Callable[[pydicom.Dataset, str], Any]
+Read = Callable[[Elements, str], Any]
 
 
 def outcome(read: Callable[[], Any]) -> Any:
@@ -37,16 +37,17 @@ def outcome(read: Callable[[], Any]) -> Any:
         return type(error)
 
 
-def raw_dataset(keyword: str, vr: str | None, value: bytes, is_little_endian: bool = True) -> pydicom.Dataset:
+def one_element(keyword: str, vr: str | None, value: bytes, is_little_endian: bool = True) -> Elements:
     tag = Tag(keyword)
-    return pydicom.Dataset({tag: RawDataElement(tag, vr, len(value), value, 0, vr is None, is_little_endian)})
+    element = RawDataElement(tag, vr, len(value), value, 0, vr is None, is_little_endian)
+    return Elements.of(pydicom.Dataset({tag: element}))
 
 
 def assert_as_pydicom(keyword: str, vr: str | None, value: bytes, read: Read, is_little_endian: bool = True) -> None:
     with quiet_pydicom(), pytest.MonkeyPatch.context() as patch:
-        found = outcome(lambda: read(raw_dataset(keyword, vr, value, is_little_endian), keyword))
-        patch.setattr(elements, "_as_read", lambda *_: elements._RawValue())
-        assert found == outcome(lambda: read(raw_dataset(keyword, vr, value, is_little_endian), keyword)), value
+        found = outcome(lambda: read(one_element(keyword, vr, value, is_little_endian), keyword))
+        patch.setattr(Elements, "plain", lambda *_: NO_VALUE)
+        assert found == outcome(lambda: read(one_element(keyword, vr, value, is_little_endian), keyword)), value
 
 
 @pytest.mark.parametrize("vr", [None, "LO", "CS", "UI", "SH", "UN", "DS"])
@@ -55,7 +56,7 @@ def test_text_is_what_pydicom_makes_of_it(value: bytes, vr: str | None) -> None:
     """Whether it is taken from the bytes or not."""
     for keyword in ("Modality", "PatientID", "SeriesInstanceUID", "SeriesDate"):
         assert_as_pydicom(keyword, vr, value, text)
-    assert_as_pydicom("ImageType", vr, value, lambda dataset, keyword: list(map(str, values(dataset, keyword))))
+    assert_as_pydicom("ImageType", vr, value, lambda found, keyword: list(map(str, values(found, keyword))))
 
 
 @pytest.mark.parametrize("vr", [None, "DS", "IS", "LO", "UN"])
@@ -64,8 +65,8 @@ def test_numbers_are_what_pydicom_makes_of_them(value: bytes, vr: str | None) ->
     """Three of them, or one, or none."""
     for keyword in ("ImagePositionPatient", "RescaleSlope", "AcquisitionNumber"):
         for count in (1, 3):
-            assert_as_pydicom(keyword, vr, value, lambda dataset, name, count=count: numbers(dataset, name, count))
-    assert_as_pydicom("NumberOfFrames", vr, value, lambda dataset, name: integer(dataset, name, -7))
+            assert_as_pydicom(keyword, vr, value, lambda found, name, count=count: numbers(found, name, count))
+    assert_as_pydicom("NumberOfFrames", vr, value, lambda found, name: integer(found, name, -7))
 
 
 @pytest.mark.parametrize("value", [b"", b"\1", b"\1\2", b"\1\2\3", b"\1\2\3\4"])
@@ -73,7 +74,7 @@ def test_numbers_are_what_pydicom_makes_of_them(value: bytes, vr: str | None) ->
 def test_binary_numbers_are_what_pydicom_makes_of_them(value: bytes, is_little_endian: bool) -> None:
     """In either byte order, of a length that fits or not."""
     for vr in ("US", "UL", None):
-        assert_as_pydicom("Rows", vr, value, lambda dataset, name: integer(dataset, name, -7), is_little_endian)
+        assert_as_pydicom("Rows", vr, value, lambda found, name: integer(found, name, -7), is_little_endian)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -85,8 +86,8 @@ def test_random_values_are_what_pydicom_makes_of_them(seed: int) -> None:
         for keyword in ("PatientID", "ImageType", "SeriesInstanceUID"):
             assert_as_pydicom(keyword, None, value, text)
         for keyword in ("PixelSpacing", "AcquisitionNumber"):
-            assert_as_pydicom(keyword, None, value, lambda dataset, name: numbers(dataset, name, 2))
-            assert_as_pydicom(keyword, None, value, lambda dataset, name: integer(dataset, name, None))
+            assert_as_pydicom(keyword, None, value, lambda found, name: numbers(found, name, 2))
+            assert_as_pydicom(keyword, None, value, lambda found, name: integer(found, name, None))
 
 
 def damaged(raw: bytes, source: random.Random) -> bytes:
@@ -125,7 +126,7 @@ def test_the_short_way_reads_what_pydicom_reads(
 def read_all(raw: bytes) -> Any:
     """Everything that a header holds, and where its reading ends."""
     file = io.BytesIO(raw)
-    dataset = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
+    dataset = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig()).dataset
     elements = [
         (element.tag, element.VR, str(element.value)) for part in (dataset.file_meta, dataset) for element in part
     ]
@@ -140,5 +141,5 @@ def test_an_element_that_is_not_loaded_is_read_when_it_is_asked_for(tmp_path: Pa
         tmp_path / "a",
     )
     with quiet_pydicom(), (tmp_path / "a").open("rb") as file:
-        dataset = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
-        assert text(dataset, keyword) == "x" * 70_000
+        elements = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
+        assert text(elements, keyword) == "x" * 70_000

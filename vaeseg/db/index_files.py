@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
@@ -85,7 +85,8 @@ def record_files(
             )
         _mark(connection, archive_id, found_again, None)
         _mark(connection, archive_id, vanished, database.now())
-        groups |= _groups_touched(connection, archive_id, [file.path for file in read])
+        groups |= {file.group_key for file in read if file.group_key is not None}
+        groups |= _groups_beside(connection, archive_id, {file.directory for file in read if file.is_damaged})
         for names in in_batches(sorted(groups)):
             rows = [{"archive_id": archive_id, "group_key": group} for group in names]
             insert_missing(connection, ChangedGroupTable, rows, key=("archive_id", "group_key"))
@@ -142,6 +143,12 @@ def _groups_touched(connection: Connection, archive_id: int, paths: Sequence[str
         for row in connection.execute(statement.where(InstanceTable.path.in_(batch))):
             groups |= {row.group_key} - {None}
             directories |= {row.directory} if row.is_damaged else set()
+    return groups | _groups_beside(connection, archive_id, directories)
+
+
+def _groups_beside(connection: Connection, archive_id: int, directories: Iterable[str]) -> set[str]:
+    """Groups with a file in any of some directories."""
+    groups: set[str] = set()
     beside = instances(archive_id, "group_key").where(InstanceTable.group_key.is_not(None)).distinct()
     for batch in in_batches(directories):
         groups |= set(connection.scalars(beside.where(InstanceTable.directory.in_(batch))))
@@ -149,7 +156,7 @@ def _groups_touched(connection: Connection, archive_id: int, paths: Sequence[str
 
 
 def _instance(archive_id: int, reader_version: int, file: IndexedFile) -> dict[str, Any]:
-    return asdict(file) | {
+    return vars(file) | {
         "archive_id": archive_id,
         "directory": file.directory,
         "reader_version": reader_version,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 def upsert(
     connection: Connection,
     table: type[Base],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[dict[str, Any]],
     *,
     key: Sequence[str],
     keep: Sequence[str] = (),
@@ -39,16 +39,16 @@ def upsert(
     statement = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
     fixed = {*key, *keep}
     changed = {name: statement.excluded[name] for name in rows[0] if name not in fixed}
-    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=changed), [dict(row) for row in rows])
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=changed), rows)
 
 
 def insert_missing(
-    connection: Connection, table: type[Base], rows: Sequence[Mapping[str, Any]], *, key: Sequence[str]
+    connection: Connection, table: type[Base], rows: Sequence[dict[str, Any]], *, key: Sequence[str]
 ) -> None:
     """Insert rows; one whose key is taken is left out."""
     if rows:
         statement = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
-        connection.execute(statement.on_conflict_do_nothing(index_elements=key), [dict(row) for row in rows])
+        connection.execute(statement.on_conflict_do_nothing(index_elements=key), rows)
 
 
 def in_batches(items: Iterable[Item], size: int = BATCH_ROWS) -> Iterator[list[Item]]:

@@ -8,21 +8,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
 from vaeseg.distributed.local import cores_of_this_node, gpus_available, most_cores_of_a_node, nodes_with_cpus
-from vaeseg.distributed.naming import named
+from vaeseg.distributed.ray_data import presented
 from vaeseg.distributed.rows import SeriesRow
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.distributed.worker_metrics import write_to_ray
-from vaeseg.errors import VaesegError
 
-TASK_RETRIES = 1
-"""A task whose process dies is tried once more (the kernel may have wanted memory), then its series is given up.
-
-Ray Data's own default is to retry for ever, so that one file that kills its decoder would hang the night."""
 ACTOR_RESTARTS = -1
 """The model's actor comes back however many series kill it; each of them is tried `TASK_RETRIES` times more."""
 PASSES = 2
@@ -39,10 +35,6 @@ PASS_MEMORY_BYTES = 2**26
 TASK_CPUS, ACTOR_CPUS = 0.9, 0.01
 """Logical: what Ray counts, not what they use. Models must never take the last CPU from the tasks that feed them, which
 would hang the run for good: not on a node of one CPU, and not where those of a node that died come together."""
-
-
-class PipelineError(VaesegError):
-    """Ray itself failed; no series is to blame."""
 
 
 def segment_rows(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[SeriesRow]:
@@ -78,13 +70,11 @@ def _pass(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[SeriesRow]
 
 
 def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Dataset:
-    context = DataContext.get_current()
-    context.max_errored_blocks = -1
-    context.enable_progress_bars = False
     on_gpu = device_of(config) == "cuda"
     fewest, most = config.actors or _actors(on_gpu, len(rows))
     task = {"num_cpus": TASK_CPUS, "memory": TASK_MEMORY_BYTES, "max_retries": TASK_RETRIES}
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    dataset.context.max_errored_blocks = -1
     dataset = dataset.map(read, fn_kwargs={"config": config, "write": write_to_ray}, **task)
     dataset = dataset.map(
         Segment,
@@ -97,7 +87,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
         max_task_retries=TASK_RETRIES,
         ray_remote_args_fn=None if on_gpu else EvenPlacement(),
     )
-    return named(dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task), "segment")
+    return presented(dataset.map(measure, fn_kwargs={"config": config, "write": write_to_ray}, **task), "segment")
 
 
 def device_of(config: StageConfig) -> Literal["cpu", "cuda"]:
@@ -136,9 +126,3 @@ class EvenPlacement:
             return {}
         self._given[node] += 1
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
-
-
-def last_line(error: RayError) -> str:
-    """Ray's messages carry whole tracebacks; their last line names the cause."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 
 from vaeseg.db.runs import finish_run, run_config, start_run
 from vaeseg.db.session import Database, open_database
-from vaeseg.distributed.batch import last_line
 from vaeseg.distributed.evaluate import EvaluationListener, EvaluationRequest, evaluate_as_asked
+from vaeseg.distributed.failures import last_line
 from vaeseg.distributed.jobs import Tell, followed, hand_to_cluster
 from vaeseg.distributed.jobs_api import JobsApi
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible

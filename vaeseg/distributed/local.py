@@ -78,7 +78,6 @@ def join_cluster(address: str) -> None:
     with _failure_in_a_line(f"the Ray cluster {address} cannot be reached"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own settings
         _init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def is_jobs_address(address: str | None) -> bool:
@@ -136,7 +135,6 @@ def start_local_ray(n_cpus: int | None = None) -> None:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _init(**options: Any) -> None:

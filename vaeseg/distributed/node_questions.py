@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vaeseg.checks import Check
-from vaeseg.distributed.batch import last_line
 from vaeseg.distributed.cluster_checks import Silence, dead_check, node_checks, silent_check
+from vaeseg.distributed.failures import last_line
 from vaeseg.distributed.machine_checks import MachineFacts
 from vaeseg.distributed.node_facts import NodeFacts, Question, answer
 from vaeseg.io.probe import StoreProbe

@@ -23,10 +23,11 @@ import ray
 from ray.exceptions import RayError
 
 from vaeseg.config import ReadingConfig
-from vaeseg.distributed.batch import TASK_MEMORY_BYTES, TASK_RETRIES, PipelineError, last_line
+from vaeseg.distributed.batch import TASK_MEMORY_BYTES
+from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
 from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError, consume_in_thread, interruptible
 from vaeseg.distributed.local import RayChatter, start_local_ray, stop_local_ray
-from vaeseg.distributed.naming import named
+from vaeseg.distributed.ray_data import presented
 from vaeseg.distributed.stages import die_after, where
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.archive import ArchiveScan, scan_archive
@@ -342,12 +343,11 @@ def _pipeline(request: PreparationRequest, plan: _Plan) -> Generator[PreparedRow
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         dataset.context.execution_options.preserve_order = True
         dataset.context.max_errored_blocks = -1
-        dataset.context.enable_progress_bars = False
         dataset = dataset.map(
             prepared_row, fn_kwargs=settings, num_cpus=1, memory=TASK_MEMORY_BYTES, max_retries=TASK_RETRIES
         )
     try:
-        for row in named(dataset, "prepare").iter_rows():
+        for row in presented(dataset, "prepare").iter_rows():
             yield cast(PreparedRow, row)
     except RayError as error:
         raise PipelineError(f"Ray ended the preparation: {last_line(error)}; the same command starts over") from error

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from vaeseg.distributed.batch import last_line
+from vaeseg.distributed.failures import last_line
 from vaeseg.distributed.lifecycle import RunInterruptedError, consume_in_thread
 from vaeseg.distributed.local import RayChatter, gpus_available, start_ray, stop_local_ray
 from vaeseg.distributed.streaming import StreamedSource

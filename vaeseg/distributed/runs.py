@@ -20,7 +20,6 @@ from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
-from vaeseg.distributed.batch import device_of, segment_rows
 from vaeseg.distributed.committer import Committer
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.distributed.lifecycle import (
@@ -314,8 +313,10 @@ def _segment(
 
     def produce() -> Generator[SeriesRow]:
         start_local_ray()
-        run.pace.ray_is_up(device_of(stages), hardware())
-        yield from segment_rows(rows, stages)
+        from vaeseg.distributed import batch  # Ray Data: a night without work need not wait for it, nor Ray's start
+
+        run.pace.ray_is_up(batch.device_of(stages), hardware())
+        yield from batch.segment_rows(rows, stages)
 
     try:
         for row in consume_in_thread(produce, run.interruption.check):

@@ -1,22 +1,21 @@
-"""One function over many items: here where they are few, as Ray Data tasks where they are many."""
+"""One function over many items: here where they are few, as tasks on Ray where they are many."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import ray
-from ray.data import DataContext
 from ray.exceptions import RayError
 
-from vaeseg.distributed.batch import TASK_RETRIES, PipelineError, last_line
+from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
 from vaeseg.distributed.lifecycle import consume_in_thread
 from vaeseg.distributed.local import start_local_ray
-from vaeseg.distributed.naming import name_of, named
 
-MAX_BLOCKS = 64
-"""Tasks into which the items are divided."""
+TASKS_AT_ONCE = 64
+"""That were given to Ray and whose results were not fetched."""
 HANDED_OVER = 64
 """Results that wait for the driver."""
 
@@ -57,20 +56,35 @@ def on_ray(function: Function, items: Sequence[str], check: Callable[[], None]) 
 
 
 def _results(function: Function, items: Sequence[str]) -> Iterator[str]:
-    def apply(row: dict[str, Any]) -> list[dict[str, str]]:
-        return [{"result": result} for result in function(row["item"])]
-
-    apply.__name__ = name_of(function)  # which the dashboard shows
-    with warnings.catch_warnings():
-        # Ray warns of its own settings; max_retries has no other way in until Ray 2.64, and 2.60 is pinned
-        warnings.simplefilter("ignore")
-        context = DataContext.get_current()
-        context.max_errored_blocks = 0
-        context.enable_progress_bars = False
-        rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), MAX_BLOCKS))
-        dataset = named(rows.flat_map(apply, num_cpus=1, max_retries=TASK_RETRIES), name_of(function))
+    task = ray.remote(_apply).options(
+        name=_name_of(function),  # which the dashboard shows
+        num_cpus=1,
+        max_retries=TASK_RETRIES,
+        scheduling_strategy="SPREAD",
+    )
+    shared = ray.put(function)  # and not a part of the task, which the cluster's head may keep on disk: it has secrets
+    coming = iter(items)
+    waiting: list[Any] = []
     try:
-        for row in dataset.iter_rows():
-            yield row["result"]
+        while True:
+            waiting += [task.remote(shared, item) for item in islice(coming, TASKS_AT_ONCE - len(waiting))]
+            if not waiting:
+                return
+            done, waiting = ray.wait(waiting)
+            for ref in done:
+                yield from ray.get(ref)
     except RayError as error:
         raise PipelineError(f"Ray ended the scan: {last_line(error)}; scan again to go on") from error
+    finally:
+        for ref in waiting:
+            ray.cancel(ref)
+
+
+def _apply(function: Function, item: str) -> list[str]:
+    return list(function(item))
+
+
+def _name_of(function: Function) -> str:
+    """The name that a function was defined with, also where some of its arguments are given."""
+    name: str = getattr(function.func if isinstance(function, partial) else function, "__name__", "function")
+    return name

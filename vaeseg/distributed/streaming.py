@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import ray.data
 import torch
-from ray.data import DataContext
 
-from vaeseg.distributed.naming import named
+from vaeseg.distributed.ray_data import presented
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.slices import SliceSet
 from vaeseg.records import IntArray
@@ -62,11 +61,9 @@ class StreamedSource:
 
     def _row_groups(self, groups: Sequence[int]) -> Iterator[tuple[int, SliceSet]]:
         """Row groups in the order given, decoded by Ray tasks somewhere in the cluster."""
-        context = DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
         dataset = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups))
-        read = named(dataset.map(_read_row_group, fn_kwargs={"location": self._data.location}), "slices")
+        dataset.context.execution_options.preserve_order = True
+        read = presented(dataset.map(_read_row_group, fn_kwargs={"location": self._data.location}), "slices")
         for row in read.iter_rows():
             yield row["group"], SliceSet(images=row["images"], packed_labels=row.get("labels"))
 

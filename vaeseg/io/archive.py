@@ -12,7 +12,7 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.ahead import map_files
 from vaeseg.io.dicom import SubjectKeyer, quiet_pydicom, read_header
-from vaeseg.io.gzipped import read_start
+from vaeseg.io.gzipped import start_of
 from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
 from vaeseg.io.listing import FoundFile, found_file, walk
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
@@ -141,18 +141,23 @@ def read_file(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: Subj
 
 
 def _recognised(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> FileRecord:
+    place = root / file.path
     try:
-        check_regular(root / file.path, file)
-        start = read_start(root / file.path, HEADER_BYTES)
+        check_regular(place, file)
+        with place.open("rb") as opened:
+            start = start_of(opened, HEADER_BYTES)
+            if is_dicom(start) or (start.startswith(DICOM_STARTS) and not _is_volume(start, file)):
+                _check_dicom_size(file, config)
+                return FileRecord(file=file, header=read_header(opened, place, file.path, keyer, config))
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error
-    if is_dicom(start):
-        return FileRecord(file=file, header=_dicom_header(root, file, config, keyer))
-    if is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES):
+    if _is_volume(start, file):
         return FileRecord(file=file, volume=_judge_nifti(root, file, config, keyer))
-    if start.startswith(DICOM_STARTS):
-        return FileRecord(file=file, header=_dicom_header(root, file, config, keyer))
     raise ReadingError(Reason.NOT_AN_IMAGE, "neither DICOM nor NIfTI")
+
+
+def _is_volume(start: bytes, file: FoundFile) -> bool:
+    return is_nifti(start) or file.path.lower().endswith(NIFTI_SUFFIXES)
 
 
 def check_regular(path: AnyPath, file: FoundFile) -> None:
@@ -177,11 +182,10 @@ def check_regular(path: AnyPath, file: FoundFile) -> None:
         raise ReadingError(Reason.EMPTY_FILE, "0 bytes")
 
 
-def _dicom_header(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: SubjectKeyer | None) -> InstanceHeader:
+def _check_dicom_size(file: FoundFile, config: ReadingConfig) -> None:
     limit = config.max_header_bytes + 4 * config.max_voxels
     if file.size > limit:
         raise ReadingError(Reason.TOO_LARGE, f"a DICOM file of {file.size} bytes, allowed are {limit}")
-    return read_header(root, file.path, keyer, config)
 
 
 def _warned_of_damage(verdicts: Sequence[SeriesVerdict], records: Sequence[FileRecord]) -> list[SeriesVerdict]:

@@ -19,17 +19,16 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
-from pydicom.datadict import tag_for_keyword
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.stacking import TILT_TOLERANCE_DEGREES
 from vaeseg.io.elements import (
     PARSE_ERRORS,
+    Elements,
     code,
     first_date,
     integer,
-    meta_text,
     numbers,
     standard_uid,
     text,
@@ -98,12 +97,15 @@ def quiet_pydicom() -> Iterator[None]:
         pydicom_config.settings.reading_validation_mode = mode
 
 
-def read_header(root: AnyPath, path: str, keyer: SubjectKeyer | None, config: ReadingConfig) -> InstanceHeader:
+def read_header(
+    file: BinaryIO, place: AnyPath, path: str, keyer: SubjectKeyer | None, config: ReadingConfig
+) -> InstanceHeader:
     """Read one DICOM header, up to its pixels.
 
     Args:
-        root: the directory scanned.
-        path: of the file, relative to it.
+        file: open, wherever it stands.
+        place: where it was opened.
+        path: of the file, relative to the directory scanned.
         keyer: makes the subject key; None leaves it out.
         config: bounds.
 
@@ -111,13 +113,9 @@ def read_header(root: AnyPath, path: str, keyer: SubjectKeyer | None, config: Re
         ReadingError: ``unreadable_instance`` or ``dicomdir`` or ``too_large``.
     """
     try:
-        with (root / path).open("rb") as file:
-            header = _read_open_header(file, root / path, path, keyer, config)
-    except PermissionError as error:
-        raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
+        return _read_open_header(file, place, path, keyer, config)
     except PARSE_ERRORS as error:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
-    return header
 
 
 def read_values(root: AnyPath, path: str, keywords: Sequence[str], config: ReadingConfig) -> dict[str, tuple[str, ...]]:
@@ -134,22 +132,21 @@ def read_values(root: AnyPath, path: str, keywords: Sequence[str], config: Readi
     """
     try:
         with (root / path).open("rb") as file:
-            dataset = read_elements(file, _is_pixels, config)
+            elements = read_elements(file, _is_pixels, config)
     except PermissionError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
     except PARSE_ERRORS as error:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
-    return {keyword: _values_as_text(dataset, keyword) for keyword in keywords}
+    return {keyword: _values_as_text(elements, keyword) for keyword in keywords}
 
 
 def _is_pixels(tag: int, _vr: str | None, _length: int) -> bool:
     return tag in PIXEL_TAGS
 
 
-def _values_as_text(dataset: pydicom.Dataset, keyword: str) -> tuple[str, ...]:
-    is_meta = (tag_for_keyword(keyword) or 0) >> 16 == 2
+def _values_as_text(elements: Elements, keyword: str) -> tuple[str, ...]:
     try:
-        found = values(dataset.file_meta if is_meta else dataset, keyword)[:VALUES_OF_ELEMENT]
+        found = values(elements, keyword)[:VALUES_OF_ELEMENT]
         plain = [value for value in found if not isinstance(value, bytes | pydicom.Sequence)]
         texts = [str(value).strip(" \0")[:VALUE_CHARACTERS] for value in plain]
     except PARSE_ERRORS:
@@ -168,106 +165,106 @@ def _read_open_header(
         return tag in PIXEL_TAGS
 
     has_preamble = starts_with_preamble(file)
-    dataset = read_elements(file, stop_at_pixels, config)
-    if meta_text(dataset, "MediaStorageSOPClassUID") == MEDIA_DIRECTORY or "DirectoryRecordSequence" in dataset:
+    elements = read_elements(file, stop_at_pixels, config)
+    if text(elements, "MediaStorageSOPClassUID") == MEDIA_DIRECTORY or "DirectoryRecordSequence" in elements:
         raise ReadingError(Reason.DICOMDIR, "a DICOMDIR lists other files and holds no image")
-    if not any(keyword in dataset for keyword in ("SOPClassUID", "Modality", "SeriesInstanceUID")):
+    if not any(keyword in elements for keyword in ("SOPClassUID", "Modality", "SeriesInstanceUID")):
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "no SOP class, modality or series in the header")
-    if not pixels and "SeriesInstanceUID" not in dataset:
+    if not pixels and "SeriesInstanceUID" not in elements:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, "the header ends before it names a series")
     status = place.stat() if isinstance(place, RemotePath) else os.fstat(file.fileno())
-    rescale = _rescale(dataset)
-    in_file = _pixel_bytes_in_file(dataset, pixels, status.st_size - _start_of_value(file))
+    rescale = _rescale(elements)
+    in_file = _pixel_bytes_in_file(elements, pixels, status.st_size - _start_of_value(file))
     return InstanceHeader(
         path=path,
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        subject_key=keyer.key(text(dataset, "PatientID"), text(dataset, "IssuerOfPatientID")) if keyer else None,
+        subject_key=keyer.key(text(elements, "PatientID"), text(elements, "IssuerOfPatientID")) if keyer else None,
         has_pixel_data=pixels.get("tag") == PIXEL_DATA_TAG,
         pixel_data_bytes=in_file,
         is_encapsulated=pixels.get("length") == UNDEFINED_LENGTH,
-        warnings=_header_warnings(dataset, has_preamble, rescale is not None),
+        warnings=_header_warnings(elements, has_preamble, rescale is not None),
         rescale=rescale,
-        **_identity(dataset, path),
-        **_pixel_format(dataset),
-        **_plane(dataset),
+        **_identity(elements, path),
+        **_pixel_format(elements),
+        **_plane(elements),
     )
 
 
-def _identity(dataset: pydicom.Dataset, path: str) -> dict[str, Any]:
-    sop_class = standard_uid(text(dataset, "SOPClassUID") or meta_text(dataset, "MediaStorageSOPClassUID"))
-    study, series = (standard_uid(text(dataset, keyword)) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
+def _identity(elements: Elements, path: str) -> dict[str, Any]:
+    sop_class = standard_uid(text(elements, "SOPClassUID") or text(elements, "MediaStorageSOPClassUID"))
+    study, series = (standard_uid(text(elements, keyword)) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
     return {
-        "sop_instance_uid": standard_uid(text(dataset, "SOPInstanceUID"))
-        or standard_uid(meta_text(dataset, "MediaStorageSOPInstanceUID")),
+        "sop_instance_uid": standard_uid(text(elements, "SOPInstanceUID"))
+        or standard_uid(text(elements, "MediaStorageSOPInstanceUID")),
         "sop_class_uid": sop_class,
         "study_instance_uid": study,
         "series_instance_uid": series,
-        "series_group": "" if study and series else _series_group(dataset, path),
-        "study_date": first_date(dataset, STUDY_DATE_KEYWORDS),
-        "modality": code(text(dataset, "Modality")) or ("CT" if sop_class == CT_IMAGE else ""),
-        "image_type": tuple(str(value).strip().upper() for value in values(dataset, "ImageType")),
-        "transfer_syntax_uid": standard_uid(transfer_syntax(dataset)),
-        "acquisition_number": integer(dataset, "AcquisitionNumber", None),
+        "series_group": "" if study and series else _series_group(elements, path),
+        "study_date": first_date(elements, STUDY_DATE_KEYWORDS),
+        "modality": code(text(elements, "Modality")) or ("CT" if sop_class == CT_IMAGE else ""),
+        "image_type": tuple(str(value).strip().upper() for value in values(elements, "ImageType")),
+        "transfer_syntax_uid": standard_uid(transfer_syntax(elements)),
+        "acquisition_number": integer(elements, "AcquisitionNumber", None),
     }
 
 
-def _pixel_format(dataset: pydicom.Dataset) -> dict[str, Any]:
-    bits_allocated = integer(dataset, "BitsAllocated", 0) or 0
-    bits_stored = integer(dataset, "BitsStored", bits_allocated) or 0
+def _pixel_format(elements: Elements) -> dict[str, Any]:
+    bits_allocated = integer(elements, "BitsAllocated", 0) or 0
+    bits_stored = integer(elements, "BitsStored", bits_allocated) or 0
     return {
-        "rows": integer(dataset, "Rows", 0),
-        "columns": integer(dataset, "Columns", 0),
-        "n_frames": integer(dataset, "NumberOfFrames", 1) or 1,
-        "samples_per_pixel": integer(dataset, "SamplesPerPixel", 1),
-        "photometric": text(dataset, "PhotometricInterpretation"),
+        "rows": integer(elements, "Rows", 0),
+        "columns": integer(elements, "Columns", 0),
+        "n_frames": integer(elements, "NumberOfFrames", 1) or 1,
+        "samples_per_pixel": integer(elements, "SamplesPerPixel", 1),
+        "photometric": text(elements, "PhotometricInterpretation"),
         "bits_allocated": bits_allocated,
         "bits_stored": bits_stored,
-        "high_bit": integer(dataset, "HighBit", bits_stored - 1),
+        "high_bit": integer(elements, "HighBit", bits_stored - 1),
     }
 
 
-def _rescale(dataset: pydicom.Dataset) -> tuple[float, float] | None:
-    slope, intercept = numbers(dataset, "RescaleSlope", 1), numbers(dataset, "RescaleIntercept", 1)
+def _rescale(elements: Elements) -> tuple[float, float] | None:
+    slope, intercept = numbers(elements, "RescaleSlope", 1), numbers(elements, "RescaleIntercept", 1)
     return None if slope is None or intercept is None else (slope[0], intercept[0])
 
 
-def _plane(dataset: pydicom.Dataset) -> dict[str, Any]:
+def _plane(elements: Elements) -> dict[str, Any]:
     return {
-        "position": numbers(dataset, "ImagePositionPatient", 3),
-        "orientation": numbers(dataset, "ImageOrientationPatient", 6),
-        "pixel_spacing_mm": numbers(dataset, "PixelSpacing", 2),
+        "position": numbers(elements, "ImagePositionPatient", 3),
+        "orientation": numbers(elements, "ImageOrientationPatient", 6),
+        "pixel_spacing_mm": numbers(elements, "PixelSpacing", 2),
     }
 
 
-def _header_warnings(dataset: pydicom.Dataset, has_preamble: bool, has_rescale: bool) -> tuple[Warn, ...]:
-    tilt = numbers(dataset, "GantryDetectorTilt", 1)
-    lossy = text(dataset, "LossyImageCompression") == "01" or transfer_syntax(dataset) in LOSSY_SYNTAXES
+def _header_warnings(elements: Elements, has_preamble: bool, has_rescale: bool) -> tuple[Warn, ...]:
+    tilt = numbers(elements, "GantryDetectorTilt", 1)
+    lossy = text(elements, "LossyImageCompression") == "01" or transfer_syntax(elements) in LOSSY_SYNTAXES
     found = {
         Warn.NO_PREAMBLE: not has_preamble,
-        Warn.RESCALE_MISSING: not has_rescale and not dataset.get("ModalityLUTSequence"),
-        Warn.RESCALE_TYPE_NOT_HU: _rescale_type(dataset) not in ("", "HU", "HU_MOD"),
-        Warn.MONOCHROME1: text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
+        Warn.RESCALE_MISSING: not has_rescale and not elements.converted("ModalityLUTSequence"),
+        Warn.RESCALE_TYPE_NOT_HU: _rescale_type(elements) not in ("", "HU", "HU_MOD"),
+        Warn.MONOCHROME1: text(elements, "PhotometricInterpretation") == "MONOCHROME1",
         Warn.LOSSY_COMPRESSION: lossy,
         Warn.GANTRY_TILT: tilt is not None and abs(tilt[0]) > TILT_TOLERANCE_DEGREES,
     }
     return tuple(warn for warn, applies in found.items() if applies)
 
 
-def _rescale_type(dataset: pydicom.Dataset) -> str:
+def _rescale_type(elements: Elements) -> str:
     """What the modality transformation is said to give, by its table where there is one."""
-    tables = dataset.get("ModalityLUTSequence")
-    return (text(tables[0], "ModalityLUTType") if tables else text(dataset, "RescaleType")).upper()
+    tables = elements.converted("ModalityLUTSequence")
+    return (text(Elements.of(tables[0]), "ModalityLUTType") if tables else text(elements, "RescaleType")).upper()
 
 
-def _series_group(dataset: pydicom.Dataset, path: str) -> str:
+def _series_group(elements: Elements, path: str) -> str:
     """Digest of what sets series apart where a UID is missing or is none: the directory, among others."""
-    parts = [str(Path(path).parent), *(text(dataset, keyword) for keyword in SERIES_KEYWORDS)]
+    parts = [str(Path(path).parent), *(text(elements, keyword) for keyword in SERIES_KEYWORDS)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _pixel_bytes_in_file(dataset: pydicom.Dataset, pixels: dict[str, int], left: int) -> int | None:
-    if not pixels or pixels["length"] == UNDEFINED_LENGTH or transfer_syntax(dataset) == DEFLATED_SYNTAX:
+def _pixel_bytes_in_file(elements: Elements, pixels: dict[str, int], left: int) -> int | None:
+    if not pixels or pixels["length"] == UNDEFINED_LENGTH or transfer_syntax(elements) == DEFLATED_SYNTAX:
         return None
     return max(0, min(pixels["length"], left))
 

@@ -10,16 +10,16 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 PARSE_ERRORS = (
     BytesLengthException,
@@ -49,53 +49,52 @@ PLAIN_TEXT = re.compile(rb"[ -}]+\0?")
 TEXT_VRS = frozenset({"CS", "DA", "LO", "SH", "TM", "UI"})
 PLAIN_NUMBERS = {"DS": re.compile(rb"[0-9+\-.eE\\ ]+\0?"), "IS": re.compile(rb"[0-9+\-\\ ]+\0?")}
 
+META_GROUP = 0x0002
+"""Of the elements of file meta information (PS3.10 7.1)."""
 
-def text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """One element as stripped text; empty where it is missing."""
-    raw = _as_read(dataset, keyword)
-    if raw.vr in TEXT_VRS and PLAIN_TEXT.fullmatch(raw.value) and b"\\" not in raw.value:
-        return raw.value.decode("ascii").strip(" \0")
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip(" \0")
+Element = RawDataElement | DataElement
 
 
-def meta_text(dataset: pydicom.Dataset, keyword: str) -> str:
-    """As `text`, of the file meta information."""
-    return text(dataset.file_meta, keyword) if hasattr(dataset, "file_meta") else ""
+class Elements:
+    """What was read of a file: elements as bytes, those of file meta too, and pydicom's data set where one is needed.
 
-
-def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
-    """All values of an element; none where it is missing."""
-    raw = _as_read(dataset, keyword)
-    if raw.vr == "CS" and PLAIN_TEXT.fullmatch(raw.value):
-        return raw.value.decode("ascii").rstrip(" \0").split("\\")
-    value = dataset.get(keyword)
-    if value is None:
-        return []
-    return list(value) if isinstance(value, pydicom.multival.MultiValue) else [value]
-
-
-def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """`count` finite numbers, or None where the element is missing or is anything else."""
-    try:
-        numbers = _plain_numbers(dataset, keyword) or tuple(float(value) for value in values(dataset, keyword))
-    except PARSE_ERRORS:
-        return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def _plain_numbers(dataset: pydicom.Dataset, keyword: str) -> tuple[float, ...] | None:
-    """From the bytes as they were read, or None where they are not plain.
-
-    Raises:
-        ValueError: they are no numbers.
+    Of nearly all headers none is: making one takes longer than reading the bytes.
     """
-    raw = _as_read(dataset, keyword)
-    if raw.vr == "US" and len(raw.value) == 2:
-        return (float(int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")),)
-    if raw.vr in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.vr].fullmatch(raw.value):
-        return tuple(map(float, raw.value.rstrip(b" \0").split(b"\\")))
-    return None
+
+    def __init__(self, as_read: Mapping[int, Element], make_dataset: Callable[[], pydicom.Dataset]) -> None:
+        self._as_read = as_read
+        self._make_dataset = make_dataset
+
+    @classmethod
+    def of(cls, dataset: pydicom.Dataset) -> Elements:
+        """Those of a data set that there is already."""
+        parts = [dataset.file_meta, dataset] if hasattr(dataset, "file_meta") else [dataset]
+        items = ((tag, part.get_item(tag, keep_deferred=True)) for part in parts for tag in list(part.keys()))
+        return cls({int(tag): element for tag, element in items}, lambda: dataset)
+
+    @cached_property
+    def dataset(self) -> pydicom.Dataset:
+        """As pydicom reads the file."""
+        return self._make_dataset()
+
+    def __contains__(self, keyword: str) -> bool:
+        return _tag(keyword) in self._as_read
+
+    def plain(self, keyword: str) -> _RawValue:
+        """An element before its conversion; empty where it is missing, empty, long, or converted already."""
+        element = self._as_read.get(_tag(keyword))
+        if not isinstance(element, RawDataElement) or not element.value:
+            return NO_VALUE
+        return _RawValue(element.VR or _dictionary_vr(element.tag), element.value, element.is_little_endian)
+
+    def converted(self, keyword: str) -> Any:
+        """The value as pydicom has it; None where it is missing."""
+        if keyword not in self:
+            return None
+        part = self.dataset
+        if _tag(keyword) >> 16 == META_GROUP:
+            part = getattr(part, "file_meta", part)  # file meta alone has none of its own
+        return part.get(keyword)
 
 
 class _RawValue(NamedTuple):
@@ -104,27 +103,70 @@ class _RawValue(NamedTuple):
     is_little_endian: bool = True
 
 
-def _as_read(dataset: pydicom.Dataset, keyword: str) -> _RawValue:
-    """An element before its conversion; empty where it is missing, empty, long, or converted already."""
-    element: Any = dataset.get_item(_tag(keyword), keep_deferred=True)
-    if not isinstance(element, RawDataElement) or not element.value:
-        return _RawValue()
-    return _RawValue(element.VR or dictionary_VR(element.tag), element.value, element.is_little_endian)
+NO_VALUE = _RawValue()
 
 
-_tag: Callable[[str], BaseTag] = cache(Tag)
+@cache
+def _tag(keyword: str) -> int:
+    return int(Tag(keyword))
 
 
-def integer(dataset: pydicom.Dataset, keyword: str, default: int | None) -> int | None:
+_dictionary_vr: Callable[[int], str] = cache(dictionary_VR)
+
+
+def text(elements: Elements, keyword: str) -> str:
+    """One element as stripped text; empty where it is missing."""
+    raw = elements.plain(keyword)
+    if raw.vr in TEXT_VRS and PLAIN_TEXT.fullmatch(raw.value) and b"\\" not in raw.value:
+        return raw.value.decode("ascii").strip(" \0")
+    value = elements.converted(keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def values(elements: Elements, keyword: str) -> list[Any]:
+    """All values of an element; none where it is missing."""
+    raw = elements.plain(keyword)
+    if raw.vr == "CS" and PLAIN_TEXT.fullmatch(raw.value):
+        return raw.value.decode("ascii").rstrip(" \0").split("\\")
+    value = elements.converted(keyword)
+    if value is None:
+        return []
+    return list(value) if isinstance(value, pydicom.multival.MultiValue) else [value]
+
+
+def numbers(elements: Elements, keyword: str, count: int) -> tuple[float, ...] | None:
+    """`count` finite numbers, or None where the element is missing or is anything else."""
+    try:
+        numbers = _plain_numbers(elements, keyword) or tuple(float(value) for value in values(elements, keyword))
+    except PARSE_ERRORS:
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def _plain_numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None:
+    """From the bytes as they were read, or None where they are not plain.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    raw = elements.plain(keyword)
+    if raw.vr == "US" and len(raw.value) == 2:
+        return (float(int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")),)
+    if raw.vr in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.vr].fullmatch(raw.value):
+        return tuple(map(float, raw.value.rstrip(b" \0").split(b"\\")))
+    return None
+
+
+def integer(elements: Elements, keyword: str, default: int | None) -> int | None:
     """A whole number, or the default where it is missing or is anything else."""
-    number = numbers(dataset, keyword, 1)
+    number = numbers(elements, keyword, 1)
     return default if number is None else int(number[0])
 
 
-def first_date(dataset: pydicom.Dataset, keywords: Sequence[str]) -> date | None:
+def first_date(elements: Elements, keywords: Sequence[str]) -> date | None:
     """The first of some elements that holds a day of the calendar; None where none does."""
     for keyword in keywords:
-        written = text(dataset, keyword)
+        written = text(elements, keyword)
         if DATE_PATTERN.fullmatch(written):
             try:
                 return datetime.strptime(written.replace(".", ""), "%Y%m%d").date()
@@ -143,12 +185,12 @@ def standard_uid(text: str) -> str:
     return text if UID_PATTERN.fullmatch(text) else ""
 
 
-def transfer_syntax(dataset: pydicom.Dataset) -> str:
+def transfer_syntax(elements: Elements) -> str:
     """From the file meta; a data set without one is read as pydicom found it to be encoded."""
-    named = meta_text(dataset, "TransferSyntaxUID")
+    named = text(elements, "TransferSyntaxUID")
     if named:
         return named
-    implicit, little = dataset.original_encoding
+    implicit, little = elements.dataset.original_encoding
     if not little:
         return str(pydicom.uid.ExplicitVRBigEndian)
     return str(pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian)

@@ -19,22 +19,31 @@ DAMAGED = (OSError, EOFError, zlib.error)
 
 
 def read_start(path: AnyPath, length: int) -> bytes:
-    """The first bytes of a file, of a gzip file after decompression; less where it ends or is damaged.
+    """The first bytes of a file, as `start_of` has them.
 
     Raises:
         OSError: the file cannot be read.
     """
-    start = b""
     with path.open("rb") as file:
-        if not is_gzip(file):
-            return file.read(length)
-        try:
-            for piece in _inflated(file, START_CHUNK_BYTES):
-                start += piece[: length - len(start)]
-                if len(start) == length:
-                    break
-        except (EOFError, zlib.error):
-            pass
+        return start_of(file, length)
+
+
+def start_of(file: BinaryIO, length: int) -> bytes:
+    """The first bytes of an open file, of a gzip file after decompression; less where it ends or is damaged.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not is_gzip(file):
+        return file.read(length)
+    start = b""
+    try:
+        for piece in _inflated(file, START_CHUNK_BYTES):
+            start += piece[: length - len(start)]
+            if len(start) == length:
+                break
+    except (EOFError, zlib.error):
+        pass
     return start
 
 

@@ -19,7 +19,7 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.ahead import FetchedFile
 from vaeseg.io.codestream import RLE_SYNTAX, PixelFormat, check_codestream
-from vaeseg.io.elements import PARSE_ERRORS, integer, numbers, text, transfer_syntax
+from vaeseg.io.elements import PARSE_ERRORS, Elements, integer, numbers, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
 from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
@@ -47,19 +47,19 @@ def read_instance_hu(
     Raises:
         ReadingError: the file changed, its pixels are truncated or missing, or the pinned decoder refuses them.
     """
-    dataset = _open(place, config)
-    _check_unchanged(dataset, file, shape)
-    syntax = _checked_syntax(dataset)
+    elements = _open(place, config)
+    _check_unchanged(elements, file, shape)
+    syntax = _checked_syntax(elements)
     try:
-        noticed = _check_encoding(dataset, syntax, shape)
-        stored = decoded(dataset, syntax, shape)
-        return _to_hu(stored, dataset), noticed
+        noticed = _check_encoding(elements.dataset, syntax, shape)
+        stored = decoded(elements.dataset, syntax, shape)
+        return _to_hu(stored, elements), noticed
     except PARSE_ERRORS as error:
         detail = f"the decoder refused the pixels ({type(error).__name__})"
         raise ReadingError(Reason.DECODE_FAILED, detail) from error
 
 
-def _open(place: Path | FetchedFile, config: ReadingConfig) -> pydicom.Dataset:
+def _open(place: Path | FetchedFile, config: ReadingConfig) -> Elements:
     try:
         with place.open("rb") as stream:
             return read_whole(stream, config)
@@ -71,18 +71,18 @@ def _open(place: Path | FetchedFile, config: ReadingConfig) -> pydicom.Dataset:
         raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
 
 
-def _check_unchanged(dataset: pydicom.Dataset, file: SliceFile, shape: tuple[int, int]) -> None:
-    if "PixelData" not in dataset:  # the index saw it begin; pydicom drops what it read before an early end
+def _check_unchanged(elements: Elements, file: SliceFile, shape: tuple[int, int]) -> None:
+    if "PixelData" not in elements:  # the index saw it begin; pydicom drops what it read before an early end
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, "the file ends within its pixel data")
-    position = numbers(dataset, "ImagePositionPatient", 3)
-    found = (integer(dataset, "Rows", 0), integer(dataset, "Columns", 0))
+    position = numbers(elements, "ImagePositionPatient", 3)
+    found = (integer(elements, "Rows", 0), integer(elements, "Columns", 0))
     if position != file.position or found != shape:
         raise ReadingError(Reason.CHANGED_WHILE_READING, "position or size differs from what the index recorded")
 
 
-def _checked_syntax(dataset: pydicom.Dataset) -> str:
+def _checked_syntax(elements: Elements) -> str:
     """The transfer syntax, where there is a decoder for it."""
-    syntax = transfer_syntax(dataset)
+    syntax = transfer_syntax(elements)
     if syntax not in PINNED_PLUGINS:
         raise ReadingError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder for the transfer syntax")
     return syntax
@@ -159,13 +159,11 @@ def _check_range(stored: npt.NDArray[np.integer[Any]], bits_stored: int) -> None
         raise ReadingError(Reason.DECODE_FAILED, detail)
 
 
-def _to_hu(
-    stored: npt.NDArray[np.integer[Any]], dataset: pydicom.Dataset
-) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
+def _to_hu(stored: npt.NDArray[np.integer[Any]], elements: Elements) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
     """Modality LUT of this instance (PS3.3 C.11.1); a missing rescale is the identity, which was warned about."""
-    if dataset.get("ModalityLUTSequence"):
-        return np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
-    slope, intercept = _rescale(dataset, "RescaleSlope", 1.0), _rescale(dataset, "RescaleIntercept", 0.0)
+    if elements.converted("ModalityLUTSequence"):
+        return np.asarray(apply_modality_lut(stored, elements.dataset), dtype=np.float32)
+    slope, intercept = _rescale(elements, "RescaleSlope", 1.0), _rescale(elements, "RescaleIntercept", 0.0)
     if slope == 0:
         raise ReadingError(Reason.UNSUPPORTED_PIXEL_FORMAT, "RescaleSlope is 0")
     whole = slope.is_integer() and intercept.is_integer()
@@ -178,8 +176,8 @@ def _to_hu(
     return np.asarray(stored * np.float64(slope) + intercept, dtype=np.float32)
 
 
-def _rescale(dataset: pydicom.Dataset, keyword: str, default: float) -> float:
-    value = numbers(dataset, keyword, 1)
-    if value is None and text(dataset, keyword):
+def _rescale(elements: Elements, keyword: str, default: float) -> float:
+    value = numbers(elements, keyword, 1)
+    if value is None and text(elements, keyword):
         raise ReadingError(Reason.UNSUPPORTED_PIXEL_FORMAT, f"{keyword} is not a number")
     return default if value is None else value[0]

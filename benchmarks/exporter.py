@@ -39,7 +39,7 @@ from sqlalchemy import (
     select,
 )
 
-from vaeseg.config import digest
+from vaeseg.canonical import digest
 from vaeseg.db.archives import add_archive
 from vaeseg.db.runs import ModelRow, finish_run, register_model, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import event, update
 
-from vaeseg.config import RunConfig, as_json
+from vaeseg.canonical import as_json
+from vaeseg.config import RunConfig
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.index_files import record_files
 from vaeseg.db.index_series import JudgedSeries, SeriesRow, record_groups

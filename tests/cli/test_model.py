@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from vaeseg.canonical import as_json
 from vaeseg.cli import main
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig, as_json
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig
 from vaeseg.models import files as model_files
 from vaeseg.models.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 from vaeseg.models.provenance import Provenance

@@ -18,7 +18,7 @@ from partitioned import (
     result_of,
 )
 
-import vaeseg.db.runs
+import vaeseg.db.drivers
 from vaeseg.db.summaries import recent_runs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, NEEDS_A_NETWORK]
@@ -146,7 +146,7 @@ def test_a_head_that_comes_back_after_its_run_was_taken_over_does_nothing(place:
 
 def test_a_run_whose_head_is_killed_is_lost_and_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from another machine, where nobody sees that its driver has died; `resume` on a new cluster finishes it."""
-    monkeypatch.setattr(vaeseg.db.runs, "is_surely_dead", lambda driver: False)
+    monkeypatch.setattr(vaeseg.db.drivers, "is_surely_dead", lambda driver: False)
     run_id = in_progress(place)
     since = time.monotonic()
     place.cluster.kill("head")

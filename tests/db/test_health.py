@@ -13,8 +13,9 @@ from sqlalchemy import func, select, text
 from vaeseg.checks import Check
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.archives import add_archive, ensure_archive
+from vaeseg.db.drivers import take_archive
 from vaeseg.db.health import LedgerFacts, database_checks, ledger_facts
-from vaeseg.db.runs import finish_run, start_run, take_archive
+from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database, unmigrated_database
 from vaeseg.db.tables import ModelTable
 from vaeseg.errors import StoreError

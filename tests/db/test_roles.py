@@ -18,10 +18,11 @@ from vaeseg.cli.options import opened_to_watch
 from vaeseg.db import migrate as migrate_module
 from vaeseg.db.answers import Question
 from vaeseg.db.ask import ask
+from vaeseg.db.drivers import hand_over, heartbeat, take_archive, take_up
 from vaeseg.db.findings import query_findings
 from vaeseg.db.health import database_checks
 from vaeseg.db.migrate import roles_script
-from vaeseg.db.runs import finish_run, hand_over, heartbeat, take_archive, take_up
+from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database, open_database, unmigrated_database
 from vaeseg.db.tables import Base
 from vaeseg.db.views import VIEWS

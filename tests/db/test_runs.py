@@ -12,22 +12,18 @@ from vaeseg.config import RunConfig
 from vaeseg.db import runs
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.coverage import Scanned
-from vaeseg.db.runs import (
+from vaeseg.db.drivers import (
     archive_holder,
-    cancel_run,
     close_lost_runs,
-    finish_run,
     hand_over,
     heartbeat,
     is_live,
     is_submitted,
     last_submission,
-    reopen_run,
-    run_task,
-    start_run,
     take_archive,
     take_up,
 )
+from vaeseg.db.runs import cancel_run, finish_run, reopen_run, run_task, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import recent_runs, run_summary
 from vaeseg.db.tables import EventTable, ModelTable
@@ -280,7 +276,7 @@ def test_a_run_has_one_driver(
     """One that comes back after another took the run up is told to stop, and gives no sign of life in its name."""
     run_id = begin_run(database, archive_id)
     clock.advance(61)
-    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    monkeypatch.setattr("vaeseg.db.drivers.this_process", lambda: "elsewhere; 7 7")
     assert not take_up(database, run_id)
     clock.advance(5)
     assert not heartbeat(database, run_id)
@@ -295,7 +291,7 @@ def test_a_driver_that_lives_is_not_displaced(
 ) -> None:
     """A job that comes late, after its run was gone on with elsewhere, does not take it away."""
     run_id = begin_run(database, archive_id)
-    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    monkeypatch.setattr("vaeseg.db.drivers.this_process", lambda: "elsewhere; 7 7")
     with pytest.raises(UsageError, match=f"run {run_id} is running"):
         take_up(database, run_id)
     monkeypatch.undo()
@@ -308,7 +304,7 @@ def test_a_driver_that_was_displaced_does_not_end_the_run(
     """It goes on under the driver that took it up; and whoever gave a run to a cluster may end it until it is begun."""
     run_id = begin_run(database, archive_id)
     clock.advance(61)
-    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    monkeypatch.setattr("vaeseg.db.drivers.this_process", lambda: "elsewhere; 7 7")
     take_up(database, run_id)
     monkeypatch.undo()
     finish_run(database, run_id, "interrupted", only_if_driven_here=True)

@@ -23,10 +23,11 @@ from ledger_factories import (
 )
 from sqlalchemy import event, update
 
-from vaeseg.config import digest
+from vaeseg.canonical import digest
 from vaeseg.db.archives import Archive, add_archive, remove_archive
+from vaeseg.db.drivers import hand_over, take_archive
 from vaeseg.db.exclusions import record_decisions, standings
-from vaeseg.db.runs import finish_run, hand_over, reopen_run, start_run, take_archive
+from vaeseg.db.runs import finish_run, reopen_run, start_run
 from vaeseg.db.schedules import Schedule, add_schedule
 from vaeseg.db.session import Database, open_database
 from vaeseg.db.summaries import progress_of, run_summary

@@ -8,10 +8,11 @@ import pytest
 from ledger_factories import Clock, begin_run, failed, files_of, group_of, scan, segmented, series_row
 from sqlalchemy import delete, select, update
 
+from vaeseg.db.drivers import take_archive
 from vaeseg.db.events import account
 from vaeseg.db.index_files import changed_groups, record_files
 from vaeseg.db.parts import next_part_name
-from vaeseg.db.runs import finish_run, take_archive
+from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
 from vaeseg.db.tables import Base, ChangedGroupTable, EventTable, FindingTable, InstanceTable, SeriesTable
 from vaeseg.db.work import WorkItem, plan_work

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row
 
-from vaeseg.db.runs import finish_run, reopen_run, take_up
+from vaeseg.db.drivers import take_up
+from vaeseg.db.runs import finish_run, reopen_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import Progress, progress_of, run_summary
 from vaeseg.db.work import plan_work

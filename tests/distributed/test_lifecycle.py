@@ -11,7 +11,8 @@ from collections.abc import Generator, Iterator
 import pytest
 from ledger_factories import Clock, begin_run, scan, series_row
 
-from vaeseg.db.runs import finish_run, hand_over, take_up
+from vaeseg.db.drivers import hand_over, take_up
+from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.distributed.lifecycle import (
@@ -122,7 +123,7 @@ def test_a_run_that_another_process_drives_is_left_alone(
 ) -> None:
     """It cannot be driven here too, and its end is not for us to record."""
     clock.advance(61)
-    monkeypatch.setattr("vaeseg.db.runs.this_process", lambda: "elsewhere; 7 7")
+    monkeypatch.setattr("vaeseg.db.drivers.this_process", lambda: "elsewhere; 7 7")
     take_up(database, run_id)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="is running"), heartbeats(database, run_id, lambda: None):

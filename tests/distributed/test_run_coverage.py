@@ -10,7 +10,8 @@ from factories import write_series
 from ledger_factories import DIGEST, MODEL
 from sqlalchemy import select
 
-from vaeseg.config import RunConfig, as_json
+from vaeseg.canonical import as_json
+from vaeseg.config import RunConfig
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.runs import ModelRow, register_model, start_run
 from vaeseg.db.session import Database

@@ -15,7 +15,8 @@ from factories import CANARIES, stored_values, write_series
 from ledger_factories import DIGEST, MODEL, failed, segmented
 from sqlalchemy import select
 
-from vaeseg.config import ReadingConfig, RunConfig, as_json, digest
+from vaeseg.canonical import as_json, digest
+from vaeseg.config import ReadingConfig, RunConfig
 from vaeseg.db.archives import ensure_archive
 from vaeseg.db.runs import ModelRow, register_model, run_task, start_run
 from vaeseg.db.session import Database

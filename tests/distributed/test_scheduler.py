@@ -15,7 +15,8 @@ from ledger_factories import ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import update
 
 from vaeseg.db.archives import add_archive
-from vaeseg.db.runs import finish_run, heartbeat, take_archive
+from vaeseg.db.drivers import heartbeat, take_archive
+from vaeseg.db.runs import finish_run
 from vaeseg.db.schedules import Schedule, add_schedule, schedule_named
 from vaeseg.db.session import Database
 from vaeseg.db.tables import RunTable, ScheduleTable

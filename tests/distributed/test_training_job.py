@@ -7,7 +7,8 @@ import pytest
 from ledger_factories import begin_run, scan, series_row
 from training_factories import request, write_squares
 
-from vaeseg.db.runs import cancel_run, run_config, start_run
+from vaeseg.db.drivers import run_config
+from vaeseg.db.runs import cancel_run, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.summaries import run_summary
 from vaeseg.distributed.job import said_each_epoch

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import vaeseg
 from vaeseg.db.archives import add_archive, remove_archive
-from vaeseg.db.runs import finish_run, take_archive
+from vaeseg.db.drivers import take_archive
+from vaeseg.db.runs import finish_run
 from vaeseg.db.schedules import add_schedule
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import plan_work

@@ -19,7 +19,7 @@ import pydicom
 import pytest
 from called import InThisProcess
 
-from vaeseg.db.runs import hand_over
+from vaeseg.db.drivers import hand_over
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.distributed import batch
 from vaeseg.distributed.rows import SeriesRow

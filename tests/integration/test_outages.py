@@ -76,7 +76,7 @@ def test_a_database_that_stays_away_ends_the_run_resumably(
     store = create_store(Path(on_server.store_root))
     with closing(open_database(server.get_uri())) as database:
         (run,) = recent_runs(database)
-        monkeypatch.setattr("vaeseg.db.runs.is_surely_dead", lambda driver: True)  # this process was the driver
+        monkeypatch.setattr("vaeseg.db.drivers.is_surely_dead", lambda driver: True)  # this process was the driver
         assert resume(store, database, run.run_id).complete
         assert run_summary(database, run.run_id).outcomes["segmented"] == 3
         assert list(verify(store, database)) == []

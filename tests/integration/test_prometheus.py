@@ -29,7 +29,8 @@ from monitoring import DASHBOARDS, MONITORING, expressions, program, rules
 from sqlalchemy import update
 
 from vaeseg.db.archives import add_archive
-from vaeseg.db.runs import finish_run, take_archive
+from vaeseg.db.drivers import take_archive
+from vaeseg.db.runs import finish_run
 from vaeseg.db.schedules import add_schedule
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import ScheduleTable

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json
+from vaeseg.canonical import as_json
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig
 from vaeseg.errors import CheckpointError, ModelNotFoundError, StoreError
 from vaeseg.models import files as model_files
 from vaeseg.models.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint

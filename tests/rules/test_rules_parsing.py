@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vaeseg.config import digest
+from vaeseg.canonical import digest
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import Bounds, Condition, SeriesRules
 

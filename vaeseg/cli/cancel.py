@@ -21,7 +21,8 @@ def command(run_id: str, store: AnyPath, db: str | None) -> None:
     Its driver stops within about 15 seconds; a job that waits for its cluster is taken back. Exit code 2 where there is
     no such run, or it has ended.
     """
-    from vaeseg.db.runs import cancel_run, is_submitted
+    from vaeseg.db.drivers import is_submitted
+    from vaeseg.db.runs import cancel_run
 
     with opened_for_query(store, db) as database:
         how = "is asked to stop" if cancel_run(database, run_id) else "had no driver any more and is closed"

@@ -32,7 +32,7 @@ def command(run_id: str, follow: bool, address: str | None, store: AnyPath, db: 
 
     Exit codes: 0 ok, 1 the cluster cannot be asked, 2 no such run, it was no job, or the cluster does not know it.
     """
-    from vaeseg.db.runs import last_submission
+    from vaeseg.db.drivers import last_submission
     from vaeseg.distributed.jobs_api import JobsApi
 
     with opened_for_query(store, db) as database:

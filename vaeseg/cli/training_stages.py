@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, training_preset, with_settings
+from vaeseg.canonical import with_settings
+from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, training_preset
 from vaeseg.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, insert, select, update
 
 from vaeseg.db.archives import archive_named
-from vaeseg.db.runs import run_not_found
+from vaeseg.db.drivers import run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
     OUTCOMES,

@@ -13,8 +13,8 @@ from sqlalchemy import exists, insert, select
 
 from vaeseg.checks import ArchiveRoot, Check, failed, passed, warned
 from vaeseg.db.archives import Archive, index_counts, list_archives
+from vaeseg.db.drivers import is_lost
 from vaeseg.db.migrate import revisions
-from vaeseg.db.runs import is_lost
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, ModelTable, RunTable, SeriesTable
 from vaeseg.errors import StoreError

@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from vaeseg.db.archives import Archive
+from vaeseg.db.drivers import SUBMITTED_BY
 from vaeseg.db.events import account, add_event
-from vaeseg.db.runs import SUBMITTED_BY
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, RunTable, ScheduleTable
 from vaeseg.errors import UsageError

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
-from vaeseg.db.runs import is_lost, run_not_found, waits_for_cluster
+from vaeseg.db.drivers import is_lost, run_not_found, waits_for_cluster
 from vaeseg.db.session import Database
 from vaeseg.db.tables import OUTCOMES, ArchiveTable, FindingTable, ModelTable, RunTable, WorkItemTable
 from vaeseg.records import FileCount

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from vaeseg.config import digest
+from vaeseg.canonical import digest
 from vaeseg.db.coverage import is_there, series_by_category
 from vaeseg.db.tables import COVERAGE, ArchiveTable, FindingTable, ModelTable, RunTable, SeriesTable
 from vaeseg.rules.parsing import parse_rules

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from vaeseg.db.drivers import is_live
 from vaeseg.db.findings import FindingRow, NewFinding, lesion_columns, open_items, record_group
 from vaeseg.db.parts import is_recorded, mark_published, next_part_name, unpublished_parts
-from vaeseg.db.runs import is_live
 from vaeseg.db.session import Database
 from vaeseg.db.work import RunKey, WorkItem, run_key
 from vaeseg.io.parts import publish_file, remove_empty_staging, remove_staged, stage_part, staged_files

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from vaeseg.db.drivers import close_lost_runs, take_archive
 from vaeseg.db.erasure import SubjectFinding, SubjectRows, delete_rows, delete_series, masks_of_others, subject_rows
 from vaeseg.db.parts import recorded_parts
-from vaeseg.db.runs import close_lost_runs, finish_run, start_run, take_archive
+from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from vaeseg.db.runs import finish_run, run_config, start_run
+from vaeseg.db.drivers import run_config
+from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database, open_database
 from vaeseg.distributed.evaluate import EvaluationListener, EvaluationRequest, evaluate_as_asked
 from vaeseg.distributed.failures import last_line

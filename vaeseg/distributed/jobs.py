@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from vaeseg.db.runs import finish_run, hand_over, last_submission
+from vaeseg.db.drivers import hand_over, last_submission
+from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import RunSummary, progress_of, run_summary
 from vaeseg.distributed.jobs_api import JobsApi, JobScript

@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from vaeseg.db.coverage import Scanned
-from vaeseg.db.runs import EndStatus, finish_run, heartbeat, take_up
+from vaeseg.db.drivers import heartbeat, take_up
+from vaeseg.db.runs import EndStatus, finish_run
 from vaeseg.db.session import Database
 from vaeseg.errors import StoreError, VaesegError
 

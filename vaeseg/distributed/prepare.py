@@ -1,34 +1,21 @@
 """`vaeseg-batch prepare`: volumes to a data set of slices, read by Ray Data tasks and written by the driver.
 
-One item is one block, so that a decoder that dies costs one item. Finished items reach the driver in the order of the
-data set, whichever is finished first; those that wait lie in Ray's object store, which spills to disk. The driver holds
-a few items and one shard.
+Finished items reach the driver in the order of the data set, whichever is finished first; those that wait lie in Ray's
+object store, which spills to disk. The driver holds a few items and one shard.
 """
 
 from __future__ import annotations
 
-import logging
-import signal
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
-
-import numpy as np
-import ray
-from ray.exceptions import RayError
+from typing import Any, Literal
 
 from vaeseg.config import ReadingConfig
-from vaeseg.distributed.batch import TASK_MEMORY_BYTES
-from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
-from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError, consume_in_thread, interruptible
-from vaeseg.distributed.local import RayChatter, start_local_ray, stop_local_ray
-from vaeseg.distributed.ray_data import presented
-from vaeseg.distributed.stages import die_after, where
+from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError, interruptible
+from vaeseg.distributed.prepare_tasks import prepared_items
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.archive import ArchiveScan, scan_archive
 from vaeseg.io.dataset import open_data_set
@@ -41,16 +28,9 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.msd import read_msd
 from vaeseg.io.row_groups import RowFormat
 from vaeseg.io.secret import subject_secret
-from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.store import create_store
 from vaeseg.paths import AnyPath
-from vaeseg.records import Reason
-from vaeseg.training.preparation import PreparationItem, archive_items, msd_items, prepare_item
-
-logger = logging.getLogger(__name__)
-
-HANDED_OVER = 2
-"""Finished items that wait for the driver: a volume of 600 slices is 44 MB at 256 x 256 in 8 bits."""
+from vaeseg.training.preparation import PreparationItem, archive_items, msd_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,18 +86,6 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-
-
-class PreparedRow(TypedDict):
-    """An item on its way from a worker to the driver."""
-
-    number: int
-    refused: dict[str, str]
-    """Empty where there are slices."""
-    tokens: list[str]
-    spacing_mm: list[float]
-    images: bytes
-    labels: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,8 +247,9 @@ def _run(
     refused = list(plan.refused)
     left = dict(enumerate(plan.items))
     n_slices = 0
-    for row in _rows(request, plan, partial(_check, interruption)):
-        outcome = _outcome(row, left.pop(row["number"]), row_format)
+    check = partial(_check, interruption)
+    for number, outcome in prepared_items(plan.items, recipe, request.reading, row_format, check):
+        del left[number]
         if isinstance(outcome, RefusedItem):
             refused.append(outcome)
         else:
@@ -317,85 +286,3 @@ def _crashed(item: PreparationItem) -> RefusedItem:
 def _nothing_read(plan: _Plan, refused: Sequence[RefusedItem]) -> str:
     first = f"; the first is {refused[0].reason}: {refused[0].detail}" if refused else ""
     return f"none of {plan.n_items} volumes can be read{first}"
-
-
-def _rows(request: PreparationRequest, plan: _Plan, check: Callable[[], None]) -> Iterator[PreparedRow]:
-    """Each item that did not crash, in order."""
-    if not plan.items:
-        return
-    ray_is_ours = not ray.is_initialized()
-
-    def produce() -> Generator[PreparedRow]:
-        start_local_ray()
-        yield from _pipeline(request, plan)
-
-    with redirect_stdout(RayChatter()):
-        yield from consume_in_thread(produce, check, HANDED_OVER)
-        if ray_is_ours:
-            stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
-
-
-def _pipeline(request: PreparationRequest, plan: _Plan) -> Generator[PreparedRow]:
-    settings = {"recipe": request.recipe, "reading": request.reading, "with_labels": plan.with_labels}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as in `batch`
-        rows = [{"number": number, "item": item.to_json()} for number, item in enumerate(plan.items)]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        dataset.context.execution_options.preserve_order = True
-        dataset.context.max_errored_blocks = -1
-        dataset = dataset.map(
-            prepared_row, fn_kwargs=settings, num_cpus=1, memory=TASK_MEMORY_BYTES, max_retries=TASK_RETRIES
-        )
-    try:
-        for row in presented(dataset, "prepare").iter_rows():
-            yield cast(PreparedRow, row)
-    except RayError as error:
-        raise PipelineError(f"Ray ended the preparation: {last_line(error)}; the same command starts over") from error
-
-
-def prepared_row(row: dict[str, Any], recipe: Recipe, reading: ReadingConfig, with_labels: bool) -> PreparedRow:
-    """What a worker does: one item, and whatever goes wrong with it becomes a value."""
-    item = PreparationItem.from_json(row["item"])
-    die_after(reading.decode_timeout_seconds)
-    try:
-        outcome = prepare_item(item, recipe, reading, with_labels)
-    except Exception as error:  # noqa: BLE001 - the per-item boundary: one bad item never stops a preparation
-        logger.warning("internal error: %s", where(error))
-        outcome = RefusedItem(name=item.name, reason=str(Reason.INTERNAL_ERROR), detail=where(error))
-    finally:
-        signal.alarm(0)
-    return _row(row["number"], outcome)
-
-
-def _row(number: int, outcome: PreparedVolume | RefusedItem) -> PreparedRow:
-    if isinstance(outcome, RefusedItem):
-        refused = {"reason": outcome.reason, "detail": outcome.detail}
-        return PreparedRow(number=number, refused=refused, tokens=[], spacing_mm=[], images=b"", labels=b"")
-    slices = outcome.slices
-    return PreparedRow(
-        number=number,
-        refused={"reason": "", "detail": ""},
-        tokens=list(outcome.tokens),
-        spacing_mm=list(outcome.spacing_mm),
-        images=slices.images.tobytes(),
-        labels=b"" if slices.packed_labels is None else slices.packed_labels.tobytes(),
-    )
-
-
-def _outcome(row: PreparedRow, item: PreparationItem, row_format: RowFormat) -> PreparedVolume | RefusedItem:
-    """The inverse of `_row`."""
-    if row["refused"]["reason"]:
-        return RefusedItem(name=item.name, **row["refused"])
-    size = row_format.image_size
-    labels = np.frombuffer(row["labels"], dtype=np.uint8).reshape(-1, *row_format.label_shape)
-    first, second, third = row["spacing_mm"]
-    return PreparedVolume(
-        subject=item.subject,
-        series=item.name,
-        tokens=tuple(row["tokens"]),
-        slices=SliceSet(
-            images=np.frombuffer(row["images"], dtype=row_format.dtype).reshape(-1, size, size),
-            packed_labels=labels if row_format.with_labels else None,
-        ),
-        spacing_mm=(first, second, third),
-    )

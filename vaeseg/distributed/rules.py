@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vaeseg.config import FILES_READ_HERE, RunConfig, digest
+from vaeseg.canonical import digest
+from vaeseg.config import FILES_READ_HERE, RunConfig
 from vaeseg.db.exclusions import Standing, record_decisions, runs_with_rules, sample_paths, standings
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches

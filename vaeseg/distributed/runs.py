@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from vaeseg.config import SERIES_AT_ONCE, RunConfig
 from vaeseg.db.coverage import Scanned
+from vaeseg.db.drivers import take_archive
 from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.index_series import SeriesName, readable_series, studies_of_refused_series
-from vaeseg.db.runs import EndStatus, finish_run, run_task, take_archive
+from vaeseg.db.runs import EndStatus, finish_run, run_task
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from vaeseg.db.runs import archive_holder
+from vaeseg.db.drivers import archive_holder
 from vaeseg.db.schedules import Schedule, claim_slot, list_schedules, record_run, release_slot
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, replace
 
 import ray
 
-from vaeseg.config import RunConfig, as_json, digest
+from vaeseg.canonical import as_json, digest
+from vaeseg.config import RunConfig
 from vaeseg.db.archives import ensure_archive, find_archive
-from vaeseg.db.runs import ModelRow, close_lost_runs, register_model, reopen_run, run_task, start_run
+from vaeseg.db.drivers import close_lost_runs
+from vaeseg.db.runs import ModelRow, register_model, reopen_run, run_task, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts

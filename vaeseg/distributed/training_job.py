@@ -9,8 +9,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from vaeseg.config import ArchitectureConfig, TrainingConfig, as_json, from_json
-from vaeseg.db.runs import finish_run, run_config, start_run
+from vaeseg.canonical import as_json, from_json
+from vaeseg.config import ArchitectureConfig, TrainingConfig
+from vaeseg.db.drivers import run_config
+from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database, open_database
 from vaeseg.distributed.job import cluster_of_job, said_each_epoch
 from vaeseg.distributed.jobs import Tell, followed, hand_to_cluster

@@ -18,9 +18,9 @@ from vaeseg.db.audit import (
     rows_of_part,
     running_runs,
 )
+from vaeseg.db.drivers import close_lost_runs, is_live
 from vaeseg.db.events import account, add_event
 from vaeseg.db.parts import recorded_parts
-from vaeseg.db.runs import close_lost_runs, is_live
 from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.errors import StoreError, UsageError

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import vaeseg
-from vaeseg.config import PreprocessingConfig, from_json
+from vaeseg.canonical import from_json
+from vaeseg.config import PreprocessingConfig
 from vaeseg.io.row_groups import ROW_GROUP_SLICES, RowFormat
 
 FORMAT_VERSION = 1

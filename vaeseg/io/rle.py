@@ -15,10 +15,15 @@ from PIL import Image
 HEADER = struct.Struct("<16L")
 """Number of segments, and where each begins."""
 BOUND_LENGTH = 128
-"""Of a run put behind a segment: it comes out whole, and last, only where the segment holds exactly what it should.
+"""Of what is put behind a segment: it comes out whole, and last, only where the segment holds exactly what it should.
 Pillow alone would take a segment that is too long."""
+BOUNDS = (b"\x81\0", b"\x81\1")
+"""A run of 128 zeros or ones."""
+BOUND_OF_PADDED = b"\x81\1\0\2\x84\1"
+"""A run of 128 ones, and then never another one. Where a padding byte of 0 before it is taken for the beginning of a
+literal, what comes out is `BEHIND_PADDING`."""
+BEHIND_PADDING = np.frombuffer(b"\x81\0\2" + 125 * b"\1", dtype=np.uint8)
 NO_OPERATION = b"\x80"
-PADDING = b"\0"
 
 
 def unpacked_frame(frame: bytes, n_pixels: int, bytes_allocated: int) -> npt.NDArray[np.uint8] | None:
@@ -49,21 +54,24 @@ def unpacked_frame(frame: bytes, n_pixels: int, bytes_allocated: int) -> npt.NDA
 
 def _unpacked(segment: bytes, length: int) -> npt.NDArray[np.uint8] | None:
     """A segment, perhaps padded to an even number of bytes, that holds exactly so many."""
-    values = _exactly(segment, length)
-    return _exactly(segment[:-1], length) if values is None and segment.endswith(PADDING) else values
-
-
-def _exactly(segment: bytes, length: int) -> npt.NDArray[np.uint8] | None:
-    bound = _value_of_bound(segment)
     size = (length + BOUND_LENGTH, 1)  # one line, as runs may cross those of the image
+    bound, is_one = _bound(segment)
     try:
-        line = Image.frombytes("L", size, segment + bytes([257 - BOUND_LENGTH, bound]), "packbits", "L").tobytes()
+        line = Image.frombytes("L", size, segment + bound, "packbits", "L").tobytes()
     except ValueError:
         return None
     values = np.frombuffer(line, dtype=np.uint8)
-    return values[:length] if (values[length:] == bound).all() else None
+    behind = values[length:]
+    is_whole = (behind == is_one).all() or (bound is BOUND_OF_PADDED and (behind == BEHIND_PADDING).all())
+    return values[:length] if is_whole else None
 
 
-def _value_of_bound(segment: bytes) -> int:
-    """Not that of the segment's last value, so that a segment that is too long cannot end as the bound does."""
-    return 1 if segment.rstrip(NO_OPERATION).endswith(b"\0") else 0
+def _bound(segment: bytes) -> tuple[bytes, bool]:
+    """Encoded, and whether it is of ones.
+
+    Not of the segment's last value, so that a segment that is too long cannot end as the bound does.
+    """
+    if segment.endswith(b"\0"):
+        return BOUND_OF_PADDED, True
+    is_one = segment.rstrip(NO_OPERATION).endswith(b"\0")
+    return BOUNDS[is_one], is_one

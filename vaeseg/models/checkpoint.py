@@ -17,7 +17,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig, as_json
+from vaeseg.canonical import as_json
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig
 from vaeseg.errors import CheckpointError
 from vaeseg.models.description import FORMAT_VERSION, Description, content_digest, parse_description, parse_words
 from vaeseg.models.files import read_model_file

@@ -16,7 +16,8 @@ from typing import Any, Literal, cast, get_args
 import safetensors
 from safetensors import SafetensorError
 
-from vaeseg.config import ArchitectureConfig, PreprocessingConfig, from_json
+from vaeseg.canonical import from_json
+from vaeseg.config import ArchitectureConfig, PreprocessingConfig
 from vaeseg.errors import CheckpointError
 from vaeseg.models.files import SUFFIX, read_model_file
 from vaeseg.models.provenance import PLAIN_FIELDS, Provenance

@@ -24,7 +24,8 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from vaeseg.config import PhantomConfig, as_json
+from vaeseg.canonical import as_json
+from vaeseg.config import PhantomConfig
 from vaeseg.phantom.patient import PhantomPatient, generate_patient
 from vaeseg.phantom.writing import PatientEntry, Report, truth_of, write_nifti, write_patients, write_whole
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vaeseg.config import as_json
+from vaeseg.canonical import as_json
 from vaeseg.errors import CheckpointError
 from vaeseg.io.dataset import DataSet
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint

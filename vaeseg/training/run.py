@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from vaeseg.config import ArchitectureConfig, TrainingConfig, as_json, digest
+from vaeseg.canonical import as_json, digest
+from vaeseg.config import ArchitectureConfig, TrainingConfig
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.splits import Split

@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a hospital's cluster reports to nobody
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in Ray's log files
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of tasks that nobody waits for any more: the first that failed was told
 }
 
 

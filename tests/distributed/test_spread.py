@@ -1,0 +1,92 @@
+"""Functions over many items, as tasks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from vaeseg.distributed import spread
+from vaeseg.distributed.failures import PipelineError
+from vaeseg.distributed.spread import here, on_ray
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import it
+ITEMS = [str(number) for number in range(200)]
+
+
+def twice(mark: str, item: str) -> Iterator[str]:
+    yield f"{mark}{item}"
+    yield f"{mark}{item}"
+
+
+def dies(directory: Path, n_times: int, item: str) -> list[str]:
+    """The process does, the first times that it has item 3."""
+    deaths = len(list(directory.iterdir()))
+    if item == "3" and deaths < n_times:
+        (directory / str(deaths)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [item]
+
+
+def refuses(item: str) -> list[str]:
+    raise ValueError(f"not {item}")
+
+
+def notes(directory: Path, item: str) -> list[str]:
+    time.sleep(0.2)
+    (directory / item).touch()
+    return [item]
+
+
+def nothing() -> None:
+    """A check that lets everything go on."""
+
+
+def test_every_item_is_done_once_however_many_there_are() -> None:
+    """Three times as many as are given to Ray at once, in any order; the same as here."""
+    function = partial(twice, "a")
+    assert len(ITEMS) > 3 * spread.TASKS_AT_ONCE
+    assert sorted(on_ray(function, ITEMS, nothing)) == sorted(here(function, ITEMS, nothing))
+    assert list(on_ray(function, [], nothing)) == []
+
+
+def test_a_task_whose_process_dies_is_tried_once_more(tmp_path: Path) -> None:
+    """And no more often: a file that kills whoever reads it must not hang the night."""
+    assert sorted(on_ray(partial(dies, tmp_path, 1), ITEMS[:5], nothing)) == ITEMS[:5]
+    with pytest.raises(PipelineError, match=r"^Ray ended the scan: .+; scan again to go on$"):
+        list(on_ray(partial(dies, tmp_path, 9), ITEMS[:5], nothing))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_function_raises_ends_the_whole() -> None:
+    """With its words, and without a traceback."""
+    with pytest.raises(PipelineError, match=r"^Ray ended the scan: ValueError: not \d+; scan again to go on$"):
+        list(on_ray(refuses, ITEMS, nothing))
+
+
+def stopping_after(n_checks: int) -> Callable[[], None]:
+    checks = iter(range(n_checks))
+
+    def check() -> None:
+        if next(checks, None) is None:
+            raise KeyboardInterrupt
+
+    return check
+
+
+def test_tasks_that_wait_are_cancelled_when_it_is_stopped(tmp_path: Path) -> None:
+    """What did not begin never does."""
+    with pytest.raises(KeyboardInterrupt):
+        list(on_ray(partial(notes, tmp_path), ITEMS, stopping_after(3)))
+    time.sleep(1)
+    done = len(list(tmp_path.iterdir()))
+    time.sleep(1)
+    assert done == len(list(tmp_path.iterdir())) < spread.TASKS_AT_ONCE

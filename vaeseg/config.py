@@ -281,8 +281,9 @@ class PhantomConfig:
 
 SERIES_AT_ONCE = 500
 """Series of a run in one pipeline: their manifests are in memory."""
-FILES_READ_HERE = 1_000
-"""New files whose headers the driver reads by itself, at most: starting Ray takes longer."""
+HERE_SECONDS = 5.0
+"""For so long the driver reads headers by itself: starting a Ray of this machine takes as long, and by then it has read
+more than ten thousand from a local disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

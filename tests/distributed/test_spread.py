@@ -15,7 +15,7 @@ from ray import cloudpickle
 
 from vaeseg.distributed import spread
 from vaeseg.distributed.failures import PipelineError
-from vaeseg.distributed.spread import here, on_ray
+from vaeseg.distributed.spread import here_at_first, on_ray
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import it
@@ -25,6 +25,11 @@ ITEMS = [str(number) for number in range(200)]
 def twice(mark: str, item: str) -> Iterator[str]:
     yield f"{mark}{item}"
     yield f"{mark}{item}"
+
+
+def slow_pid(item: str) -> list[str]:
+    time.sleep(0.03)
+    return [f"{item} {os.getpid()}"]
 
 
 def dies(directory: Path, n_times: int, item: str) -> list[str]:
@@ -54,8 +59,18 @@ def test_every_item_is_done_once_however_many_there_are() -> None:
     """Three times as many as are given to Ray at once, in any order; the same as here."""
     function = partial(twice, "a")
     assert len(ITEMS) > 3 * spread.TASKS_AT_ONCE
-    assert sorted(on_ray(function, ITEMS, nothing)) == sorted(here(function, ITEMS, nothing))
+    assert sorted(on_ray(function, ITEMS, nothing)) == sorted(here_at_first(function, ITEMS, nothing))
     assert list(on_ray(function, [], nothing)) == []
+
+
+def test_what_is_left_after_some_seconds_is_done_by_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done twice or not at all where the one ends and the other begins."""
+    monkeypatch.setattr(spread, "HERE_SECONDS", 0.1)
+    pids = dict(pair.split() for pair in here_at_first(slow_pid, ITEMS[:20], nothing))
+    assert sorted(pids) == sorted(ITEMS[:20])
+    here = [item for item in ITEMS[:20] if pids[item] == str(os.getpid())]
+    assert here == ITEMS[: len(here)]
+    assert 0 < len(here) < 20
 
 
 def test_a_task_whose_process_dies_is_tried_once_more(tmp_path: Path) -> None:

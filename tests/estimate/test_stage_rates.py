@@ -59,8 +59,8 @@ def test_one_slow_run_of_three_decides_nothing() -> None:
 
 def test_ray_and_headers_are_told_by_runs_whose_driver_read_them() -> None:
     """A run whose index started Ray says nothing of either, one with a few new files nothing of a header."""
-    by_tasks = measured("3", n_headers=1001, index_seconds=50.0, ray_seconds=0.0)
-    few, many = measured("2", n_headers=1, index_seconds=9.0), measured("1")
+    by_tasks = measured("3", n_headers=100_000, index_seconds=50.0, ray_seconds=0.0)
+    few, many = measured("2", n_headers=1, index_seconds=4.0), measured("1")
     start = measured_rates([by_tasks, few, many], OTHERWISE).start
     assert (start.header_seconds, start.ray_seconds) == (0.002, 4.0)
     start = measured_rates([by_tasks], OTHERWISE).start

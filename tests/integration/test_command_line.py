@@ -47,8 +47,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 COMMAND = "from vaeseg.cli import main; main()"
 
 IN_SMALL_PORTIONS = """
-from vaeseg.distributed import indexing, runs
-indexing.TREES, indexing.LISTED_HERE_SECONDS, indexing.FILES_READ_HERE, runs.SERIES_AT_ONCE = 2, 0, 0, 2
+from vaeseg.distributed import indexing, runs, spread
+indexing.TREES, indexing.LISTED_HERE_SECONDS, spread.HERE_SECONDS, runs.SERIES_AT_ONCE = 2, 0, 0, 2
 """
 """What a large archive does, with a small one: directories and headers by tasks, series in several pipelines."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.summaries import run_summary
-from vaeseg.distributed import indexing, runs
+from vaeseg.distributed import indexing, runs, spread
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.submit import Submission, index_only, submit
 from vaeseg.distributed.verify import verify
@@ -47,7 +47,7 @@ def test_listing_and_reading_as_tasks_make_the_same_index(nightly: Submission, m
     """On Ray, however few files there are; the second time no header is read."""
     monkeypatch.setattr(indexing, "TREES", 2)
     monkeypatch.setattr(indexing, "LISTED_HERE_SECONDS", 0)
-    monkeypatch.setattr(indexing, "FILES_READ_HERE", 0)
+    monkeypatch.setattr(spread, "HERE_SECONDS", 0)
     age(nightly.study_dir)
     n_files = sum(1 for _ in nightly.study_dir.rglob("*.dcm"))
     first = index_only(nightly)

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import FindingTable, RunCoverageTable
-from vaeseg.distributed import asking, rules
+from vaeseg.distributed import asking, spread
 from vaeseg.distributed.report import RunReport
 from vaeseg.distributed.submit import Submission, preview, retry, submit
 from vaeseg.distributed.verify import verify
@@ -54,7 +54,7 @@ def test_what_rules_leave_out_is_accounted_for_and_not_segmented(
     ward: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Night after night, by preview, run and retry; the third night asks no header."""
-    monkeypatch.setattr(rules, "FILES_READ_HERE", 0)
+    monkeypatch.setattr(spread, "HERE_SECONDS", 0)
     ahead = preview(ward)
     assert (ahead.to_segment, ahead.left_out_by_rule) == (2, {"no_abdomen": 1})
     first = submit(replace(ward, config=replace(ward.config, limit=1)))
@@ -62,7 +62,7 @@ def test_what_rules_leave_out_is_accounted_for_and_not_segmented(
     second = submit(ward)
     assert outcomes(second) == {"segmented": 1, "already_done": 1, "left_out_by_rule": 1}
     assert second.left_out_by_rule == {"no_abdomen": 1}
-    monkeypatch.setattr(rules, "FILES_READ_HERE", 100)
+    monkeypatch.setattr(spread, "HERE_SECONDS", 9)
     monkeypatch.setattr(asking, "ask_header", None)
     third = submit(ward)
     assert (third.status, outcomes(third)) == ("nothing_to_do", {"already_done": 2, "left_out_by_rule": 1})

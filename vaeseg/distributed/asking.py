@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from vaeseg.config import ReadingConfig
 from vaeseg.db.upsert import in_batches
 from vaeseg.distributed.indexing import FILES_A_TASK
-from vaeseg.distributed.spread import here, on_ray
+from vaeseg.distributed.spread import Spread, here_at_first
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import quiet_pydicom
 from vaeseg.io.rules import HeaderAnswer, answer_without_header, ask_header
@@ -49,7 +49,7 @@ def ask(
     rules: SeriesRules,
     questions: Sequence[Question],
     check: Callable[[], None],
-    here_up_to: int,
+    spread: Spread = here_at_first,
 ) -> Answers:
     """Ask headers, unless the answer would change nothing: sizes leave the series out, or no rule is about headers.
 
@@ -59,7 +59,7 @@ def ask(
         rules: whose conditions count.
         questions: any number.
         check: called often; what it raises ends it.
-        here_up_to: more headers than these are asked by tasks.
+        spread: who asks the headers.
 
     Raises:
         PipelineError: Ray failed.
@@ -70,7 +70,6 @@ def ask(
         for one in questions
         if one.path and rules.keywords and not broken_size(rules, one.n_slices, one.spacing_mm)
     ]
-    spread = here if len(asked) <= here_up_to else on_ray
     items = [json.dumps(batch) for batch in in_batches(asked, FILES_A_TASK)]
     for text in spread(partial(ask_headers, root, rules, reading), items, check):
         key, answer, failure = json.loads(text)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from vaeseg.config import FILES_READ_HERE, ReadingConfig
+from vaeseg.config import ReadingConfig
 from vaeseg.db.index_files import (
     KnownFile,
     changed_groups,
@@ -33,7 +33,7 @@ from vaeseg.db.index_series import (
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_tree, listing_from_json, read_files
-from vaeseg.distributed.spread import here, on_ray
+from vaeseg.distributed.spread import here_at_first, on_ray
 from vaeseg.errors import StoreError
 from vaeseg.io.file_index import READER_VERSION, judge_group, study_of
 from vaeseg.io.listing import FoundFile, Listing, list_directory
@@ -250,8 +250,7 @@ def _record(
 def _headers(job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None]) -> Iterator[IndexedFile]:
     """What files say, in no particular order."""
     items = [files_to_json(batch) for batch in in_batches(files, FILES_A_TASK)]
-    spread = here if len(files) <= FILES_READ_HERE else on_ray
-    for text in spread(partial(read_files, job.root, job.reading, job.secret), items, check):
+    for text in here_at_first(partial(read_files, job.root, job.reading, job.secret), items, check):
         yield from headers_from_json(text)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vaeseg.canonical import digest
-from vaeseg.config import FILES_READ_HERE, RunConfig
+from vaeseg.config import RunConfig
 from vaeseg.db.exclusions import Standing, record_decisions, runs_with_rules, sample_paths, standings
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
@@ -18,6 +18,7 @@ from vaeseg.db.work import DONE, LEFT_OUT, RunKey
 from vaeseg.distributed.asking import Question, ask, decide_studies
 from vaeseg.distributed.indexing import IndexJob, manifests_of
 from vaeseg.distributed.selection import skip_by_rule
+from vaeseg.distributed.spread import here
 from vaeseg.errors import StoreError
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.paths import AnyPath
@@ -88,7 +89,7 @@ def select_series(
     undecided = _undecided(database, series, config)
     to_decide = _with_their_studies(series, undecided) if rules.prefer else undecided
     questions = _questions(database, to_decide)
-    answers = ask(job.root, job.reading, rules, questions, check, here_up_to=FILES_READ_HERE)
+    answers = ask(job.root, job.reading, rules, questions, check)
 
     def skipped_anyway(series_keys: Sequence[str]) -> set[str]:
         return _skipped_anyway(database, job, config, series_keys, check)
@@ -118,7 +119,7 @@ def left_out_of_scan(root: AnyPath, manifests: Mapping[str, SeriesManifest], con
         )
         for key, manifest in manifests.items()
     ]
-    answers = ask(root, config.segmentation.reading, rules, questions, lambda: None, here_up_to=len(questions))
+    answers = ask(root, config.segmentation.reading, rules, questions, lambda: None, spread=here)
 
     def skipped_anyway(series_keys: Sequence[str]) -> set[str]:
         return {key for key in series_keys if skip_by_rule(manifests[key], config.segmentation.selection)}

@@ -1,7 +1,8 @@
-"""One function over many items: here where they are few, as tasks on Ray where they are many."""
+"""One function over many items: here for as long as Ray takes to start, and as tasks on Ray if some are left then."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from vaeseg.config import HERE_SECONDS
 from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
 from vaeseg.distributed.lifecycle import consume_in_thread
 from vaeseg.distributed.local import start_local_ray
@@ -21,6 +23,7 @@ HANDED_OVER = 64
 
 Function = Callable[[str], Iterable[str]]
 """Text to texts, so that any machine understands both; raising ends the whole."""
+Spread = Callable[[Function, Sequence[str], Callable[[], None]], Iterator[str]]
 
 
 def here(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:
@@ -34,6 +37,16 @@ def here(function: Function, items: Sequence[str], check: Callable[[], None]) ->
     for item in items:
         check()
         yield from function(item)
+
+
+def here_at_first(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:
+    """All results: of one item after the other for `HERE_SECONDS`, then of those that are left as `on_ray` has them."""
+    until = time.monotonic() + HERE_SECONDS
+    for number, item in enumerate(items):
+        if time.monotonic() >= until:
+            yield from on_ray(function, items[number:], check)
+            return
+        yield from here(function, [item], check)
 
 
 def on_ray(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:

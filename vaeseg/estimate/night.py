@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vaeseg.config import FILES_READ_HERE, SERIES_AT_ONCE
+from vaeseg.config import SERIES_AT_ONCE
 from vaeseg.estimate.rates import STAGES, Rates, cores_beside
 
 DRIVER_SECONDS_A_SERIES = 0.0036
@@ -147,7 +147,7 @@ def _start_seconds(workload: Workload, rates: Rates) -> float:
     indexing = start.header_seconds * workload.n_new_files
     if not workload.n_series:
         return indexing
-    n_pipelines = math.ceil(workload.n_series / SERIES_AT_ONCE) + (workload.n_new_files > FILES_READ_HERE)
+    n_pipelines = math.ceil(workload.n_series / SERIES_AT_ONCE)
     planning = start.planning_seconds * workload.n_series
     return indexing + planning + start.ray_seconds + start.pipeline_seconds * n_pipelines + start.closing_seconds
 

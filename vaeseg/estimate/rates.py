@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.config import FILES_READ_HERE
+from vaeseg.config import HERE_SECONDS
 
 FloatArray = npt.NDArray[np.float64]
 Device = Literal["cpu", "cuda"]
@@ -176,7 +176,7 @@ def cores_beside(n_gpus: int, n_cores: int) -> int:
 
 def _start_rates(runs: Sequence[MeasuredRun], otherwise: StartRates) -> StartRates:
     """Ray's start and a header's time are told by runs whose driver read the headers itself, before Ray started."""
-    here = [run for run in runs if run.n_headers <= FILES_READ_HERE]
+    here = [run for run in runs if run.index_seconds <= HERE_SECONDS]
     headers = [run.index_seconds / run.n_headers for run in here if run.n_headers >= FEWEST_HEADERS]
     return StartRates(
         ray_seconds=median([run.ray_seconds for run in here] or [otherwise.ray_seconds]),

@@ -47,8 +47,7 @@ class StartRates:
     pipeline_seconds: float
     """Once a portion of series: processes start and load the model."""
     header_seconds: float
-    """For each new file: its header is read and entered in the index. Many are read by processes that start for that,
-    which is counted as another pipeline's start."""
+    """For each new file: its header is read and entered in the index."""
     planning_seconds: float
     """For each series: it is planned, and its row made."""
     closing_seconds: float

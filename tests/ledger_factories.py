@@ -107,9 +107,9 @@ def group_of(row: SeriesRow) -> str:
     return f"{row.study_instance_uid}/{row.series_instance_uid}"
 
 
-def scan(database: Database, rows: Sequence[SeriesRow], junk: int = 0) -> int:
+def scan(database: Database, rows: Sequence[SeriesRow], junk: int = 0, root: str = ROOT) -> int:
     """Record a scan of these series and some files that are in none; the archive's id."""
-    archive_id = ensure_archive(database, ROOT)
+    archive_id = ensure_archive(database, root)
     files = [file for row in rows for file in files_of(row)]
     files += [IndexedFile(path=f"junk/{n}.txt", size=n, mtime_ns=n, reason="not_an_image") for n in range(junk)]
     record_files(database, archive_id, 1, files)

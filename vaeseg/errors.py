@@ -50,6 +50,12 @@ class CheckpointError(VaesegError):
     """A model file that is damaged, of another kind, or does not fit its own metadata."""
 
 
+ARCHIVE_GONE = (
+    "the archive cannot be listed any more, or is empty: is the file system mounted? What was done is kept; the same "
+    "command goes on once it is back"
+)
+
+
 class StoreError(VaesegError):
     """The store cannot be created, written or understood."""
 

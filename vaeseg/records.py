@@ -70,6 +70,10 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+TRANSIENT = frozenset({Reason.CHANGED_WHILE_READING, Reason.UNREADABLE_FILE})
+"""Reasons that may be gone the next time, without anything that the file or its index could tell of."""
+
+
 class Warn(StrEnum):
     """What a reader of the numbers should know about a volume that was read all the same."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ledger_factories import begin_run, counted_statements, failed, scan, segmented, series_row, skipped
 from sqlalchemy import func, select
@@ -123,6 +125,34 @@ def test_mask_folders() -> None:
     assert [mask_folder("m", generation) for generation in (1, 2, 3)] == ["m", "m~2", "m~3"]
 
 
+def test_series_of_two_archives_have_masks_of_their_own(database: Database, store: Store, archive_id: int) -> None:
+    """Of the same UIDs in one store: a mask that a finding names is never written over, nor one that is being made."""
+    first = plan_work(database, begin_run(database, archive_id), KEYS[:2]).pending
+    other = scan(database, [series_row(key) for key in KEYS], root="/another/archive")
+    run_id = begin_run(database, other)
+    second = plan_work(database, run_id, KEYS).pending
+    assert [item.generation for item in (*first, *second)] == [1, 1, 2, 2, 1]
+    _commit(database, store, run_id, (second[0], segmented(second[0])))
+    (again,) = plan_work(database, begin_run(database, archive_id), KEYS[:1]).pending
+    assert again.generation == 3
+
+
+@pytest.mark.parametrize("reason", ["changed_while_reading", "unreadable_file"])
+def test_failures_that_may_have_passed_are_tried_again_unasked(
+    database: Database, store: Store, archive_id: int, reason: str
+) -> None:
+    """As after a share that dropped out for a moment; once it was segmented it is done."""
+    run_id = begin_run(database, archive_id)
+    (item,) = plan_work(database, run_id, KEYS[:1]).pending
+    _commit(database, store, run_id, (item, replace(failed(item), reason=reason)))
+    assert preview_work(database, archive_id, "a" * 64, "c" * 64, {KEYS[0]: "f" * 64}).pending == 1
+    run_id = begin_run(database, archive_id)
+    (again,) = plan_work(database, run_id, KEYS[:1]).pending
+    assert (again.work_item_id, again.attempts) == (item.work_item_id, 2)
+    _commit(database, store, run_id, (again, segmented(again)))
+    assert plan_work(database, begin_run(database, archive_id), KEYS[:1]).already_done == (KEYS[0],)
+
+
 def test_a_limit_leaves_the_rest_unplanned(database: Database, archive_id: int) -> None:
     """Nothing is entered for what was not chosen."""
     planned = plan_work(database, begin_run(database, archive_id), KEYS, limit=2)
@@ -167,5 +197,5 @@ def test_planning_is_done_in_batches(database: Database) -> None:
     run_id = begin_run(database, archive_id)
     with counted_statements(database) as statements:
         planned = plan_work(database, run_id, keys)
-    assert len(statements) < 30
+    assert len(statements) < 40
     assert _keys(planned.pending) == keys

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -23,8 +24,10 @@ from vaeseg.db.tables import SeriesTable
 from vaeseg.distributed import index_tasks, indexing
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.errors import StoreError
+from vaeseg.io import archive, listing
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.dicom import SubjectKeyer
+from vaeseg.io.listing import FoundFile
 
 SECRET = b"k" * 32
 UID = "1.2.826.0.1.77"
@@ -141,6 +144,105 @@ def test_a_file_that_changes_in_place_is_read_again(database: Database, tmp_path
     assert index(database, tmp_path).n_read == 1
     counted = count_files(database, ensure_archive(database, str(tmp_path)))
     assert counted.refused_by_reason == {"not_an_image": 1}
+
+
+def test_a_file_that_cannot_be_read_is_tried_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scan after scan, since neither its size nor its time tells that a share is back or permission was given."""
+    series = write_series(tmp_path, SeriesInstanceUID=f"{UID}.1")
+    write_series(tmp_path / "b", SeriesInstanceUID=f"{UID}.2")
+    really_look, closed = archive.check_regular, set(series.paths)
+
+    def look(path: Path, file: FoundFile) -> None:
+        if path in closed:
+            raise PermissionError(13, "Permission denied")
+        really_look(path, file)
+
+    monkeypatch.setattr(archive, "check_regular", look)
+    index(database, tmp_path)
+    counted = count_files(database, ensure_archive(database, str(tmp_path)))
+    assert counted.refused_by_reason == {"unreadable_file": len(series.paths)}
+    assert index(database, tmp_path).n_read == len(series.paths)
+    closed.clear()
+    assert index(database, tmp_path).n_read == len(series.paths)
+    assert keys(database, tmp_path) == [f"{UID}.1", f"{UID}.2"]
+    assert index(database, tmp_path).n_read == 0
+
+
+@pytest.mark.parametrize("leaves", ["nothing", "an empty directory"])
+def test_an_archive_that_drops_out_while_it_is_read_loses_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: str
+) -> None:
+    """The scan ends with a line, records nothing of files that could not be opened, and the next one reads them."""
+    root, away = tmp_path / "archive", tmp_path / "away"
+    series = write_series(root, SeriesInstanceUID=f"{UID}.1")
+    really_look = archive.check_regular
+
+    def look(path: Path, file: FoundFile) -> None:
+        if path == series.paths[2]:
+            root.rename(away)
+            if leaves != "nothing":
+                root.mkdir()
+        really_look(path, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "check_regular", look)
+        with pytest.raises(StoreError, match="is the file system mounted"):
+            index(database, root)
+    if root.exists():
+        root.rmdir()
+    away.rename(root)
+    assert index(database, root).n_read == len(series.paths)
+    assert keys(database, root) == [f"{UID}.1"]
+
+
+@pytest.mark.parametrize("seconds", [9.3e9, -9.3e9])
+def test_a_time_that_no_database_holds_is_one_that_it_holds(
+    database: Database, tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the year 2262 and before 1677, as a broken clock writes it: indexed once, and not again."""
+    series = write_series(tmp_path, SeriesInstanceUID=f"{UID}.1")
+    really_found = listing._found
+
+    def found(path: str, status: os.stat_result) -> FoundFile:
+        """File systems of tests may not hold such a time themselves."""
+        return really_found(path, SimpleNamespace(st_size=status.st_size, st_mtime_ns=int(seconds * 1e9)))
+
+    monkeypatch.setattr(listing, "_found", found)
+    assert index(database, tmp_path).n_read == len(series.paths)
+    assert index(database, tmp_path).n_read == 0
+    assert keys(database, tmp_path) == [f"{UID}.1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PixelRepresentation": 0},
+        {"BitsStored": 12, "HighBit": 11},
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"RescaleType": "US"},
+    ],
+)
+def test_a_header_corrected_in_place_makes_new_work(
+    database: Database, tmp_path: Path, change: dict[str, object]
+) -> None:
+    """Whatever of it a mask or a finding depends on, with every file as large as before."""
+    before = {"PixelRepresentation": 1, "RescaleType": "HU"}
+    write_series(tmp_path, SeriesInstanceUID=f"{UID}.1", **before)
+    index(database, tmp_path)
+    first = stored_fingerprint(database)
+    age(tmp_path, 60)
+    index(database, tmp_path)
+    assert stored_fingerprint(database) == first
+    write_series(tmp_path, SeriesInstanceUID=f"{UID}.1", **(before | change))
+    index(database, tmp_path)
+    assert stored_fingerprint(database) != first
+
+
+def stored_fingerprint(database: Database) -> str:
+    with database.read() as connection:
+        return str(connection.scalar(select(SeriesTable.fingerprint)))
 
 
 def test_what_vanishes_is_missing_and_is_not_planned(database: Database, tmp_path: Path) -> None:

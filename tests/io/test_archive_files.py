@@ -208,3 +208,17 @@ def test_a_manifest_survives_json(tmp_path: Path) -> None:
     manifest = judge(tmp_path)[0].verdict.manifest
     assert manifest is not None
     assert SeriesManifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(("number", "reason"), [(5, "unreadable_file"), (22, "unreadable_instance")])
+def test_an_error_of_the_disk_is_not_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    """EIO is tried again by the next scan; EINVAL comes of a damaged header that points to a place before the file."""
+    write_series(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(number, "so it is")
+
+    monkeypatch.setattr("vaeseg.io.dicom.read_elements", fail)
+    assert set(reasons(tmp_path)) == {reason}

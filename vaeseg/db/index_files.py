@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select, update
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ChangedGroupTable, InstanceTable
 from vaeseg.db.upsert import BATCH_ROWS, in_batches, insert_missing, upsert
-from vaeseg.records import IndexedFile
+from vaeseg.records import IndexedFile, Reason
 
 FILE_COLUMNS = tuple(field.name for field in fields(IndexedFile))
 
@@ -29,12 +29,14 @@ class KnownFile:
     mtime_ns: int
     reader_version: int
     is_missing: bool
+    is_unread: bool
+    """It could not be read, which its size and time do not tell of."""
 
 
 def known_files(database: Database, archive_id: int, directories: Iterable[str]) -> dict[str, dict[str, KnownFile]]:
     """Files of some directories, missing ones included: directory to path to file."""
     known: dict[str, dict[str, KnownFile]] = defaultdict(dict)
-    columns = ("path", "directory", "size", "mtime_ns", "reader_version", "missing_since")
+    columns = ("path", "directory", "size", "mtime_ns", "reader_version", "missing_since", "reason")
     statement = instances(archive_id, *columns)
     with database.read() as connection:
         for batch in in_batches(directories):
@@ -44,6 +46,7 @@ def known_files(database: Database, archive_id: int, directories: Iterable[str])
                     mtime_ns=row.mtime_ns,
                     reader_version=row.reader_version,
                     is_missing=row.missing_since is not None,
+                    is_unread=row.reason == Reason.UNREADABLE_FILE,
                 )
     return known
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, delete, exists, select, update
 
 from vaeseg.db.index_files import files_of_groups, instances
 from vaeseg.db.session import Database
-from vaeseg.db.tables import ChangedGroupTable, InstanceTable, SeriesTable
+from vaeseg.db.tables import ChangedGroupTable, ExclusionTable, FindingTable, InstanceTable, SeriesTable
 from vaeseg.db.upsert import in_batches, upsert
 from vaeseg.records import IndexedFile
 
@@ -119,6 +119,7 @@ def record_groups(database: Database, archive_id: int, judged: Mapping[str, Sequ
         keys = [series.row.series_key for all_series in named.values() for series in all_series]
         _series_missing(connection, database, archive_id, list(judged), keys)
         _assign(connection, archive_id, named)
+        _forget_what_headers_said(connection, list(_ids(connection, archive_id, keys).values()))
         _judged(connection, archive_id, list(judged))
 
 
@@ -280,6 +281,15 @@ def _assign(connection: Connection, archive_id: int, named: Mapping[str, Sequenc
         for batch in in_batches(series.paths):
             here = of_archive.where(InstanceTable.path.in_(batch))
             connection.execute(here.values(series_id=ids[series.row.series_key]))
+
+
+def _forget_what_headers_said(connection: Connection, series_ids: Sequence[int]) -> None:
+    """Of series judged again: rules ask their headers once more, and findings name the patient that they have now."""
+    subject = select(SeriesTable.subject_key).where(SeriesTable.id == FindingTable.series_id).scalar_subquery()
+    for batch in in_batches(series_ids):
+        connection.execute(delete(ExclusionTable).where(ExclusionTable.series_id.in_(batch)))
+        other = FindingTable.series_id.in_(batch) & FindingTable.subject_key.is_distinct_from(subject)
+        connection.execute(update(FindingTable).where(other).values(subject_key=subject))
 
 
 def _judged(connection: Connection, archive_id: int, groups: Sequence[str]) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable, WorkItemTable
 from vaeseg.db.upsert import in_batches, upsert
 from vaeseg.errors import RunNotFoundError
-from vaeseg.records import SeriesRef
+from vaeseg.records import TRANSIENT, SeriesRef
 
 DONE = frozenset({"segmented", "skipped"})
 LEFT_OUT = frozenset({"failed", "crashed"})
@@ -197,12 +197,7 @@ SERIES_COLUMNS = (
     SeriesTable.fingerprint,
     SeriesTable.n_slices,
 )
-ITEM_COLUMNS = {
-    "work_item_id": WorkItemTable.id,
-    "state": WorkItemTable.state,
-    "attempts": WorkItemTable.attempts,
-    "generation": WorkItemTable.generation,
-}
+ITEM_COLUMNS = (WorkItemTable.id, WorkItemTable.state, WorkItemTable.attempts, WorkItemTable.generation)
 
 
 def _ledger_rows(
@@ -213,16 +208,22 @@ def _ledger_rows(
     No join: PostgreSQL has no statistics of items that were entered just now, and compares each series with each item.
     """
     of_archive = select(*SERIES_COLUMNS).where(SeriesTable.archive_id == archive_id)
-    of_run = select(WorkItemTable.series_id, WorkItemTable.fingerprint, *ITEM_COLUMNS.values()).where(
+    of_run = select(WorkItemTable.series_id, WorkItemTable.fingerprint, *ITEM_COLUMNS).where(
         WorkItemTable.model_digest == model_digest, WorkItemTable.config_digest == config_digest
     )
     rows: dict[str, _LedgerRow] = {}
+    passed = _failures_that_pass(connection, model_digest, config_digest)
     for batch in in_batches(keys):
         series = [_LedgerRow(*row) for row in connection.execute(of_archive.where(SeriesTable.series_key.in_(batch)))]
         found = connection.execute(of_run.where(WorkItemTable.series_id.in_([row.series_id for row in series])))
-        items = {
-            (series_id, fingerprint): dict(zip(ITEM_COLUMNS, item, strict=True))
-            for series_id, fingerprint, *item in found
+        items: dict[tuple[int, str], dict[str, Any]] = {
+            (series_id, fingerprint): {
+                "work_item_id": item_id,
+                "state": "pending" if item_id in passed else state,
+                "attempts": attempts,
+                "generation": generation,
+            }
+            for series_id, fingerprint, item_id, state, attempts, generation in found
         }
         rows |= {row.series_key: row._replace(**items.get((row.series_id, row.fingerprint), {})) for row in series}
     return rows
@@ -233,16 +234,31 @@ def _states(
 ) -> dict[tuple[str, str], str]:
     """State by series key and fingerprint, for one model and configuration."""
     statement = (
-        select(SeriesTable.series_key, WorkItemTable.fingerprint, WorkItemTable.state)
+        select(SeriesTable.series_key, WorkItemTable.fingerprint, WorkItemTable.id, WorkItemTable.state)
         .join(SeriesTable, SeriesTable.id == WorkItemTable.series_id)
         .where(SeriesTable.archive_id == archive_id)
         .where(WorkItemTable.model_digest == model_digest, WorkItemTable.config_digest == config_digest)
     )
     states: dict[tuple[str, str], str] = {}
+    passed = _failures_that_pass(connection, model_digest, config_digest)
     for batch in in_batches(keys):
         found = connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
-        states |= {(key, fingerprint): state for key, fingerprint, state in found}
+        states |= {
+            (key, fingerprint): "pending" if item_id in passed else state for key, fingerprint, item_id, state in found
+        }
     return states
+
+
+def _failures_that_pass(connection: Connection, model_digest: str, config_digest: str) -> set[int]:
+    """Items that failed for a reason that may be gone by the next run, which tries them again unasked."""
+    failed = (
+        select(WorkItemTable.id)
+        .join(FindingTable, FindingTable.work_item_id == WorkItemTable.id)
+        .where(WorkItemTable.model_digest == model_digest, WorkItemTable.config_digest == config_digest)
+        .where(WorkItemTable.state == "failed", FindingTable.superseded_at.is_(None))
+        .where(FindingTable.reason.in_(TRANSIENT))
+    )
+    return set(connection.scalars(failed))
 
 
 def _check_readable(keys: Sequence[str], rows: Mapping[str, Any]) -> None:
@@ -263,6 +279,7 @@ def _enter(connection: Connection, database: Database, run: RunKey, rows: Sequen
     now = database.now()
     for batch in in_batches(rows):
         generations = _generations(connection, run.model, [row.series_id for row in batch])
+        elsewhere = _generations_elsewhere(connection, run, [row.series_key for row in batch])
         items = [
             {
                 "series_id": row.series_id,
@@ -272,7 +289,7 @@ def _enter(connection: Connection, database: Database, run: RunKey, rows: Sequen
                 "state": "pending",
                 "run_id": run.run_id,
                 "attempts": (row.attempts or 0) + 1,
-                "generation": _generation(row, generations.get(row.series_id, {})),
+                "generation": _generation(row, generations.get(row.series_id, {}), elsewhere),
                 "updated_at": now,
             }
             for row in batch
@@ -294,11 +311,27 @@ def _generations(connection: Connection, model: str, series_ids: Sequence[int]) 
     return generations
 
 
-def _generation(row: Any, with_findings: Mapping[int, int]) -> int:
-    """Its own again where it has a finding already, else one that no finding of the series has."""
+def _generations_elsewhere(connection: Connection, run: RunKey, keys: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Study UID and series key to the latest generation of items of other archives, whose masks lie in the same place.
+
+    The same series may lie in two archives of a store, or in two that overlap; items count that have no finding yet.
+    """
+    found = connection.execute(
+        select(SeriesTable.study_instance_uid, SeriesTable.series_key, func.max(WorkItemTable.generation))
+        .join(SeriesTable, SeriesTable.id == WorkItemTable.series_id)
+        .join(ModelTable, ModelTable.digest == WorkItemTable.model_digest)
+        .where(SeriesTable.series_key.in_(keys), SeriesTable.archive_id != run.archive_id)
+        .where(ModelTable.name == run.model)
+        .group_by(SeriesTable.study_instance_uid, SeriesTable.series_key)
+    )
+    return {(study, key): generation for study, key, generation in found}
+
+
+def _generation(row: Any, with_findings: Mapping[int, int], elsewhere: Mapping[tuple[str, str], int]) -> int:
+    """Its own again where it has a finding already, else one that nothing has whose masks lie in the same place."""
     if row.work_item_id in with_findings:
         return with_findings[row.work_item_id]
-    return 1 + max(with_findings.values(), default=0)
+    return 1 + max([*with_findings.values(), elsewhere.get((row.study_instance_uid, row.series_key), 0)])
 
 
 def _work_item(row: Any) -> WorkItem:

@@ -34,13 +34,13 @@ from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_tree, listing_from_json, read_files
 from vaeseg.distributed.spread import here_at_first, on_ray
-from vaeseg.errors import StoreError
+from vaeseg.errors import ARCHIVE_GONE, StoreError
 from vaeseg.io.file_index import READER_VERSION, judge_group, study_of
-from vaeseg.io.listing import FoundFile, Listing, list_directory
+from vaeseg.io.listing import FoundFile, Listing, is_there, list_directory
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.paths import AnyPath
-from vaeseg.records import IndexedFile, SeriesRef, Warn
+from vaeseg.records import IndexedFile, Reason, SeriesRef, Warn
 
 LISTED_HERE_SECONDS = 10.0
 """The driver lists by itself for as long as starting tasks takes: on a local disk, some hundred thousand files."""
@@ -197,14 +197,14 @@ def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, cha
     if is_young:
         changes.young.append(file)
         changes.n_waiting += before is None or before.is_missing
-    elif before is None or (before.size, before.mtime_ns, before.reader_version) != (
-        file.size,
-        file.mtime_ns,
-        READER_VERSION,
-    ):
+    elif before is None or before.is_unread or _state(before) != (file.size, file.mtime_ns, READER_VERSION):
         changes.to_read.append(file)
     elif before.is_missing:
         changes.found_again.append(file.path)
+
+
+def _state(known: KnownFile) -> tuple[int, int, int]:
+    return known.size, known.mtime_ns, known.reader_version
 
 
 def _is_young(file: FoundFile, now: float, stable_seconds: float) -> bool:
@@ -240,11 +240,18 @@ def _record(
     report.waiting_studies |= {study for study in studies if study}
     record_files(database, job.archive_id, READER_VERSION, (), changes.found_again, changes.vanished)
     for read in in_batches(_headers(job, changes.to_read, check), FILES_RECORDED):
+        _check_archive(job, read)
         record_files(database, job.archive_id, READER_VERSION, read)
         report.n_read += len(read)
     report.n_found_again += len(changes.found_again)
     report.n_vanished += len(changes.vanished)
     report.n_waiting += changes.n_waiting
+
+
+def _check_archive(job: IndexJob, read: Sequence[IndexedFile]) -> None:
+    """Record nothing of an archive that dropped out while it was read."""
+    if any(file.reason == Reason.UNREADABLE_FILE for file in read) and not is_there(job.root):
+        raise StoreError(ARCHIVE_GONE)
 
 
 def _headers(job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None]) -> Iterator[IndexedFile]:

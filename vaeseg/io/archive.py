@@ -244,6 +244,8 @@ def _judge_nifti(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: S
     try:
         header = read_nifti_header(root / file.path, config)
     except ReadingError as error:
+        if error.reason == Reason.UNREADABLE_FILE:
+            raise
         return replace(verdict, reason=error.reason, detail=error.detail)
     manifest = SeriesManifest(
         kind="nifti",

@@ -29,6 +29,7 @@ from vaeseg.io.elements import (
     code,
     first_date,
     integer,
+    is_of_the_disk,
     numbers,
     standard_uid,
     text,
@@ -115,6 +116,8 @@ def read_header(
     try:
         return _read_open_header(file, place, path, keyer, config)
     except PARSE_ERRORS as error:
+        if is_of_the_disk(error):
+            raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be read ({type(error).__name__})") from error
         raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
 
 
@@ -221,6 +224,7 @@ def _pixel_format(elements: Elements) -> dict[str, Any]:
         "bits_allocated": bits_allocated,
         "bits_stored": bits_stored,
         "high_bit": integer(elements, "HighBit", bits_stored - 1),
+        "pixel_representation": integer(elements, "PixelRepresentation", None),
     }
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 from vaeseg.paths import AnyPath, below
 from vaeseg.remote import RemotePath, RemoteStatus
 
+LATEST_NS = 2**63 - 1
+"""In the year 2262; a time of change beyond it, or as far before 1970, is taken for it: databases hold 64 bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
@@ -119,4 +122,16 @@ def found_file(root: AnyPath, path: AnyPath) -> Iterator[FoundFile]:
 
 
 def _found(path: str, status: os.stat_result | RemoteStatus) -> FoundFile:
-    return FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    mtime_ns = max(-LATEST_NS, min(status.st_mtime_ns, LATEST_NS))
+    return FoundFile(path=path, size=status.st_size, mtime_ns=mtime_ns)
+
+
+def is_there(root: AnyPath) -> bool:
+    """Whether an archive can be listed and holds anything; a share that dropped out often leaves an empty directory."""
+    try:
+        if isinstance(root, RemotePath):
+            return any(True for _ in root.listed())
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False

@@ -325,9 +325,9 @@ def _slice_files(headers: Sequence[InstanceHeader]) -> tuple[SliceFile, ...]:
 
 
 def _fingerprint(headers: Sequence[InstanceHeader]) -> str:
-    """Over instance UIDs, file sizes, and what places and scales the pixels; by path where UIDs lack.
+    """Over instance UIDs, file sizes, and what headers say that masks or findings depend on; by path where UIDs lack.
 
-    A file that was moved or touched is the same work, one whose spacing was corrected in place is not.
+    A file that was moved or touched is the same work, one whose spacing or sign was corrected in place is not.
     """
     lines = sorted(_state(header) for header in headers)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -336,4 +336,6 @@ def _fingerprint(headers: Sequence[InstanceHeader]) -> str:
 def _state(header: InstanceHeader) -> str:
     which = header.sop_instance_uid or (header.path, header.mtime_ns)
     plane = (header.rows, header.columns, header.position, header.orientation, header.pixel_spacing_mm)
-    return f"{which!r} {header.size} {plane!r} {header.rescale!r}"
+    values = (header.pixel_representation, header.bits_allocated, header.bits_stored, header.high_bit)
+    said = (header.photometric, sorted(map(str, header.warnings)))
+    return f"{which!r} {header.size} {plane!r} {header.rescale!r} {values!r} {said!r}"

@@ -147,23 +147,12 @@ def test_nothing_found_is_a_volume_of_zero(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_becomes_a_failure(tmp_path: Path) -> None:
     """The stage returns; later stages pass the row through."""
     row = planned(tmp_path)
-    (tmp_path / "study" / "another.nii.gz").touch()
     (tmp_path / "study" / "case.nii.gz").unlink()
     failed = measure(read(row, config(tmp_path)), config(tmp_path))
     outcome = outcome_of(failed)
     assert isinstance(outcome, FailedSeries)
     assert outcome.reason == "unreadable_file"
     assert not outcome.crashed
-
-
-def test_an_archive_that_is_gone_stops_the_run(tmp_path: Path) -> None:
-    """No series is to blame: none of them is to fail for it, one after the other."""
-    row = planned(tmp_path)
-    (tmp_path / "study" / "case.nii.gz").unlink()
-    failure = failure_of(read(row, config(tmp_path)))
-    assert failure is not None
-    assert failure.stops_run
-    assert "is the file system mounted?" in failure.detail
 
 
 def test_our_own_errors_tell_where_and_not_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

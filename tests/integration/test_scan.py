@@ -19,6 +19,7 @@ from vaeseg.distributed import indexing, runs, spread
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.submit import Submission, index_only, submit
 from vaeseg.distributed.verify import verify
+from vaeseg.errors import StoreError
 from vaeseg.io.store import create_store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -86,6 +87,35 @@ def test_a_series_that_vanished_keeps_its_finding(nightly: Submission) -> None:
     report = submit(nightly)
     assert (report.status, report.outcomes["already_done"], report.n_series) == ("nothing_to_do", 2, 2)
     assert len(list(nightly.store_root.glob("masks/*/*/*/mask.nii.gz"))) == 3
+
+
+def test_an_archive_that_drops_out_ends_the_run_and_fails_no_series(
+    nightly: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once work is planned; when it is back, the next night does all of it unasked."""
+    age(nightly.study_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "start_local_ray", lambda: nightly.study_dir.rename(tmp_path / "away"))
+        with pytest.raises(StoreError, match="is the file system mounted"):
+            submit(nightly)
+    (tmp_path / "away").rename(nightly.study_dir)
+    report = submit(nightly)
+    assert (report.outcomes["segmented"], report.outcomes["already_done"], report.complete) == (3, 0, True)
+
+
+def test_a_series_that_was_away_for_a_moment_is_done_the_next_night(
+    nightly: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails, the others do not, and nobody has to ask for it."""
+    age(nightly.study_dir)
+    series = sorted({path.parent for path in nightly.study_dir.rglob("*.dcm")})[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "start_local_ray", lambda: series.rename(tmp_path / "away"))
+        first = submit(nightly)
+    assert (first.outcomes["segmented"], first.outcomes["failed"]) == (2, 1)
+    (tmp_path / "away").rename(series)
+    second = submit(nightly)
+    assert (second.outcomes["segmented"], second.outcomes["already_done"], second.outcomes["left_out"]) == (1, 2, 0)
 
 
 def test_a_run_whose_time_is_over_begins_nothing(submission: Submission) -> None:

@@ -39,8 +39,9 @@ from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.worker_metrics import write_to_ray
-from vaeseg.errors import StoreError, VaesegError
+from vaeseg.errors import ARCHIVE_GONE, StoreError, VaesegError
 from vaeseg.io.labels import find_labels, label_names
+from vaeseg.io.listing import is_there
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
@@ -48,7 +49,7 @@ from vaeseg.logs import logged_with
 from vaeseg.models.description import describe
 from vaeseg.models.files import resolve_model
 from vaeseg.paths import AnyPath, any_path
-from vaeseg.records import FailedSeries, Reason, SeriesOutcome
+from vaeseg.records import TRANSIENT, FailedSeries, Reason, SeriesOutcome
 from vaeseg.telemetry import FILES_REFUSED
 
 T = TypeVar("T")
@@ -323,11 +324,22 @@ def _segment(
         for row in consume_in_thread(produce, run.interruption.check):
             item = items.pop(row["work_item"])
             if (outcome := _checked(row)) is not None:
+                _check_archive(run.job.root, outcome)
                 run.pace.came(outcome)
                 committer.add(item, outcome)
     finally:
         committer.flush()
     committer.crashed(list(items.values()))
+
+
+def _check_archive(root: AnyPath, outcome: SeriesOutcome) -> None:
+    """Let no series fail, one after the other, because the archive dropped out; on one node alone it is its own affair.
+
+    Raises:
+        StoreError: it did.
+    """
+    if isinstance(outcome, FailedSeries) and outcome.reason in TRANSIENT and not is_there(root):
+        raise StoreError(ARCHIVE_GONE)
 
 
 def _checked(row: SeriesRow) -> SeriesOutcome | None:

@@ -29,21 +29,20 @@ from vaeseg.distributed.rows import (
     unpack_mask,
     unpack_slices,
 )
-from vaeseg.errors import ARCHIVE_GONE, ReadingError, StoreError
+from vaeseg.errors import ReadingError, StoreError
 from vaeseg.evaluation.lesions import measure_lesions
 from vaeseg.evaluation.overlap import dice, iou
 from vaeseg.evaluation.protocol import slice_ious
 from vaeseg.geometry.orientation import axial_geometry, axial_order
 from vaeseg.geometry.resample import label_to_model_grid, mask_to_native, model_pixel_of_voxel, to_model_grid
 from vaeseg.io.labels import read_label_on_grid
-from vaeseg.io.listing import is_there
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.masks import MASK_NAME, write_mask, write_preview
 from vaeseg.io.parquet import encode_mask
 from vaeseg.io.volume import read_volume
 from vaeseg.logs import logged_with, set_up_worker_logging
 from vaeseg.paths import any_path
-from vaeseg.records import TRANSIENT, BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
+from vaeseg.records import BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
 from vaeseg.telemetry import (
     FILES_READ_BYTES,
     GPU_BUSY_SECONDS,
@@ -181,13 +180,8 @@ def _read(row: SeriesRow, config: StageConfig, write: Write) -> SeriesRow:
     started = time.perf_counter()
     manifest = SeriesManifest.from_json(row["manifest"])
     die_after(config.reading.decode_timeout_seconds)
-    root = any_path(row["root"])
     try:
-        volume = read_volume(root, manifest, config.reading)
-    except ReadingError as error:
-        if error.reason in TRANSIENT and not is_there(root):
-            raise StoreError(ARCHIVE_GONE) from error
-        raise
+        volume = read_volume(any_path(row["root"]), manifest, config.reading)
     finally:
         signal.alarm(0)
     write(FILES_READ_BYTES, "", sum(file.size for file in manifest.files))

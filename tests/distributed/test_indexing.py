@@ -23,11 +23,12 @@ from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
 from vaeseg.distributed import index_tasks, indexing
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
-from vaeseg.errors import StoreError
+from vaeseg.errors import ReadingError, StoreError
 from vaeseg.io import archive, listing
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.dicom import SubjectKeyer
 from vaeseg.io.listing import FoundFile
+from vaeseg.records import Reason
 
 SECRET = b"k" * 32
 UID = "1.2.826.0.1.77"
@@ -168,6 +169,23 @@ def test_a_file_that_cannot_be_read_is_tried_again(
     assert index(database, tmp_path).n_read == len(series.paths)
     assert keys(database, tmp_path) == [f"{UID}.1", f"{UID}.2"]
     assert index(database, tmp_path).n_read == 0
+
+
+def test_a_volume_that_cannot_be_read_is_tried_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a DICOM file is, wherever in its reading the disk gave up."""
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), dtype=np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+
+    def fail(*_: object) -> None:
+        raise ReadingError(Reason.UNREADABLE_FILE, "cannot be opened (OSError)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "read_nifti_header", fail)
+        index(database, tmp_path)
+        assert keys(database, tmp_path) == []
+    assert index(database, tmp_path).n_read == 1
+    assert len(keys(database, tmp_path)) == 1
 
 
 @pytest.mark.parametrize("leaves", ["nothing", "an empty directory"])

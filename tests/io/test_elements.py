@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from vaeseg.config import ReadingConfig
 from vaeseg.io import part10
 from vaeseg.io.dicom import quiet_pydicom
-from vaeseg.io.elements import NO_VALUE, PARSE_ERRORS, Elements, integer, numbers, text, values
+from vaeseg.io.elements import NO_VALUE, PARSE_ERRORS, Elements, integer, numbers, text, transfer_syntax, values
 
 TEXT_VALUES = (
     *(b"", b" ", b"\0", b"CT", b" CT ", b"CT\0", b"CT\0\0", b"C\0T", b"A\\B", b"A\\\\B", b"A\\", b"\\", b" A \\ B "),
@@ -102,7 +102,20 @@ def test_the_short_way_reads_what_pydicom_reads(
     tmp_path: Path, syntax: pydicom.uid.UID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Element by element, of a whole file and of damaged ones, or it leaves them to pydicom."""
-    save(ct_slice(stored_values()[0], 0, TransferSyntaxUID=syntax), tmp_path / "a.dcm")
+    nested = pydicom.Dataset()
+    nested.ReferencedSOPInstanceUID = "1.2.3"
+    inner = pydicom.Sequence([nested])
+    inner.is_undefined_length = True
+    dataset = ct_slice(
+        stored_values()[0],
+        0,
+        TransferSyntaxUID=syntax,
+        SpecificCharacterSet="ISO_IR 192",
+        SeriesDescription="Lunge, kräftig",
+    )
+    dataset.ReferencedImageSequence = inner
+    dataset["ReferencedImageSequence"].is_undefined_length = True
+    save(dataset, tmp_path / "a.dcm")
     whole, source = (tmp_path / "a.dcm").read_bytes(), random.Random(str(syntax))
     without_vr = whole[:136] + b"ZZ" + whole[138:]
     short_ways: list[bool] = []
@@ -121,6 +134,26 @@ def test_the_short_way_reads_what_pydicom_reads(
             assert found == outcome(lambda raw=raw: read_all(raw))
     assert short_ways[0]
     assert 100 < sum(short_ways) < 300
+
+
+@pytest.mark.parametrize("before", [b"\x08\x00\x16\x00UI", b"\x10\x00\x20\x00LO"], ids=["first", "later"])
+@pytest.mark.parametrize("group", [0x0000, 0x0002])
+def test_an_element_of_another_place_is_no_file_meta(tmp_path: Path, group: int, before: bytes) -> None:
+    """A data set that names a transfer syntax of its own, or holds a command: read as pydicom reads it."""
+    save(ct_slice(stored_values()[0], 0, TransferSyntaxUID=ExplicitVRLittleEndian), tmp_path / "a.dcm")
+    whole = (tmp_path / "a.dcm").read_bytes()
+    stray = group.to_bytes(2, "little") + b"\x10\x00UI\x06\x001.2.3\0"
+    at = whole.index(before, 132)
+    raw = whole[:at] + stray + whole[at:]
+    with quiet_pydicom():
+        elements = part10.read_elements(io.BytesIO(raw), lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(part10, "_read_usual", lambda *_: None)
+            expected = part10.read_elements(
+                io.BytesIO(raw), lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig()
+            ).dataset
+        assert transfer_syntax(elements) == expected.file_meta.get("TransferSyntaxUID")
+        assert elements.dataset == expected
 
 
 def read_all(raw: bytes) -> Any:

@@ -75,9 +75,12 @@ class Elements:
     @classmethod
     def of(cls, dataset: pydicom.Dataset) -> Elements:
         """Those of a data set that there is already."""
-        parts = [dataset.file_meta, dataset] if hasattr(dataset, "file_meta") else [dataset]
-        items = ((tag, part.get_item(tag, keep_deferred=True)) for part in parts for tag in list(part.keys()))
-        return cls({int(tag): element for tag, element in items}, lambda: dataset)
+        as_read = _as_read(dataset)
+        if hasattr(dataset, "file_meta"):  # which alone has elements of its group, whatever the rest holds
+            as_read = {tag: one for tag, one in as_read.items() if tag >> 16 != META_GROUP} | _as_read(
+                dataset.file_meta
+            )
+        return cls(as_read, lambda: dataset)
 
     @cached_property
     def dataset(self) -> pydicom.Dataset:
@@ -102,6 +105,10 @@ class Elements:
         if _tag(keyword) >> 16 == META_GROUP:
             part = getattr(part, "file_meta", part)  # file meta alone has none of its own
         return part.get(keyword)
+
+
+def _as_read(dataset: pydicom.Dataset) -> dict[int, Element]:
+    return {int(tag): dataset.get_item(tag, keep_deferred=True) for tag in list(dataset.keys())}
 
 
 class _RawValue(NamedTuple):

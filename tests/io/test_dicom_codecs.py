@@ -352,3 +352,11 @@ def test_rle_with_something_above_the_bits_stored(tmp_path: Path, signed: bool) 
     assert reasons(tmp_path / "above") == {"readable": SLICES}
     found, expected = read_one(tmp_path / "above"), read_one(tmp_path / "clean")
     np.testing.assert_array_equal(found.volume_hu, expected.volume_hu)
+
+
+@pytest.mark.parametrize("cut", [8, 400])
+def test_a_file_that_ends_within_its_frames_is_truncated(tmp_path: Path, cut: int) -> None:
+    """At the delimiter behind them or in the middle of one: what is missing is pixels, and the header is fine."""
+    path = write_compressed(tmp_path, "rle", smooth()).paths[2]
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert reasons(tmp_path) == {"truncated_pixel_data": SLICES}

@@ -176,3 +176,13 @@ def test_an_element_that_is_not_loaded_is_read_when_it_is_asked_for(tmp_path: Pa
     with quiet_pydicom(), (tmp_path / "a").open("rb") as file:
         elements = part10.read_elements(file, lambda tag, _vr, _n: tag >> 16 == 0x7FE0, ReadingConfig())
         assert text(elements, keyword) == "x" * 70_000
+
+
+def test_file_meta_that_lacks_an_element_does_not_borrow_it() -> None:
+    """From a data set that holds one of the same group."""
+    dataset = pydicom.Dataset()
+    tag = Tag("TransferSyntaxUID")
+    dataset[tag] = RawDataElement(tag, "UI", 6, b"1.2.3\0", 0, False, True)
+    assert text(Elements.of(dataset), "TransferSyntaxUID") == "1.2.3"
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    assert text(Elements.of(dataset), "TransferSyntaxUID") == ""

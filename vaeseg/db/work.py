@@ -1,7 +1,8 @@
 """The ledger of work: what a run has to do, so that nothing is lost and nothing is done twice.
 
 The work key is (series, fingerprint, model, configuration). An item that was segmented or skipped is done for good; one
-that failed or crashed waits until it is asked for; one left pending by a run that was killed is planned again.
+that failed or crashed waits until it is asked for, unless what it failed for may have passed (`records.TRANSIENT`); one
+left pending by a run that was killed is planned again.
 """
 
 from __future__ import annotations

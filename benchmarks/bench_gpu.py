@@ -32,7 +32,7 @@ from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vaeseg.models.files import resolve_model
-from vaeseg.models.preprocessing import intensity_ranges, normalise
+from vaeseg.models.preprocessing import intensity_ranges
 from vaeseg.models.provenance import Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.phantom.patient import generate_patient
@@ -94,20 +94,17 @@ def engine_of(name: str, checkpoint: Checkpoint, device: Device, rounds: int, qu
         figures=in_turns(
             {"from the device": _timed(from_device, n_slices), "from the host": _timed(from_host, n_slices)}, rounds
         ),
-        notes={"slices": n_slices, "batch": predictor.chunk, "side": size},
+        notes={"slices": n_slices, "batch": predictor.chunk, "side": size, "computes in": str(predictor.engine.dtype)},
     )
 
 
 def segment_resident(predictor: Predictor, slices_hu: Tensor, bounds_hu: Tensor) -> Tensor:
     """Masks (K, S, S) bool on the device, of int16 HU and (K, 2) HU for intensity 0 and 1 that lie there."""
-    low, high = bounds_hu.unbind(1)
     masks = torch.empty(slices_hu.shape, dtype=torch.bool, device=slices_hu.device)
     with torch.inference_mode():
         for first in range(0, len(slices_hu), predictor.chunk):
             part = slice(first, first + predictor.chunk)
-            intensity = normalise(slices_hu[part], low[part], high[part])[:, None]
-            images = intensity.contiguous(memory_format=torch.channels_last)
-            masks[part] = predictor._model.probability(images)[:, 0] >= predictor.preprocessing.threshold
+            masks[part] = predictor.masks_on_device(slices_hu[part], bounds_hu[part])
     return masks
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+Precision = Literal["auto", "fp32", "bf16"]
+"""Numbers that a network computes in: `auto` takes bfloat16 where the hardware multiplies it faster than float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig:
@@ -178,8 +181,8 @@ class TrainingConfig:
     """Unit of the split; `slice` leaks neighbours and exists to reproduce the paper's table."""
     fold: int = 0
     """Which of the data set's splits of that kind."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` autocasts to bfloat16; `auto` does where the hardware multiplies it faster than float32."""
+    precision: Precision = "auto"
+    """`bf16` autocasts to bfloat16."""
     deterministic: bool = False
     """Refuse kernels whose result may differ from run to run; slower on a GPU, without effect on a CPU."""
     seed: int = 0
@@ -315,6 +318,9 @@ class RunConfig:
     """Where the model runs."""
     batch_size: int = 32
     """Slices in one pass."""
+    precision: Precision = "auto"
+    """What the model computes in. Like `device` no part of the work key; `fp32` gives the same masks on all kinds
+    of nodes."""
     actors: tuple[int, int] | None = None
     """Fewest and most processes that hold the model, one GPU each where there are GPUs; None: up to one for each GPU,
     or for each node where there are none."""

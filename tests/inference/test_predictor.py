@@ -47,7 +47,7 @@ def with_preprocessing(checkpoint: Checkpoint, **changes: object) -> Checkpoint:
 
 def test_mask_is_the_thresholded_network(checkpoint: Checkpoint, volume: np.ndarray) -> None:
     """The probabilities are those of the network on intensity (HU + 1000) / 1400 clipped to [0, 1]."""
-    predictor = Predictor(checkpoint, "cpu")
+    predictor = Predictor(checkpoint, "cpu", precision="fp32")
     intensity = np.clip((volume.astype(np.float32) + 1000) / 1400, 0, 1)
     with torch.no_grad():
         model = checkpoint.network()
@@ -146,8 +146,7 @@ def test_masks_and_the_process_know_nothing_of_threads(checkpoint: Checkpoint, v
     torch.set_num_threads(2)
     seen: list[int] = []
     one, three = Predictor(checkpoint, "cpu", num_threads=1), Predictor(checkpoint, "cpu", num_threads=3)
-    three._model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
-    three._model.encoder.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    three.engine.network.encoder.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     assert np.array_equal(one.probabilities(volume), three.probabilities(volume))
     assert set(seen) == {1}
     assert torch.get_num_threads() == 2
@@ -159,7 +158,7 @@ def test_masks_and_the_process_know_nothing_of_threads(checkpoint: Checkpoint, v
 def test_what_goes_wrong_in_a_pass_is_raised(checkpoint: Checkpoint, volume: np.ndarray) -> None:
     """And not left in its thread, with a mask half made."""
     predictor = Predictor(checkpoint, "cpu", num_threads=2)
-    predictor._model.decoder[-1] = torch.nn.Conv2d(1, 1, 1)
+    predictor.engine.network.decoder[-1] = torch.nn.Conv2d(1, 1, 1)
     with pytest.raises(RuntimeError):
         predictor.segment(volume)
 

@@ -20,14 +20,8 @@ FAMILY = [
 @pytest.mark.parametrize("architecture", FAMILY, ids=["paper", "spatial", "patches"])
 def test_a_folded_network_is_the_same_function(architecture: ArchitectureConfig) -> None:
     """With statistics and scales that are not those of an untrained network; nothing is left to normalise."""
-    generator = torch.Generator().manual_seed(0)
-    network = Segmenter(architecture).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for weight in (module.weight, module.bias, module.running_mean, module.running_var):
-                assert weight is not None
-                weight.data = torch.rand(weight.shape, generator=generator) + 0.5
-    images = torch.rand(3, 1, 64, 64, generator=generator)
+    network = with_statistics(Segmenter(architecture).eval())
+    images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = network(images)[0]
         after = folded(network)(images)[0]
@@ -36,3 +30,14 @@ def test_a_folded_network_is_the_same_function(architecture: ArchitectureConfig)
         torch.testing.assert_close(network(images)[0], before, rtol=0, atol=0)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(network).modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def with_statistics(network: Segmenter) -> Segmenter:
+    """The network itself, with statistics and scales between 0.5 and 1.5."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for weight in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert weight is not None
+                weight.data = torch.rand(weight.shape, generator=generator) + 0.5
+    return network

@@ -10,7 +10,7 @@ from training_factories import SMALL, TINY, slice_set
 from vaeseg.config import TrainingConfig
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.training.objective import stage_losses, step_loss, uses_bf16
+from vaeseg.training.objective import stage_losses, step_loss
 from vaeseg.training.sources import batch_of
 
 LATENT_NUMBERS, PIXELS = 2 * 8 * 8, 64 * 64
@@ -59,13 +59,3 @@ def test_gradients_averaged_over_workers_are_those_of_the_step() -> None:
     losses = torch.tensor([4.0, 1.0, 2.0, 5.0])
     parts = [step_loss(own, 4, 2, TINY) for own in (losses[:1], losses[1:])]
     assert sum(parts) / 2 == pytest.approx(losses.mean().item())
-
-
-def test_bf16_is_used_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` asks the processor; the other two are orders."""
-    cpu = torch.device("cpu")
-    for has in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
-        assert uses_bf16(TrainingConfig(precision="auto"), cpu) is has
-        assert uses_bf16(TrainingConfig(precision="bf16"), cpu)
-        assert not uses_bf16(TrainingConfig(precision="fp32"), cpu)

@@ -17,6 +17,7 @@ from vaeseg.cli.options import (
     jobs_address_option,
     json_option,
     made_database_url,
+    precision_option,
     show_submitted,
     store_option,
     wait_option,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 )
 @store_option
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@precision_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the confidence intervals.")
 @click.option("--allow-overlap", is_flag=True, help="Evaluate on subjects that the model was trained on, and say so.")
 @jobs_address_option

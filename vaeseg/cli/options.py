@@ -157,6 +157,15 @@ database_option = click.option(
 )
 """`db: str | None`"""
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="What the model computes in: auto takes bfloat16 where the hardware has it, fp32 gives the same masks on all.",
+)
+"""`precision: Precision`"""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 """`as_json: bool`"""
 

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
-from vaeseg.cli.options import NOTICE, WORKERS, address_option, json_option, store_options, wait_option
+from vaeseg.cli.options import (
+    NOTICE,
+    WORKERS,
+    address_option,
+    json_option,
+    precision_option,
+    store_options,
+    wait_option,
+)
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 from vaeseg.logs import is_json
 
 if TYPE_CHECKING:
+    from vaeseg.config import Precision
     from vaeseg.distributed.report import ProgressCallback, RunReport
     from vaeseg.distributed.submit import Preview, Submission
     from vaeseg.paths import AnyPath
@@ -34,6 +43,7 @@ _OPTIONS = (
     click.option("--limit", type=click.IntRange(min=1), help="At most this many series in this run."),
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Slices in one pass."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    precision_option,
     click.option(
         "--gpu-actors",
         "actors",
@@ -70,6 +80,7 @@ def submission(
     limit: int | None,
     batch_size: int,
     device: Literal["auto", "cpu", "cuda"],
+    precision: Precision,
     actors: tuple[int, int] | None,
     address: str | None,
     wait: bool,
@@ -114,6 +125,7 @@ def submission(
             limit=limit,
             retry=retry,
             device=device,
+            precision=precision,
             batch_size=batch_size,
             actors=actors,
             stable_seconds=stable_seconds,

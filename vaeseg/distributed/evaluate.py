@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from vaeseg.config import Precision
 from vaeseg.errors import UsageError
 from vaeseg.evaluation.cases import choose_cases
 from vaeseg.inference.case_pictures import picture_cases
@@ -44,6 +45,7 @@ class EvaluationRequest:
     report_dir: str | None = None
     """Where the report goes; None: there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     """Of the confidence intervals."""
     allow_overlap: bool = False
@@ -72,7 +74,7 @@ def evaluate_as_asked(request: EvaluationRequest, listener: EvaluationListener) 
     source = _source(request)
     if request.report_dir is not None:
         make_report_directory(Path(request.report_dir))
-    model = load_model(resolve_model(request.model), request.device)
+    model = load_model(resolve_model(request.model), request.device, request.precision)
     listener.on_start(len(source))
     evaluation = evaluate(model, source, allow_overlap=request.allow_overlap, on_subject=listener.on_subject)
     result = result_json(evaluation, request.seed)

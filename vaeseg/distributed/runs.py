@@ -366,6 +366,7 @@ def _stage_config(run: _Run, model_digest: str) -> StageConfig:
         output_types=config.segmentation.output_types,
         device=config.device,
         batch_size=config.batch_size,
+        precision=config.precision,
         actors=config.actors,
         plan_until=config.deadline,
     )

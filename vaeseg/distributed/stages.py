@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.config import ReadingConfig
+from vaeseg.config import Precision, ReadingConfig
 from vaeseg.distributed.rows import (
     Failure,
     SeriesRow,
@@ -72,6 +72,7 @@ class StageConfig:
     output_types: tuple[str, ...]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = 32
+    precision: Precision = "auto"
     num_threads: int | None = None
     actors: tuple[int, int] | None = None
     """Fewest and most that segment; None: as many as the cluster has GPUs, or nodes."""
@@ -109,7 +110,8 @@ class Segment:
 
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)
-        self._predictor = Predictor(checkpoint, config.device, config.batch_size, config.num_threads or cores())
+        n_passes = config.num_threads or cores()
+        self._predictor = Predictor(checkpoint, config.device, config.batch_size, n_passes, config.precision)
         self._config, self._size, self._write = config, config.image_size, write
 
     def __call__(self, row: SeriesRow) -> SeriesRow:

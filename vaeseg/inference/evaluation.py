@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from vaeseg.config import Precision
 from vaeseg.errors import UsageError
 from vaeseg.evaluation.calibration import CalibrationHistogram
 from vaeseg.evaluation.figures import confidence, figures
@@ -37,7 +38,9 @@ class EvaluatedModel:
     predictor: Predictor
 
 
-def load_model(path: AnyPath, device: Literal["auto", "cpu", "cuda"] = "auto") -> EvaluatedModel:
+def load_model(
+    path: AnyPath, device: Literal["auto", "cpu", "cuda"] = "auto", precision: Precision = "auto"
+) -> EvaluatedModel:
     """Load the model that is to be evaluated.
 
     Raises:
@@ -45,7 +48,8 @@ def load_model(path: AnyPath, device: Literal["auto", "cpu", "cuda"] = "auto") -
         UsageError: there is no such device.
     """
     checkpoint = load_checkpoint(path)
-    return EvaluatedModel(name=printable(path.stem), checkpoint=checkpoint, predictor=Predictor(checkpoint, device))
+    predictor = Predictor(checkpoint, device, precision=precision)
+    return EvaluatedModel(name=printable(path.stem), checkpoint=checkpoint, predictor=predictor)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,6 +6,7 @@ K slices of one volume, S side of the model grid.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -14,15 +15,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vaeseg.config import Precision
 from vaeseg.errors import CheckpointError, UsageError
+from vaeseg.inference.engine import engine_for
+from vaeseg.inference.mask_bits import from_bits, to_bits
 from vaeseg.models.checkpoint import Checkpoint
-from vaeseg.models.folding import folded
 from vaeseg.models.preprocessing import intensity_ranges, normalise
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import BoolArray, IntArray
 
 CPU_CHUNK = 4
 """Slices in one pass on a CPU: larger batches fall out of the cache and are slower, whatever `batch_size` says."""
+GPU_LANES = 2
+"""Passes under way at a time."""
 
 
 class Predictor:
@@ -39,6 +44,7 @@ class Predictor:
         device: `auto` takes a CUDA device where there is one.
         batch_size: slices in one pass on a GPU, and the most on a CPU.
         num_threads: passes at a time on a CPU, a thread each; None takes as many as torch would take threads.
+        precision: what it computes in; `auto` makes masks depend on the hardware, within rounding.
 
     Raises:
         CheckpointError: the checkpoint is a stage-one model.
@@ -52,6 +58,7 @@ class Predictor:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         batch_size: int = 32,
         num_threads: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
@@ -61,10 +68,8 @@ class Predictor:
         self.device = choose_device(device)
         self.preprocessing = checkpoint.preprocessing
         self.chunk = min(batch_size, CPU_CHUNK) if self.device.type == "cpu" else batch_size
-        self._lanes = ThreadPoolExecutor(
-            self._n_lanes(num_threads), "pass", _compute_in_one_thread, (torch.get_num_threads(),)
-        )
-        self._model = folded(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.engine = engine_for(model, self.device, precision, self.chunk)
+        self._lanes = _cpu_lanes(num_threads) if self.device.type == "cpu" else _gpu_lanes(self.device)
 
     def segment(self, slices_hu: npt.NDArray[np.int16]) -> BoolArray:
         """Mask of one volume.
@@ -78,7 +83,20 @@ class Predictor:
         Raises:
             ValueError: the shape is not (K, S, S) for the model's S.
         """
-        return np.asarray(self.probabilities(slices_hu) >= self.preprocessing.threshold)
+        self._check(slices_hu.shape)
+        masks = np.empty(slices_hu.shape, dtype=np.bool_)
+        if len(slices_hu) > 0:
+            self._in_passes(slices_hu, intensity_ranges(slices_hu, self.preprocessing), self._host_masks, masks)
+        return masks
+
+    def masks_on_device(self, slices_hu: Tensor, ranges_hu: Tensor) -> Tensor:
+        """Masks (B, S, S) bool of one pass, of slices that lie on the device and to stay there.
+
+        Args:
+            slices_hu: (B, S, S) int16 HU, B as `chunk` has it.
+            ranges_hu: (B, 2) float32, the HU that become intensity 0 and 1.
+        """
+        return self._probability(slices_hu, ranges_hu) >= self.preprocessing.threshold
 
     def probabilities(
         self, slices_hu: npt.NDArray[np.int16], chosen: IntArray | None = None
@@ -100,8 +118,8 @@ class Predictor:
             return np.empty(slices_hu.shape, dtype=np.float32)
         ranges_hu = intensity_ranges(slices_hu, self.preprocessing)
         if chosen is None:
-            return self._in_passes(slices_hu, ranges_hu)
-        return self._in_passes(slices_hu[chosen], ranges_hu[chosen])
+            return self._host_probabilities(slices_hu, ranges_hu)
+        return self._host_probabilities(slices_hu[chosen], ranges_hu[chosen])
 
     def probabilities_of_intensity(
         self, images: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -121,40 +139,71 @@ class Predictor:
         if images.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"intensities are {images.dtype}, expected uint8 or uint16")
         full = np.float32(np.iinfo(images.dtype).max)
-        return self._in_passes(images, np.tile(np.array([0, full], dtype=np.float32), (len(images), 1)))
-
-    def _n_lanes(self, num_threads: int | None) -> int:
-        if self.device.type != "cpu":
-            return 1
-        return torch.get_num_threads() if num_threads is None else num_threads
+        return self._host_probabilities(images, np.tile(np.array([0, full], dtype=np.float32), (len(images), 1)))
 
     def _check(self, shape: tuple[int, ...]) -> None:
         size = self.preprocessing.image_size
         if len(shape) != 3 or shape[1:] != (size, size):
             raise ValueError(f"slices have shape {shape}, expected (K, {size}, {size})")
 
-    def _in_passes(self, slices: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _host_probabilities(self, slices: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         probabilities = np.empty(slices.shape, dtype=np.float32)
+        self._in_passes(slices, ranges, lambda *part: self._probability(*part).cpu().numpy(), probabilities)
+        return probabilities
+
+    def _host_masks(self, slices: Tensor, ranges: Tensor) -> BoolArray:
+        masks = self.masks_on_device(slices, ranges)
+        if self.device.type == "cpu":
+            return np.asarray(masks.numpy())
+        return from_bits(to_bits(masks).cpu().numpy(), self.preprocessing.image_size)
+
+    def _in_passes(
+        self,
+        slices: npt.NDArray[Any],
+        ranges: npt.NDArray[np.float32],
+        compute: Callable[[Tensor, Tensor], npt.NDArray[Any]],
+        results: npt.NDArray[Any],
+    ) -> None:
+        """Fill `results`, `chunk` slices at a time."""
 
         def put(start: int) -> None:
             own = slice(start, start + self.chunk)
-            probabilities[own] = self._pass(slices[own], ranges[own])[: len(slices[own])]
+            with torch.inference_mode():
+                computed = compute(self._filled(slices[own]), self._filled(ranges[own]))
+            results[own] = computed[: len(slices[own])]
 
         for _ in self._lanes.map(put, range(0, len(slices), self.chunk)):
             pass  # what went wrong in a lane is raised here
-        return probabilities
 
-    def _pass(self, part: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        filled = np.zeros((self.chunk, *part.shape[1:]), dtype=part.dtype)
-        filled[: len(part)] = part
-        bounds = np.zeros((self.chunk, 2), dtype=np.float32)
-        bounds[: len(part)] = ranges
-        with torch.inference_mode():
-            low, high = torch.from_numpy(bounds).to(self.device).unbind(1)
-            intensity = normalise(torch.from_numpy(filled).to(self.device), low, high)
-            images: Tensor = intensity[:, None].contiguous(memory_format=torch.channels_last)
-            found: npt.NDArray[np.float32] = self._model.probability(images).squeeze(1).float().cpu().numpy()
-            return found
+    def _filled(self, part: npt.NDArray[Any]) -> Tensor:
+        """A whole pass of it, on the device; to a GPU it is copied from pinned memory, beside what else goes on."""
+        whole = np.zeros((self.chunk, *part.shape[1:]), dtype=part.dtype)
+        whole[: len(part)] = part
+        tensor = torch.from_numpy(whole)
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _probability(self, slices: Tensor, ranges: Tensor) -> Tensor:
+        low, high = ranges.unbind(1)
+        return self.engine.probability(normalise(slices, low, high))
+
+
+def _cpu_lanes(num_threads: int | None) -> ThreadPoolExecutor:
+    """A thread for each pass at a time, which has one core of its own."""
+    of_the_process = torch.get_num_threads()
+    n_lanes = of_the_process if num_threads is None else num_threads
+    return ThreadPoolExecutor(n_lanes, "pass", _compute_in_one_thread, (of_the_process,))
+
+
+def _gpu_lanes(device: torch.device) -> ThreadPoolExecutor:
+    """Two, with a stream each: what one copies goes beside what the other computes. Kernels that add in any order are
+    turned off for this process."""
+    torch.backends.cudnn.deterministic = True
+    torch.cuda.synchronize(device)
+    return ThreadPoolExecutor(GPU_LANES, "pass", lambda: _own_stream(device))
+
+
+def _own_stream(device: torch.device) -> None:
+    torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def _compute_in_one_thread(of_the_process: int) -> None:

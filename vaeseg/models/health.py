@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from vaeseg.checks import Check, failed, passed
 from vaeseg.errors import CheckpointError, ModelNotFoundError
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.models.files import resolve_model
+from vaeseg.models.precision import number_type
 from vaeseg.paths import AnyPath
 
 
@@ -30,4 +33,6 @@ def model_check(model: str, store_models: AnyPath | None) -> tuple[Check, str | 
         found = f"{path.stem} is a {checkpoint.kind}, which segments nothing"
         return failed("model", found, "train a decoder on it: 'vaeseg-batch train decoder'"), None
     checkpoint.network()
-    return passed("model", f"{path.stem}, {checkpoint.digest[:12]}"), checkpoint.digest
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    numbers = str(number_type("auto", device)).removeprefix("torch.")
+    return passed("model", f"{path.stem}, {checkpoint.digest[:12]}, in {numbers} on {device}"), checkpoint.digest

@@ -29,6 +29,11 @@ class Segmenter(VariationalAutoencoder):
         for part in (self.encoder, self.mean, self.logvar):
             part.requires_grad_(False)
 
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of tumour from the posterior mean: (B, 1, J, I) intensity in [0, 1] to the same shape."""
+        logits: Tensor = self.decoder(self.mean(self.encoder(images)))
+        return logits
+
     def probability(self, images: Tensor) -> Tensor:
-        """Probability of tumour from the posterior mean: (B, 1, J, I) intensity in [0, 1] to the same shape."""
-        return torch.sigmoid(self.decoder(self.mean(self.encoder(images))))
+        """Probability of tumour from the posterior mean: (B, 1, J, I) intensity to the same shape, float32."""
+        return torch.sigmoid(self.logits(images).float())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vaeseg.config import TrainingConfig
 from vaeseg.models.losses import cross_entropy, kl_divergence, soft_dice_loss, squared_error
+from vaeseg.models.precision import number_type
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import Posterior, VariationalAutoencoder
 from vaeseg.training.batches import Batch
@@ -58,16 +59,8 @@ def step_loss(losses: Tensor, step_slices: int, n_workers: int, config: Training
 def autocast(model: nn.Module, config: TrainingConfig) -> torch.autocast:
     """bfloat16 where the configuration or, with `auto`, the hardware has it."""
     device = device_of(model)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(config, device))
-
-
-def uses_bf16(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether a training runs in bfloat16; without the instructions it is ten times slower than float32 on a CPU."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    is_bf16 = number_type(config.precision, device) is torch.bfloat16
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,0 +1,20 @@
+"""bfloat16 where it is fast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vaeseg.models.precision import number_type
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_bf16_is_used_where_the_hardware_has_it(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` asks the processor or the GPU; the other two are orders."""
+    place = torch.device(device)
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has and device == "cpu")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has and device == "cuda")
+        assert number_type("auto", place) is (torch.bfloat16 if has else torch.float32)
+        assert number_type("bf16", place) is torch.bfloat16
+        assert number_type("fp32", place) is torch.float32

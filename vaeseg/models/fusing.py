@@ -1,0 +1,147 @@
+"""Convolutions that do what follows them in the same kernel, by oneDNN, on a CPU.
+
+Without it each activation is a pass over memory of its own. The operators are those that torch.compile emits on a CPU.
+They need no compiler and no warm-up, and torch does not document them: `inference.engine` compares what comes out.
+
+B batch, C channels, J I space.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vaeseg.models.blocks import ResidualBlock
+from vaeseg.models.segmenter import Segmenter
+
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+Shapes = dict[nn.Module, tuple[int, ...]]
+
+
+def fused(network: Segmenter, images: Tensor, dtype: torch.dtype) -> Segmenter:
+    """A copy for inference on a CPU, from image to `logits`, with its weights laid out for kernels that fuse.
+
+    Args:
+        network: on the CPU, its normalisations folded.
+        images: (B, 1, J, I) of the size that it will see: layouts are chosen for it, others work and are slower.
+        dtype: that it computes in; images are then to have it too.
+
+    Raises:
+        RuntimeError: this processor has no kernels for `dtype`, or this torch not the operators.
+    """
+    copy = deepcopy(network)
+    shapes = _input_shapes(copy, images)
+    for part in ("encoder", "mean", "decoder"):
+        setattr(copy, part, _fused(getattr(copy, part), shapes, dtype))
+    return copy
+
+
+class FusedConvolution(nn.Module):
+    """A convolution, transposed or not, and the LeakyReLU after it where there is one.
+
+    Args:
+        convolution: whose weights are taken over.
+        activation: None for none.
+        shape: (B, C, J, I) of its input.
+        dtype: that it computes in.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d | nn.ConvTranspose2d,
+        activation: nn.LeakyReLU | None,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self._bias = None if convolution.bias is None else convolution.bias.detach().to(dtype)
+        padding: list[Any] = [convolution.padding]
+        if isinstance(convolution, nn.ConvTranspose2d):
+            padding.append(convolution.output_padding)
+        self._layout = (*padding, convolution.stride, convolution.dilation, convolution.groups)
+        operators = _operators()
+        transposes = isinstance(convolution, nn.ConvTranspose2d)
+        reorder = "_reorder_convolution_transpose_weight" if transposes else "_reorder_convolution_weight"
+        self._weight = getattr(operators, reorder)(convolution.weight.detach().to(dtype), *self._layout, shape)
+        self._compute = getattr(
+            operators, "_convolution_transpose_pointwise" if transposes else "_convolution_pointwise"
+        )
+        self._after = ("none", [], "") if activation is None else ("leaky_relu", [activation.negative_slope], "")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, J, I) to the convolution's shape."""
+        found: Tensor = self._compute(features, self._weight, self._bias, *self._layout, *self._after)
+        return found
+
+    def plus(self, features: Tensor, other: Tensor) -> Tensor:
+        """The convolution's result and `other`, of the same shape; without activation, and not for a transposed one."""
+        added = self._compute.binary
+        found: Tensor = added(features, other, self._weight, self._bias, *self._layout, "add", 1.0, None, [], None)
+        return found
+
+
+class FusedResidualBlock(nn.Module):
+    """A `ResidualBlock` whose sum is made by its last convolution.
+
+    Args:
+        block: whose weights are taken over.
+        shapes: of the inputs of its convolutions.
+        dtype: that it computes in.
+    """
+
+    def __init__(self, block: ResidualBlock, shapes: Shapes, dtype: torch.dtype) -> None:
+        super().__init__()
+        first, last = block.body[0], block.body[1]
+        assert isinstance(last, nn.Conv2d)
+        self._first = _fused(first, shapes, dtype)
+        self._last = FusedConvolution(last, None, shapes[last], dtype)
+        self._shortcut = _fused(block.shortcut, shapes, dtype)
+        self._slope = block.activation.negative_slope
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As the block's."""
+        added = self._last.plus(self._first(features), self._shortcut(features))
+        return functional.leaky_relu(added, self._slope, inplace=True)
+
+
+def _fused(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> nn.Module:
+    if isinstance(module, ResidualBlock):
+        return FusedResidualBlock(module, shapes, dtype)
+    if isinstance(module, nn.Sequential):
+        return _fused_chain(module, shapes, dtype)
+    if isinstance(module, _CONVOLUTIONS):
+        return FusedConvolution(module, None, shapes[module], dtype)
+    return module
+
+
+def _fused_chain(chain: nn.Sequential, shapes: Shapes, dtype: torch.dtype) -> nn.Sequential:
+    layers = [layer for layer in chain if not isinstance(layer, nn.Identity)]
+    made: list[nn.Module] = []
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, _CONVOLUTIONS) and isinstance(following, nn.LeakyReLU):
+            made.append(FusedConvolution(layer, following, shapes[layer], dtype))
+        elif not (isinstance(layer, nn.LeakyReLU) and made and isinstance(made[-1], FusedConvolution)):
+            made.append(_fused(layer, shapes, dtype))
+    return nn.Sequential(*made)
+
+
+def _input_shapes(network: Segmenter, images: Tensor) -> Shapes:
+    shapes: Shapes = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[module] = tuple(inputs[0].shape)
+
+    hooks = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, _CONVOLUTIONS)]
+    with torch.inference_mode():
+        network.logits(images)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def _operators() -> Any:
+    return torch.ops.mkldnn

@@ -28,7 +28,7 @@ from vaeseg.models.files import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 from vaeseg.process import title_of
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 N_SERIES = 44
 PHANTOM = PhantomConfig(n_patients=N_SERIES, seed=5, image_size=64, z_extent_mm=40.0, slice_spacing_mm=4.0)

@@ -18,12 +18,17 @@ import pytest
 from called import vaeseg
 
 import vaeseg.distributed.cluster as cluster_module
+from vaeseg.config import PhantomConfig
 from vaeseg.distributed.cluster import Cluster, running_cluster, start_cluster
 from vaeseg.distributed.cluster_node import running
 from vaeseg.errors import ClusterError, UsageError
+from vaeseg.phantom.dicom_writer import write_dicom_archive
 from vaeseg.process import title_of
 
 pytestmark = pytest.mark.cluster
+
+CALL = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
+PHANTOM = PhantomConfig(n_patients=2, seed=5, image_size=64, z_extent_mm=40.0, slice_spacing_mm=4.0)
 
 
 def status_of(address: str, token: str | None) -> int:
@@ -84,8 +89,7 @@ def ward(place: Path) -> Path:
 def doctor(cluster: Cluster, store: Path, address: str, **changes: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """Exit code, and checks by name, of a process: it may join the cluster."""
     environment = {**os.environ, **cluster.environment, "VAESEG_STORE": str(store), "VAESEG_DB": "", **changes}
-    call = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
-    command = [sys.executable, "-c", call, "doctor", "--address", address, "--json"]
+    command = [sys.executable, "-c", CALL, "doctor", "--address", address, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
     checks: dict[str, list[dict[str, Any]]] = {}
     for check in json.loads(done.stdout)["checks"]:
@@ -93,7 +97,7 @@ def doctor(cluster: Cluster, store: Path, address: str, **changes: str) -> tuple
     return done.returncode, checks
 
 
-@pytest.mark.parametrize("kind", ["jobs_address", "gcs_address"])
+@pytest.mark.parametrize("kind", ["jobs_address", pytest.param("gcs_address", marks=pytest.mark.slow)])
 def test_doctor_finds_every_node_well(cluster: Cluster, place: Path, ward: Path, kind: str) -> None:
     """By a job, and from a node: both nodes share the store, the archive, the model and the clock."""
     code, checks = doctor(cluster, place / "store", getattr(cluster, kind))
@@ -111,7 +115,7 @@ def test_doctor_finds_every_node_well(cluster: Cluster, place: Path, ward: Path,
         assert str(place) not in shown
 
 
-@pytest.mark.parametrize("kind", ["jobs_address", "gcs_address"])
+@pytest.mark.parametrize("kind", ["jobs_address", pytest.param("gcs_address", marks=pytest.mark.slow)])
 def test_doctor_without_the_token_names_it(cluster: Cluster, place: Path, ward: Path, kind: str) -> None:
     """Nothing else is wrong."""
     code, checks = doctor(
@@ -127,6 +131,21 @@ def test_doctor_finds_a_head_with_another_store(cluster: Cluster, tmp_path: Path
     (tmp_path / "store").mkdir()
     code, checks = doctor(cluster, tmp_path / "store", cluster.jobs_address)
     assert (code, checks["head_store"][0]["status"]) == (1, "failed")
+
+
+def test_a_run_goes_by_the_jobs_api(cluster: Cluster, place: Path, tmp_path: Path) -> None:
+    """Its driver is on the head; nobody who may look at jobs sees where the archive lies."""
+    write_dicom_archive(tmp_path, PHANTOM)
+    environment = {**os.environ, **cluster.environment, "VAESEG_STORE": str(place / "store"), "VAESEG_DB": ""}
+    command = [sys.executable, "-c", CALL, "submit", "--study-dir", str(tmp_path / "dicom"), "--json"]
+    command += ["--address", cluster.jobs_address]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["outcomes"]["segmented"] == PHANTOM.n_patients
+    shown = json.dumps(cluster._asked("/api/jobs/"))
+    assert f"vaeseg-{told['run_id']}-a1" in shown
+    assert str(tmp_path) not in shown
 
 
 def test_stopping_ends_every_process_and_no_other(cluster: Cluster) -> None:

@@ -87,6 +87,7 @@ def test_divergence_is_told_once_and_not_tried_again(data: str, tmp_path: Path) 
         train_model(replace(ask, output=tmp_path / "other.safetensors", resume=True), Workers(most=2), Observer())
 
 
+@pytest.mark.slow
 def test_resume_on_other_workers_goes_on(data: str, tmp_path: Path) -> None:
     """Begun in one process and stopped, a training is taken up by two workers."""
     ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, batch_size=4))

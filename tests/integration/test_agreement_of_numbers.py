@@ -129,6 +129,7 @@ def study(archive: Path, tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
+@pytest.mark.slow
 def test_bar_status_and_exporter_agree(study: Path, model_path: Path, tmp_path: Path) -> None:
     """After each of three series, and at the end; the exporter's numbers only rise, and never above what is planned."""
     store = create_store(tmp_path / "store")

@@ -141,6 +141,7 @@ def test_what_dies_with_a_node_is_done_in_a_second_pass(
     assert len(list(deaths.iterdir())) == 1 + batch.TASK_RETRIES
 
 
+@pytest.mark.slow
 def test_one_cpu_is_enough(archive: Path, model_path: Path, tmp_path: Path) -> None:
     """A model never takes the last CPU from the tasks that feed it, which would hang the run for good."""
     arguments = submit_arguments(archive / "dicom", tmp_path / "store", model_path)

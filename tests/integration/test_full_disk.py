@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "full_disk.py"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_that_is_resumed_once_there_is_room(
     model_path: Path, archive: Path, tmp_path: Path
 ) -> None:

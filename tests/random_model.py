@@ -39,5 +39,5 @@ def write_random_model(path: Path, phantom: PhantomConfig) -> Path:
 def _threshold(path: Path, phantom: PhantomConfig) -> float:
     patient = generate_patient(phantom.seed, 0, phantom)
     slices = to_model_grid(patient.volume_hu, patient.geometry.spacing_mm, IMAGE_SIZE)
-    probabilities = Predictor(load_checkpoint(path)).probabilities(slices)
+    probabilities = Predictor(load_checkpoint(path), "cpu", precision="fp32").probabilities(slices)
     return float(np.quantile(probabilities, 1 - TUMOUR_SHARE))

@@ -15,7 +15,14 @@ from vaeseg.training.run import TrainingRequest
 
 SMALL = ArchitectureConfig(kind="spatial", image_size=64, base_width=4, latent_channels=2)
 TINY = TrainingConfig(
-    epochs=4, batch_size=8, learning_rate=3e-3, freeze_encoder=False, dice_weight=1.0, kl_weight=0.01, seed=3
+    epochs=4,
+    batch_size=8,
+    learning_rate=3e-3,
+    freeze_encoder=False,
+    dice_weight=1.0,
+    kl_weight=0.01,
+    seed=3,
+    precision="fp32",
 )
 PREPROCESSING = PreprocessingConfig(image_size=64)
 

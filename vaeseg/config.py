@@ -320,7 +320,7 @@ class RunConfig:
     """Slices in one pass."""
     precision: Precision = "auto"
     """What the model computes in. Like `device` no part of the work key; `fp32` gives the same masks on all kinds
-    of nodes."""
+    of nodes, up to rounding."""
     actors: tuple[int, int] | None = None
     """Fewest and most processes that hold the model, one GPU each where there are GPUs; None: up to one for each GPU,
     or for each node where there are none."""

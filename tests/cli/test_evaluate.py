@@ -97,7 +97,7 @@ def test_json_has_the_documented_keys_and_nothing_else_is_on_stdout(model: Path,
         "sensitivity",
         "false_positive_slices_share",
     }
-    others = {"model", "digest", "threshold", "n_subjects", "n_slices", "n_label_slices", "confidence"}
+    others = {"model", "digest", "threshold", "computed_in", "n_subjects", "n_slices", "n_label_slices", "confidence"}
     assert answer.keys() == figures | others | {"overlap_subjects", "labels_resampled", "refused"}
     assert answer["confidence"].keys() == figures
     assert all(math.isfinite(number) for number in numbers(answer))

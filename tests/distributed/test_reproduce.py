@@ -106,7 +106,7 @@ def test_table_is_the_mean_over_slices_with_a_label_or_a_prediction(root: Path) 
     result = printed(root)
     data = open_data_set(result["data"])
     for kind, of_split in result["splits"].items():
-        predictor = Predictor(load_checkpoint(Path(of_split["decoder"])), "cpu")
+        predictor = Predictor(load_checkpoint(Path(of_split["decoder"])), "cpu", precision="fp32")
         split = data.splits[kind][0]
         for part in PARTS:
             slices = data.read(getattr(split, part))

@@ -69,6 +69,7 @@ def test_the_keys_of_evaluate_are_those_of_the_readme() -> None:
         model="",
         digest="",
         threshold=0.5,
+        computed_in="float32",
         location="",
         table=tabulate([]),
         calibration=CalibrationHistogram(),

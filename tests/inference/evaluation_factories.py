@@ -23,8 +23,8 @@ AXIAL = np.diag([-1.0, -1.0, 3.0, 1.0])
 class BrightIsTumour:
     """Stands for a model: probability 0.9 from 0 HU, 0.1 below."""
 
-    def __init__(self, checkpoint: object, device: str) -> None:
-        self.preprocessing = PREPROCESSING
+    def __init__(self, checkpoint: object, device: str, precision: str) -> None:
+        self.preprocessing, self.computes_in = PREPROCESSING, "float32"
 
     def probabilities(self, slices_hu: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
         wanted = slices_hu if chosen is None else slices_hu[chosen]

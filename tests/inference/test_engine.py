@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pytest
 import torch
+from networks import FAMILY, with_statistics
 
-from tests.models.test_folding import FAMILY, with_statistics
 from vaeseg.config import Precision
 from vaeseg.inference import engine
 from vaeseg.inference.engine import Engine, engine_for
@@ -17,6 +17,13 @@ from vaeseg.models.fusing import fused
 from vaeseg.models.segmenter import Segmenter
 
 CPU = torch.device("cpu")
+FLAWED = {
+    "wrong": torch.nn.Threshold(0.0, 1.0),
+    "constant": torch.nn.Threshold(1e9, -2.0),
+    "nan": torch.nn.Threshold(0.0, float("nan")),
+    "fails": torch.nn.Unflatten(1, (7, 7)),
+}
+"""What a flawed form does to its logits."""
 INTENSITY = torch.rand((4, 64, 64), generator=torch.Generator().manual_seed(5))
 
 
@@ -59,20 +66,20 @@ def test_bfloat16_differs_by_rounding(network: Segmenter) -> None:
     difference = (found - expected(network)).abs()
     assert 0 < difference.max() < 0.1
     assert difference.mean() < 0.01
-    assert ((found >= 0.5) != (expected(network) >= 0.5)).float().mean() < 0.02
+    assert ((found >= 0.5) != (expected(network) >= 0.5)).float().mean() < 0.05
 
 
-@pytest.mark.parametrize("flaw", ["wrong", "nan", "missing"])
+@pytest.mark.parametrize("flaw", ["wrong", "constant", "nan", "missing", "fails"])
 def test_a_form_that_is_not_right_is_not_used(
     flaw: str, network: Segmenter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Kernels that compute something else, nothing, or are not there: a warning, and the plain form."""
+    """Kernels that compute something else or nothing, or are not there: a warning, and the plain form."""
 
     def flawed(plain: Segmenter, images: torch.Tensor, dtype: torch.dtype) -> Segmenter:
         if flaw == "missing":
             raise RuntimeError("no such operator")
         copy = fused(plain, images, dtype)
-        copy.decoder.append(torch.nn.Threshold(0.0, float("nan") if flaw == "nan" else 1.0))
+        copy.decoder.append(FLAWED[flaw])
         return copy
 
     monkeypatch.setattr(engine, "fused", flawed)
@@ -91,7 +98,7 @@ def test_bfloat16_that_is_too_far_off_gives_way_to_float32(
     with caplog.at_level(logging.WARNING):
         built, found = made(network, "bf16")
     assert built.dtype is torch.float32
-    assert any("torch.bfloat16 is wrong by" in record.getMessage() for record in caplog.records)
+    assert any("torch.bfloat16 is off by" in record.getMessage() for record in caplog.records)
     torch.testing.assert_close(found, expected(network), rtol=0, atol=1e-5)
 
 

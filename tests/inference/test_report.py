@@ -118,6 +118,7 @@ def empty(**changes: Any) -> Evaluation:
         model="m",
         digest="d",
         threshold=0.5,
+        computed_in="float32",
         location="here",
         table=tabulate([]),
         calibration=CalibrationHistogram(),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networks import FAMILY, with_statistics
 from torch import nn
 
-from tests.models.test_folding import FAMILY, with_statistics
 from vaeseg.config import ArchitectureConfig
 from vaeseg.models.folding import folded
 from vaeseg.models.fusing import FusedConvolution, fused

@@ -15,7 +15,8 @@ def test_the_model_that_comes_along_is_well(tmp_path: Path) -> None:
     """Its digest is the file's."""
     check, digest = model_check("phantom-v1", tmp_path)
     assert digest == load_checkpoint(resolve_model("phantom-v1")).digest
-    assert (check.status, check.found) == ("ok", f"phantom-v1, {digest[:12]}")
+    assert check.status == "ok"
+    assert check.found.startswith(f"phantom-v1, {digest[:12]}, in ")
 
 
 def test_a_name_that_nobody_has_is_failed(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ precision_option = click.option(
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="What the model computes in: auto takes bfloat16 where the hardware has it, fp32 gives the same masks on all.",
+    help="What the model computes in: auto takes bfloat16 where the hardware has it; masks of fp32 are alike on all.",
 )
 """`precision: Precision`"""
 

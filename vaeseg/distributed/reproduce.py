@@ -218,7 +218,7 @@ def _evaluated(
     listener: Listener,
 ) -> Mapping[Part, Mapping[str, Any]]:
     """Figures on the three parts, kept beside the history with the digest of the model that they are of."""
-    table, model = request.directory / TABLE_FILE, load_model(decoder, device)
+    table, model = request.directory / TABLE_FILE, load_model(decoder, device, "fp32")
     digest = model.checkpoint.digest
     if (kept := _kept_table(table, digest)) is not None:
         return kept

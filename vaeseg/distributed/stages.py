@@ -112,6 +112,7 @@ class Segment:
         checkpoint.check_digest(config.model_digest)
         n_passes = config.num_threads or cores()
         self._predictor = Predictor(checkpoint, config.device, config.batch_size, n_passes, config.precision)
+        logger.info("the model computes in %s, %s", self._predictor.computes_in, self._predictor.engine.form)
         self._config, self._size, self._write = config, config.image_size, write
 
     def __call__(self, row: SeriesRow) -> SeriesRow:

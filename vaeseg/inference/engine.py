@@ -6,9 +6,10 @@ B batch, S side of the model grid.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,9 +22,12 @@ from vaeseg.models.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Largest difference of the logits from those of the plain float32 network, as a share of their norm; on a sample of
-noise bfloat16 has 0.0003 to 0.006 for eleven networks of the family, and wrong kernels about 1."""
+Form = Literal["fused", "folded"]
+
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Largest difference of the logits of a sample of noise from those of the plain float32 network, both without their
+mean, as a share of the latter. bfloat16 has 0.02 for `lidc-v1`, 0.06 for `phantom-v1`, and 1.6 for a random one whose
+logits differ by less than bfloat16 can tell; whatever computes something else has about 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,7 @@ class Engine:
     network: Segmenter
     dtype: torch.dtype
     """That it computes in."""
-    form: str
-    """`fused` or `folded`."""
+    form: Form
 
     def probability(self, intensity: Tensor) -> Tensor:
         """Probability of tumour, (B, S, S) float32, of intensity (B, S, S) float32 in [0, 1] on the same device."""
@@ -54,36 +57,51 @@ def engine_for(network: Segmenter, device: torch.device, precision: Precision, b
         On a CPU convolutions and activations are one kernel where this torch and this processor have it. A form that
         fails, or whose logits on a sample differ by more than `TOLERANCES`, is left out with a warning; the last
         resort is float32 with normalisations folded.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no room for the network and a batch.
     """
-    plain = _laid_out(folded(network), device, torch.float32)
+    plain = _laid_out(folded(network), device, torch.float32).requires_grad_(False)
     size = network.architecture.image_size
     sample = torch.rand((batch, size, size), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         expected = plain.logits(_images(sample, torch.float32))
-        for engine in _faster(plain, sample, device, number_type(precision, device)):
-            difference = _difference(engine.network.logits(_images(sample, engine.dtype)), expected)
-            if difference <= TOLERANCES[engine.dtype]:
-                return engine
-            logger.warning(
-                "the model's %s form in %s is wrong by %.2g: not used", engine.form, engine.dtype, difference
-            )
+        for form, dtype in _faster(device, number_type(precision, device)):
+            try:
+                made = _FORMS[form](plain, sample, dtype)
+                difference = _difference(made.logits(_images(sample, dtype)), expected)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, AttributeError) as error:  # no kernels for it, or a torch without the operators
+                logger.warning("the model's %s form in %s cannot be used: %s", form, dtype, error)
+                continue
+            if difference <= TOLERANCES[dtype]:
+                return Engine(network=made, dtype=dtype, form=form)
+            logger.warning("the model's %s form in %s is off by %.2g: not used", form, dtype, difference)
     return Engine(network=plain, dtype=torch.float32, form="folded")
 
 
-def _faster(plain: Segmenter, sample: Tensor, device: torch.device, dtype: torch.dtype) -> Iterator[Engine]:
+def _faster(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Form, torch.dtype]]:
     """Forms to be tried, the fastest first."""
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        try:
-            yield Engine(network=fused(plain, _images(sample, torch.float32), dtype), dtype=dtype, form="fused")
-        except (RuntimeError, AttributeError) as error:
-            logger.warning("convolutions are not fused in %s: %s", dtype, error)
-    if dtype is not torch.float32:
-        yield Engine(network=_laid_out(deepcopy(plain), device, dtype), dtype=dtype, form="folded")
+    can_fuse = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    for each in dict.fromkeys((dtype, torch.float32)):
+        if can_fuse:
+            yield "fused", each
+        if each is not torch.float32:
+            yield "folded", each
+
+
+_FORMS: Mapping[Form, Callable[[Segmenter, Tensor, torch.dtype], Segmenter]] = {
+    "fused": lambda plain, sample, dtype: fused(plain, _images(sample, torch.float32), dtype),
+    "folded": lambda plain, sample, dtype: _laid_out(deepcopy(plain), sample.device, dtype),
+}
 
 
 def _difference(logits: Tensor, expected: Tensor) -> float:
-    """Of the norm of what was expected; NaN is no difference that could be tolerated."""
-    return float((logits.float() - expected).norm() / expected.norm())
+    """NaN is no difference that could be tolerated."""
+    difference = logits.float() - expected
+    spread = expected - expected.mean()
+    return float((difference - difference.mean()).norm() / spread.norm())
 
 
 def _laid_out(network: Segmenter, device: torch.device, dtype: torch.dtype) -> Segmenter:

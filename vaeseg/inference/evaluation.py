@@ -62,6 +62,8 @@ class Evaluation:
     """SHA-256 of the model file."""
     threshold: float
     """Probability from which a pixel was called tumour."""
+    computed_in: str
+    """`float32` or `bfloat16`."""
     location: str
     """Name of what it was evaluated on."""
     table: EvaluationTable
@@ -119,6 +121,7 @@ def evaluate(
         model=model.name,
         digest=model.checkpoint.digest,
         threshold=model.checkpoint.preprocessing.threshold,
+        computed_in=model.predictor.computes_in,
         location=source.location,
         table=tabulate(parts),
         calibration=calibration,
@@ -140,6 +143,7 @@ def result_json(evaluation: Evaluation, seed: int) -> dict[str, Any]:
         "model": evaluation.model,
         "digest": evaluation.digest,
         "threshold": evaluation.threshold,
+        "computed_in": evaluation.computed_in,
         "n_subjects": len(table.subjects),
         "n_slices": len(table.counts),
         "n_label_slices": int(table.counts.has_label.sum()),

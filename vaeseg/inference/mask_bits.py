@@ -27,4 +27,4 @@ def to_bits(masks: Tensor) -> Tensor:
 def from_bits(bits: npt.NDArray[np.uint8], size: int) -> BoolArray:
     """What `to_bits` was given, for S = `size`."""
     pixels = np.unpackbits(bits, axis=1, count=size * size)
-    return pixels.reshape(len(bits), size, size).astype(np.bool_)
+    return pixels.reshape(len(bits), size, size).view(np.bool_)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vaeseg.config import Precision
 from vaeseg.errors import CheckpointError, UsageError
-from vaeseg.inference.engine import engine_for
+from vaeseg.inference.engine import Engine, engine_for
 from vaeseg.inference.mask_bits import from_bits, to_bits
 from vaeseg.models.checkpoint import Checkpoint
 from vaeseg.models.preprocessing import intensity_ranges, normalise
@@ -68,8 +68,17 @@ class Predictor:
         self.device = choose_device(device)
         self.preprocessing = checkpoint.preprocessing
         self.chunk = min(batch_size, CPU_CHUNK) if self.device.type == "cpu" else batch_size
-        self.engine = engine_for(model, self.device, precision, self.chunk)
         self._lanes = _cpu_lanes(num_threads) if self.device.type == "cpu" else _gpu_lanes(self.device)
+        made = self._lanes.submit(engine_for, model, self.device, precision, self.chunk)
+        self.engine: Engine = made.result()  # made in a lane: layouts are chosen for as many threads as will compute
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # it is there before other lanes use it
+            torch.cuda.empty_cache()
+
+    @property
+    def computes_in(self) -> str:
+        """`float32` or `bfloat16`."""
+        return str(self.engine.dtype).removeprefix("torch.")
 
     def segment(self, slices_hu: npt.NDArray[np.int16]) -> BoolArray:
         """Mask of one volume.
@@ -195,10 +204,12 @@ def _cpu_lanes(num_threads: int | None) -> ThreadPoolExecutor:
 
 
 def _gpu_lanes(device: torch.device) -> ThreadPoolExecutor:
-    """Two, with a stream each: what one copies goes beside what the other computes. Kernels that add in any order are
-    turned off for this process."""
+    """Two, with a stream each: what one copies goes beside what the other computes.
+
+    For all of this process, kernels that add in any order are turned off, and float32 is no longer rounded to TF32.
+    """
     torch.backends.cudnn.deterministic = True
-    torch.cuda.synchronize(device)
+    torch.backends.cudnn.allow_tf32 = False
     return ThreadPoolExecutor(GPU_LANES, "pass", lambda: _own_stream(device))
 
 

@@ -217,7 +217,7 @@ def _as_csv(records: Sequence[Record]) -> str:
 
 def _head(data: Record) -> str:
     rows = {
-        "model": f"{data['model']}, threshold {data['threshold']:g}",
+        "model": f"{data['model']}, threshold {data['threshold']:g}, in {data['computed_in']}",
         "digest": data["digest"],
         "data": data["data"],
         "evaluated": f"{data['n_subjects']} subjects, {data['n_slices']} slices, {data['n_label_slices']} with a label",

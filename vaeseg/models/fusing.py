@@ -31,7 +31,8 @@ def fused(network: Segmenter, images: Tensor, dtype: torch.dtype) -> Segmenter:
         dtype: that it computes in; images are then to have it too.
 
     Raises:
-        RuntimeError: this processor has no kernels for `dtype`, or this torch not the operators.
+        RuntimeError: this processor has no kernels for `dtype`.
+        AttributeError: this torch has other operators.
     """
     copy = deepcopy(network)
     shapes = _input_shapes(copy, images)
@@ -63,7 +64,7 @@ class FusedConvolution(nn.Module):
         if isinstance(convolution, nn.ConvTranspose2d):
             padding.append(convolution.output_padding)
         self._layout = (*padding, convolution.stride, convolution.dilation, convolution.groups)
-        operators = _operators()
+        operators: Any = torch.ops.mkldnn
         transposes = isinstance(convolution, nn.ConvTranspose2d)
         reorder = "_reorder_convolution_transpose_weight" if transposes else "_reorder_convolution_weight"
         self._weight = getattr(operators, reorder)(convolution.weight.detach().to(dtype), *self._layout, shape)
@@ -141,7 +142,3 @@ def _input_shapes(network: Segmenter, images: Tensor) -> Shapes:
     for hook in hooks:
         hook.remove()
     return shapes
-
-
-def _operators() -> Any:
-    return torch.ops.mkldnn

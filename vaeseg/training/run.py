@@ -244,7 +244,7 @@ def _final_metrics(
     config: TrainingConfig,
     worker: Worker,
 ) -> dict[str, float | None]:
-    """In float32, as inference runs."""
+    """In float32, whatever it was trained in."""
     threshold = data.manifest.preprocessing.threshold
     config = replace(config, precision="fp32")
     return {

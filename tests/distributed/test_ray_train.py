@@ -78,6 +78,7 @@ def test_two_workers_have_the_losses_of_one_with_twice_the_batch_even_if_one_is_
     assert load_checkpoint(ask.output).kind == "segmenter"
 
 
+@pytest.mark.slow
 def test_divergence_is_told_once_and_not_tried_again(data: str, tmp_path: Path) -> None:
     """A loss that is no number ends the training with the sentence that one process would give."""
     ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, learning_rate=1e30))

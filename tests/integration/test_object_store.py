@@ -98,6 +98,7 @@ def server_of_its_own() -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_run_outlasts_an_object_store_that_hangs(
     submission: Submission, archive: Path, server_of_its_own: Server, tmp_path: Path
 ) -> None:

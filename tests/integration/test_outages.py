@@ -60,6 +60,7 @@ def test_a_run_outlasts_a_restart_of_the_database(
         assert list(verify(create_store(on_server.store_root), database)) == []
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_run_resumably(
     on_server: Submission, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def test_listing_and_reading_as_tasks_make_the_same_index(nightly: Submission, m
     assert (again["n_listed"], again["n_read"], again["n_judged"]) == (n_files, 0, 0)
 
 
-@pytest.mark.parametrize("place", [0, 5], ids=["at the end", "in the middle"])
+@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 5], ids=["at the end", "in the middle"])
 def test_a_study_still_arriving_waits_and_is_done_when_it_is_complete(nightly: Submission, place: int) -> None:
     """Whether what is there makes a volume without the late slice or not; its neighbours are not held up.
 

@@ -72,6 +72,7 @@ def scheduler(store: Store, log: Path) -> Iterator[Service]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_missed_night_is_caught_up_and_the_scheduler_ends_cleanly(
     planned: Store, archive: Path, tmp_path: Path
 ) -> None:

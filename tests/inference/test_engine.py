@@ -13,7 +13,7 @@ from vaeseg.config import Precision
 from vaeseg.inference import engine
 from vaeseg.inference.engine import Engine, engine_for
 from vaeseg.inference.mask_bits import from_bits, to_bits
-from vaeseg.models.fusing import fused
+from vaeseg.models.fusing import Shapes, fused
 from vaeseg.models.segmenter import Segmenter
 
 CPU = torch.device("cpu")
@@ -75,10 +75,10 @@ def test_a_form_that_is_not_right_is_not_used(
 ) -> None:
     """Kernels that compute something else or nothing, or are not there: a warning, and the plain form."""
 
-    def flawed(plain: Segmenter, images: torch.Tensor, dtype: torch.dtype) -> Segmenter:
+    def flawed(plain: Segmenter, shapes: Shapes, dtype: torch.dtype) -> Segmenter:
         if flaw == "missing":
             raise RuntimeError("no such operator")
-        copy = fused(plain, images, dtype)
+        copy = fused(plain, shapes, dtype)
         copy.decoder.append(FLAWED[flaw])
         return copy
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from vaeseg.config import ArchitectureConfig
 from vaeseg.models.folding import folded
-from vaeseg.models.fusing import FusedConvolution, fused
+from vaeseg.models.fusing import FusedConvolution, fused, watched
 from vaeseg.models.segmenter import Segmenter
 
 WIDER = ArchitectureConfig(kind="spatial", image_size=64, base_width=8, latent_channels=3, downsampling=16)
@@ -22,8 +22,8 @@ def test_a_fused_network_is_the_same_function(architecture: ArchitectureConfig) 
     plain = folded(with_statistics(Segmenter(architecture).eval())).to(memory_format=torch.channels_last)
     images = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = plain.logits(images)
-        network = fused(plain, images, torch.float32)
+        expected, shapes = watched(plain, images)
+        network = fused(plain, shapes, torch.float32)
         assert expected.std() > 0
         for part in (images, images[:1]):
             found = network.logits(part.contiguous(memory_format=torch.channels_last))
@@ -34,7 +34,9 @@ def test_a_fused_network_is_the_same_function(architecture: ArchitectureConfig) 
 def test_activations_are_part_of_the_convolutions() -> None:
     """Of the paper's network none is left beside them."""
     plain = folded(Segmenter(FAMILY[0]).eval())
-    network = fused(plain, torch.rand(1, 1, 64, 64), torch.float32)
+    with torch.inference_mode():
+        _, shapes = watched(plain, torch.rand(1, 1, 64, 64))
+        network = fused(plain, shapes, torch.float32)
     way = [module for part in (network.encoder, network.mean, network.decoder) for module in part.modules()]
     assert sum(isinstance(module, FusedConvolution) for module in way) == _n_convolutions(plain) > 10
     assert not any(isinstance(module, nn.LeakyReLU | nn.Conv2d | nn.ConvTranspose2d) for module in way)

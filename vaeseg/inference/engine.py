@@ -6,7 +6,7 @@ B batch, S side of the model grid.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vaeseg.config import Precision
 from vaeseg.models.folding import folded
-from vaeseg.models.fusing import fused
+from vaeseg.models.fusing import fused, watched
 from vaeseg.models.precision import number_type
 from vaeseg.models.segmenter import Segmenter
 
@@ -65,10 +65,10 @@ def engine_for(network: Segmenter, device: torch.device, precision: Precision, b
     size = network.architecture.image_size
     sample = torch.rand((batch, size, size), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
-        expected = plain.logits(_images(sample, torch.float32))
+        expected, shapes = watched(plain, _images(sample, torch.float32))
         for form, dtype in _faster(device, number_type(precision, device)):
             try:
-                made = _FORMS[form](plain, sample, dtype)
+                made = fused(plain, shapes, dtype) if form == "fused" else _laid_out(deepcopy(plain), device, dtype)
                 difference = _difference(made.logits(_images(sample, dtype)), expected)
             except torch.OutOfMemoryError:
                 raise
@@ -89,12 +89,6 @@ def _faster(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Form, to
             yield "fused", each
         if each is not torch.float32:
             yield "folded", each
-
-
-_FORMS: Mapping[Form, Callable[[Segmenter, Tensor, torch.dtype], Segmenter]] = {
-    "fused": lambda plain, sample, dtype: fused(plain, _images(sample, torch.float32), dtype),
-    "folded": lambda plain, sample, dtype: _laid_out(deepcopy(plain), sample.device, dtype),
-}
 
 
 def _difference(logits: Tensor, expected: Tensor) -> float:

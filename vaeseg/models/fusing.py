@@ -20,14 +20,16 @@ from vaeseg.models.segmenter import Segmenter
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 Shapes = dict[nn.Module, tuple[int, ...]]
+"""(B, C, J, I) of the input of each convolution."""
 
 
-def fused(network: Segmenter, images: Tensor, dtype: torch.dtype) -> Segmenter:
+def fused(network: Segmenter, shapes: Shapes, dtype: torch.dtype) -> Segmenter:
     """A copy for inference on a CPU, from image to `logits`, with its weights laid out for kernels that fuse.
 
     Args:
         network: on the CPU, its normalisations folded.
-        images: (B, 1, J, I) of the size that it will see: layouts are chosen for it, others work and are slower.
+        shapes: from `watched`, with images as it will see them: layouts are chosen for their size, others work and are
+            slower.
         dtype: that it computes in; images are then to have it too.
 
     Raises:
@@ -35,10 +37,26 @@ def fused(network: Segmenter, images: Tensor, dtype: torch.dtype) -> Segmenter:
         AttributeError: this torch has other operators.
     """
     copy = deepcopy(network)
-    shapes = _input_shapes(copy, images)
+    of_copy = {
+        there: shapes[here] for here, there in zip(network.modules(), copy.modules(), strict=True) if here in shapes
+    }
     for part in ("encoder", "mean", "decoder"):
-        setattr(copy, part, _fused(getattr(copy, part), shapes, dtype))
+        setattr(copy, part, _fused(getattr(copy, part), of_copy, dtype))
     return copy
+
+
+def watched(network: Segmenter, images: Tensor) -> tuple[Tensor, Shapes]:
+    """Logits (B, 1, J, I) of images of the same shape, and the shapes that its convolutions were given."""
+    shapes: Shapes = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[module] = tuple(inputs[0].shape)
+
+    hooks = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, _CONVOLUTIONS)]
+    logits = network.logits(images)
+    for hook in hooks:
+        hook.remove()
+    return logits, shapes
 
 
 class FusedConvolution(nn.Module):
@@ -128,17 +146,3 @@ def _fused_chain(chain: nn.Sequential, shapes: Shapes, dtype: torch.dtype) -> nn
         elif not (isinstance(layer, nn.LeakyReLU) and made and isinstance(made[-1], FusedConvolution)):
             made.append(_fused(layer, shapes, dtype))
     return nn.Sequential(*made)
-
-
-def _input_shapes(network: Segmenter, images: Tensor) -> Shapes:
-    shapes: Shapes = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shapes[module] = tuple(inputs[0].shape)
-
-    hooks = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, _CONVOLUTIONS)]
-    with torch.inference_mode():
-        network.logits(images)
-    for hook in hooks:
-        hook.remove()
-    return shapes

@@ -80,6 +80,14 @@ def numbers(value: Any) -> Iterator[float]:
         yield value
 
 
+def test_precision_is_taken_and_told(msd_dir: Path) -> None:
+    """An order goes all the way to the model that comes along, whose logits bfloat16 can tell apart."""
+    answers = [
+        run("--model", "phantom-v1", "--msd-dir", msd_dir, "--precision", name, "--json") for name in ("fp32", "bf16")
+    ]
+    assert [json.loads(answer.stdout)["computed_in"] for answer in answers] == ["float32", "bfloat16"]
+
+
 def test_json_has_the_documented_keys_and_nothing_else_is_on_stdout(model: Path, msd_dir: Path) -> None:
     """One object; finite; every figure has an interval; what cannot be checked is said on stderr."""
     result = run("--model", model, "--msd-dir", msd_dir, "--json")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vaeseg.config import ReadingConfig
+from vaeseg.config import ReadingConfig, RunConfig
 from vaeseg.distributed import stages
 from vaeseg.distributed.rows import (
     SeriesRow,
@@ -27,10 +28,14 @@ from vaeseg.distributed.rows import (
     unpack_mask,
     unpack_slices,
 )
+from vaeseg.distributed.runs import _stage_config
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.errors import CheckpointError
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.nifti import write_nifti
+from vaeseg.io.store import Store
+from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.models.files import resolve_model
 from vaeseg.records import FailedSeries, SegmentedSeries, VolumeGeometry
 
 SIZE = 8
@@ -219,3 +224,12 @@ def test_a_node_with_another_model_segments_nothing(tmp_path: Path) -> None:
     """Another version of vaeseg, say: its numbers would look right."""
     with pytest.raises(CheckpointError, match=r"the model here is .*, the run was submitted with 000000000000"):
         Segment(config(tmp_path, model="phantom-v1", model_digest="0" * 64))
+
+
+def test_the_model_computes_in_what_the_run_asks_for(tmp_path: Path) -> None:
+    """An order goes all the way to the model, whatever the hardware has."""
+    digest = load_checkpoint(resolve_model("phantom-v1")).digest
+    for precision, computes_in in (("fp32", "float32"), ("bf16", "bfloat16")):
+        run = RunConfig(model_path="phantom-v1", precision=precision)  # type: ignore[arg-type]
+        stages = _stage_config(SimpleNamespace(config=run, run_id="", store=Store(tmp_path)), digest)  # type: ignore[arg-type]
+        assert Segment(stages)._predictor.computes_in == computes_in

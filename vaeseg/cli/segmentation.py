@@ -27,7 +27,6 @@ from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError
 from vaeseg.logs import is_json
 
 if TYPE_CHECKING:
-    from vaeseg.config import Precision
     from vaeseg.distributed.report import ProgressCallback, RunReport
     from vaeseg.distributed.submit import Preview, Submission
     from vaeseg.paths import AnyPath
@@ -70,31 +69,25 @@ def submission(
     root: AnyPath,
     label_dir: AnyPath | None,
     *,
-    stable_seconds: float = 0.0,
     rules_file: Path | None = None,
     plan_until: datetime | None = None,
     model: str,
     store: AnyPath,
     db: str | None,
     output_types: str,
-    limit: int | None,
-    batch_size: int,
-    device: Literal["auto", "cpu", "cuda"],
-    precision: Precision,
-    actors: tuple[int, int] | None,
     address: str | None,
     wait: bool,
-    retry: bool,
+    **of_run: Any,
 ) -> Submission:
     """What was asked for, checked.
 
     Args:
         root: absolute path of the archive.
         label_dir: absolute path.
-        stable_seconds: files that changed within this time wait.
         rules_file: which series to segment.
         plan_until: from this moment on no series is begun; aware.
         model: and the others: as the options have them.
+        of_run: options that are named as the fields of `RunConfig` that they set.
 
     Raises:
         UsageError: no such model, device or output type, or rules that cannot be followed.
@@ -104,12 +97,18 @@ def submission(
     from vaeseg.io.rules import read_rules
     from vaeseg.models.files import name_or_path, resolve_model
 
-    if address is None and device == "cuda":
+    if address is None and of_run["device"] == "cuda":
         from vaeseg.inference.predictor import choose_device
 
-        choose_device(device)
-    model_path = name_or_path(model, store / "models")
-    segmentation = SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None)
+        choose_device("cuda")
+    config = RunConfig(
+        segmentation=SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None),
+        model_path=name_or_path(model, store / "models"),
+        label_dir=str(label_dir) if label_dir else None,
+        rules=read_rules(rules_file) if rules_file else None,
+        plan_until=plan_until.astimezone(UTC).isoformat() if plan_until else None,
+        **of_run,
+    )
     return Submission(
         study_dir=root,
         store_root=store,
@@ -117,20 +116,7 @@ def submission(
         model=resolve_model(model, store / "models").stem,
         address=address,
         wait=wait,
-        config=RunConfig(
-            segmentation=segmentation,
-            model_path=model_path,
-            label_dir=str(label_dir) if label_dir else None,
-            rules=read_rules(rules_file) if rules_file else None,
-            limit=limit,
-            retry=retry,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            actors=actors,
-            stable_seconds=stable_seconds,
-            plan_until=plan_until.astimezone(UTC).isoformat() if plan_until else None,
-        ),
+        config=config,
     )
 
 

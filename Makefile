@@ -27,7 +27,7 @@ demo: $(STAMP)  ## Write a small phantom archive, segment it, show the findings
 	$(BIN)/vaeseg-batch findings --store $(DEMO)/store --order-by tumour_volume_ml
 	@echo "== masks and previews are in $(DEMO)/store/masks"
 
-test: $(TEST_STAMP)  ## Run the whole test suite
+test: $(TEST_STAMP)  ## Run the test suite, without its long forms
 	@echo "== running the tests"
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -34,11 +34,17 @@ def network(request: pytest.FixtureRequest) -> Segmenter:
     made = with_statistics(Segmenter(request.param).eval())
     with torch.no_grad():
         logits = made.logits(INTENSITY[:, None])
-        last = next(module for module in reversed(list(made.decoder.modules())) if isinstance(module, torch.nn.Conv2d))
-        assert last.bias is not None
+        last, bias = last_convolution(made)
         last.weight /= logits.std()
-        last.bias.copy_((last.bias - logits.mean()) / logits.std())
+        bias.copy_((bias - logits.mean()) / logits.std())
     return made
+
+
+def last_convolution(network: Segmenter) -> tuple[torch.nn.Conv2d, torch.Tensor]:
+    """Of the decoder, and its bias."""
+    last = next(module for module in reversed(list(network.decoder.modules())) if isinstance(module, torch.nn.Conv2d))
+    assert last.bias is not None
+    return last, last.bias
 
 
 def expected(network: Segmenter) -> torch.Tensor:
@@ -101,6 +107,17 @@ def test_bfloat16_that_is_too_far_off_gives_way_to_float32(
     assert built.dtype is torch.float32
     assert any("torch.bfloat16 is off by" in record.getMessage() for record in caplog.records)
     torch.testing.assert_close(found, expected(network), rtol=0, atol=1e-5)
+
+
+def test_logits_that_bfloat16_cannot_tell_apart_are_computed_in_float32(network: Segmenter) -> None:
+    """They lie close together and far from 0, where a difference that decides the mask is a small part of them."""
+    last, bias = last_convolution(network)
+    with torch.no_grad():
+        last.weight *= 0.01
+        bias.copy_(bias * 0.01 - 20)
+    built, found = made(network, "bf16")
+    assert built.dtype is torch.float32
+    torch.testing.assert_close(found, expected(network), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("size", [8, 6, 5])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from training_factories import SMALL, TINY, slice_set
 
-from vaeseg.config import TrainingConfig
+from vaeseg.config import Precision, TrainingConfig
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.training.objective import stage_losses, step_loss
+from vaeseg.training.objective import autocast, stage_losses, step_loss
 from vaeseg.training.sources import batch_of
 
 LATENT_NUMBERS, PIXELS = 2 * 8 * 8, 64 * 64
@@ -59,3 +59,11 @@ def test_gradients_averaged_over_workers_are_those_of_the_step() -> None:
     losses = torch.tensor([4.0, 1.0, 2.0, 5.0])
     parts = [step_loss(own, 4, 2, TINY) for own in (losses[:1], losses[1:])]
     assert sum(parts) / 2 == pytest.approx(losses.mean().item())
+
+
+@pytest.mark.parametrize(("precision", "computed_in"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_an_order_for_a_number_type_is_followed(precision: Precision, computed_in: torch.dtype) -> None:
+    """By every product within the context."""
+    layer = torch.nn.Linear(2, 2)
+    with autocast(layer, replace(TINY, precision=precision)):
+        assert layer(torch.zeros(1, 2)).dtype is computed_in

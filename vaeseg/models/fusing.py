@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from vaeseg.models.blocks import ResidualBlock
 from vaeseg.models.segmenter import Segmenter
+from vaeseg.models.tiling import TILE, is_tileable, tiled
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 Shapes = dict[nn.Module, tuple[int, ...]]
@@ -97,9 +98,10 @@ class FusedConvolution(nn.Module):
         return found
 
     def plus(self, features: Tensor, other: Tensor) -> Tensor:
-        """The convolution's result and `other`, of the same shape; without activation, and not for a transposed one."""
-        added = self._compute.binary
-        found: Tensor = added(features, other, self._weight, self._bias, *self._layout, "add", 1.0, None, [], None)
+        """The convolution's result and `other`, of the same shape, which is overwritten; without activation, and not
+        for a transposed one."""
+        add: Any = torch.ops.mkldnn._convolution_pointwise_.binary
+        found: Tensor = add(other, features, self._weight, self._bias, *self._layout, "add", 1.0, None, [], None)
         return found
 
 
@@ -122,7 +124,7 @@ class FusedResidualBlock(nn.Module):
         self._slope = block.activation.negative_slope
 
     def forward(self, features: Tensor) -> Tensor:
-        """As the block's."""
+        """As the block's; without a convolution in the shortcut, `features` are overwritten."""
         added = self._last.plus(self._first(features), self._shortcut(features))
         return functional.leaky_relu(added, self._slope, inplace=True)
 
@@ -132,6 +134,8 @@ def _fused(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> nn.Module:
         return FusedResidualBlock(module, shapes, dtype)
     if isinstance(module, nn.Sequential):
         return _fused_chain(module, shapes, dtype)
+    if isinstance(module, nn.Conv2d) and is_tileable(module, shapes[module]):
+        return nn.Sequential(FusedConvolution(tiled(module), None, shapes[module], dtype), nn.PixelShuffle(TILE))
     if isinstance(module, _CONVOLUTIONS):
         return FusedConvolution(module, None, shapes[module], dtype)
     return module

@@ -38,9 +38,8 @@ def tiled(convolution: nn.Conv2d) -> nn.Conv2d:
     """
     rows, columns = convolution.kernel_size
     kernel = (rows + TILE - 1, columns + TILE - 1)
-    made = nn.Conv2d(
-        convolution.in_channels, TILE**2, kernel, TILE, convolution.padding, bias=convolution.bias is not None
-    )
+    padding, bias = (rows // 2, columns // 2), convolution.bias is not None
+    made = nn.Conv2d(convolution.in_channels, TILE**2, kernel, TILE, padding, bias=bias)
     with torch.no_grad():
         made.weight.zero_()
         for channel in range(TILE**2):

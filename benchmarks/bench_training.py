@@ -7,17 +7,18 @@
   `__getitem__`, and a running mean of the weights where the preset has one.
 
 Three trainings: the paper's autoencoder and decoder at 256 x 256 in batches of 32, and the decoder of the preset
-`improved` at 96 x 96 in batches of 16. Each round begins anew; our first epoch and the peer's first steps are not
-timed, so that neither pays for starting: ours is what every epoch but the first runs at.
+`improved` at 96 x 96 in batches of 16. Either path has its own process. Each round begins anew; our first epoch and the
+peer's first steps are not timed, so that neither pays for starting: ours is what every epoch but the first runs at.
 Before that, one step on the same batch from the same weights has to give the same loss and the same change of weights.
 """
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -96,17 +97,24 @@ def benchmark(scratch: Path, rounds: int) -> list[Result]:
 
 def _measured(case: Case, slices: SliceSet, device: torch.device, rounds: int) -> Result:
     checked = check_one_step(case, slices, device)
-    paths = {
-        OURS: partial(own_rate, case, slices, device),
-        PEER: partial(peer_rate, case, slices, device),
-    }
+    with _process() as own, _process() as peer:
+        paths = {
+            OURS: lambda: own.submit(own_rate, case, slices, device).result(),
+            PEER: lambda: peer.submit(peer_rate, case, slices, device).result(),
+        }
+        figures = in_turns(paths, rounds)
     return Result(
         benchmark=case.name,
         unit="slices/s",
         checked=checked,
-        figures=in_turns(paths, rounds),
+        figures=figures,
         notes={"device": device.type, "batch": case.batch, "steps a round": case.steps},
     )
+
+
+def _process() -> ProcessPoolExecutor:
+    """One process, since a training of ours changes how its process keeps memory."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 def own_rate(case: Case, slices: SliceSet, device: torch.device) -> float:

@@ -118,6 +118,7 @@ def where_and_with_what() -> dict[str, Any]:
         "commit": source_commit(),
         "machine": {
             "processor": _processor(),
+            "instructions": _instructions(),
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpu": _gpu(),
@@ -171,6 +172,14 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def _instructions() -> str:
+    """Of torch's kernels, and whether the processor multiplies bfloat16."""
+    import torch
+
+    with_bf16 = ", bfloat16" if torch.cpu._is_avx512_bf16_supported() else ""
+    return torch.backends.cpu.get_cpu_capability() + with_bf16
 
 
 def _gpu() -> str | None:

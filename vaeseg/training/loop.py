@@ -33,6 +33,7 @@ from vaeseg.models.writing import write_model_file
 from vaeseg.records import IntArray
 from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_generator, step_noise, steps_of
 from vaeseg.training.evaluate import evaluate
+from vaeseg.training.memory import keep_freed_memory
 from vaeseg.training.objective import autocast, device_of, stage_losses, step_loss
 from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import ALONE, Worker, data_parallel
@@ -98,7 +99,7 @@ def train(
     """Train a `VariationalAutoencoder` (stage one) or a `Segmenter` (stage two) in place, and leave it as it is kept.
 
     Killed at any point and resumed, it ends with bit for bit the same weights on a CPU with as many threads and
-    workers.
+    workers. On a CPU the process keeps the memory that it frees, from here on.
 
     Args:
         model: on its device already; the same weights in every worker.
@@ -165,6 +166,8 @@ class _Loop:
         self.progress = Progress()
 
     def prepare(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.config.deterministic:
             torch.use_deterministic_algorithms(True)
         if self.frozen:

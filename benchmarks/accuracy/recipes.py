@@ -61,7 +61,7 @@ RECIPES: Mapping[str, Recipe] = {
     "latent of 8 channels": Recipe(decoder={"latent_channels": "8"}),
     "base width 24": Recipe(decoder={"base_width": "24"}),
     "2 x 2 pixels folded": Recipe(decoder={"patch_size": "2"}),
-    "2 x 2 pixels folded, base width 24": Recipe(decoder={"patch_size": "2", "base_width": "24"}),
+    "2 x 2 pixels folded and base width 24": Recipe(decoder={"patch_size": "2", "base_width": "24"}),
     "fixed window": Recipe(intensity="window:0:255"),
     "after stage one": Recipe(vae={}),
     "frozen encoder": Recipe(

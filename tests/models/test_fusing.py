@@ -9,7 +9,7 @@ from torch import nn
 
 from vaeseg.config import ArchitectureConfig
 from vaeseg.models.folding import folded
-from vaeseg.models.fusing import FusedConvolution, fused, watched
+from vaeseg.models.fusing import FusedConvolution, FusedTiles, fused, watched
 from vaeseg.models.segmenter import Segmenter
 
 WIDER = ArchitectureConfig(kind="spatial", image_size=64, base_width=8, latent_channels=3, downsampling=16)
@@ -33,14 +33,14 @@ def test_a_fused_network_is_the_same_function(architecture: ArchitectureConfig) 
 
 
 def test_activations_are_part_of_the_convolutions() -> None:
-    """Of the paper's network none is left beside them, and its last one goes over tiles."""
+    """Of the paper's network none is left beside them, and its end goes over tiles."""
     plain = folded(Segmenter(FAMILY[0]).eval())
     with torch.inference_mode():
         _, shapes = watched(plain, torch.rand(1, 1, 64, 64))
         network = fused(plain, shapes, torch.float32)
     way = [module for part in (network.encoder, network.mean, network.decoder) for module in part.modules()]
     assert sum(isinstance(module, FusedConvolution) for module in way) == _n_convolutions(plain) > 10
-    assert sum(isinstance(module, nn.PixelShuffle) for module in way) == 1
+    assert sum(isinstance(module, FusedTiles) for module in way) == 1
     assert not any(isinstance(module, nn.LeakyReLU | nn.Conv2d | nn.ConvTranspose2d) for module in way)
 
 

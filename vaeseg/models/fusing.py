@@ -8,16 +8,18 @@ B batch, C channels, J I space.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vaeseg.models.blocks import ResidualBlock
+from vaeseg.models.blocks import ResidualBlock, TransposeBlock
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.models.tiling import TILE, is_tileable, tiled
+from vaeseg.models.tiling import Tiled, clear_outside, from_tiles, is_tileable, tiled
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 Shapes = dict[nn.Module, tuple[int, ...]]
@@ -129,13 +131,34 @@ class FusedResidualBlock(nn.Module):
         return functional.leaky_relu(added, self._slope, inplace=True)
 
 
+class FusedTiles(nn.Module):
+    """The end of a decoder over tiles, from (B, C, J, I) to (B, 1, 2 J, 2 I).
+
+    Args:
+        ends: its convolutions.
+        activation: between them.
+        shape: (B, C, J, I).
+        dtype: that it computes in.
+    """
+
+    def __init__(self, ends: Tiled, activation: nn.LeakyReLU, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        batch, _, height, width = shape
+        of_cells = (batch, ends.to_tiles.in_channels, height + 1, width + 1)
+        self._to_cells = FusedConvolution(ends.to_cells, activation, shape, dtype)
+        self._to_tiles = FusedConvolution(ends.to_tiles, None, of_cells, dtype)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits."""
+        cells = clear_outside(self._to_cells(features))
+        return from_tiles(self._to_tiles(cells))
+
+
 def _fused(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> nn.Module:
     if isinstance(module, ResidualBlock):
         return FusedResidualBlock(module, shapes, dtype)
     if isinstance(module, nn.Sequential):
         return _fused_chain(module, shapes, dtype)
-    if isinstance(module, nn.Conv2d) and is_tileable(module, shapes[module]):
-        return nn.Sequential(FusedConvolution(tiled(module), None, shapes[module], dtype), nn.PixelShuffle(TILE))
     if isinstance(module, _CONVOLUTIONS):
         return FusedConvolution(module, None, shapes[module], dtype)
     return module
@@ -143,10 +166,27 @@ def _fused(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> nn.Module:
 
 def _fused_chain(chain: nn.Sequential, shapes: Shapes, dtype: torch.dtype) -> nn.Sequential:
     layers = [layer for layer in chain if not isinstance(layer, nn.Identity)]
+    if (end := _tiled_end(layers[-2:], shapes, dtype)) is not None:
+        return nn.Sequential(*_fused_layers(layers[:-2], shapes, dtype), end)
+    return nn.Sequential(*_fused_layers(layers, shapes, dtype))
+
+
+def _fused_layers(layers: Sequence[nn.Module], shapes: Shapes, dtype: torch.dtype) -> list[nn.Module]:
     made: list[nn.Module] = []
-    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+    for layer, following in pairwise([*layers, nn.Identity()]):
         if isinstance(layer, _CONVOLUTIONS) and isinstance(following, nn.LeakyReLU):
             made.append(FusedConvolution(layer, following, shapes[layer], dtype))
         elif not (isinstance(layer, nn.LeakyReLU) and made and isinstance(made[-1], FusedConvolution)):
             made.append(_fused(layer, shapes, dtype))
-    return nn.Sequential(*made)
+    return made
+
+
+def _tiled_end(layers: Sequence[nn.Module], shapes: Shapes, dtype: torch.dtype) -> nn.Module | None:
+    """The last two layers of a decoder over tiles; None for anything else."""
+    match layers:
+        case [TransposeBlock() as block, nn.Conv2d() as last]:
+            match [*block]:
+                case [nn.ConvTranspose2d() as doubling, nn.Identity(), nn.LeakyReLU() as activation]:
+                    if is_tileable(doubling, last, shapes[doubling]):
+                        return FusedTiles(tiled(doubling, last), activation, shapes[doubling], dtype)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,11 +102,19 @@ def test_batch_norm_over_two_workers_is_that_over_both_batches(tmp_path: Path) -
 
 
 def test_two_workers_have_the_losses_of_one_with_twice_the_batch(tmp_path: Path) -> None:
-    """Every loss and dev figure of every epoch, in both workers; one of the two writes the state."""
+    """Every loss and dev figure of every epoch, in both workers; one of the two writes the state. After three epochs
+    whole regions lie at the threshold, so that rounding moves an IoU by more than a loss."""
     (tmp_path / "alone").mkdir()
     alone = [report.losses | report.dev for report in trained(tmp_path / "alone", Worker(), 8)]
     for together in in_two_processes(tmp_path, "train"):
         assert len(together) == len(alone) == 3
         for report, expected in zip(together, alone, strict=True):
-            assert report == pytest.approx(expected, rel=2e-3, abs=1e-3)
+            overlaps = {name for name in expected if name.startswith("iou")}
+            assert _of(report, overlaps) == pytest.approx(_of(expected, overlaps), abs=5e-3)
+            losses = expected.keys() - overlaps
+            assert _of(report, losses) == pytest.approx(_of(expected, losses), rel=2e-3)
     assert (tmp_path / "state.safetensors").is_file()
+
+
+def _of(report: dict[str, float | None], names: Iterable[str]) -> dict[str, float | None]:
+    return {name: report[name] for name in names}

@@ -60,6 +60,7 @@ RECIPES: Mapping[str, Recipe] = {
     "one block in the decoder": Recipe(decoder={"decoder_latent_blocks": "1"}),
     "latent of 8 channels": Recipe(decoder={"latent_channels": "8"}),
     "base width 24": Recipe(decoder={"base_width": "24"}),
+    "base width 32": Recipe(decoder={"base_width": "32"}),
     "2 x 2 pixels folded": Recipe(decoder={"patch_size": "2"}),
     "2 x 2 pixels folded and base width 24": Recipe(decoder={"patch_size": "2", "base_width": "24"}),
     "fixed window": Recipe(intensity="window:0:255"),

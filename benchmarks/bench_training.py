@@ -96,8 +96,8 @@ def benchmark(scratch: Path, rounds: int) -> list[Result]:
 
 
 def _measured(case: Case, slices: SliceSet, device: torch.device, rounds: int) -> Result:
-    checked = check_one_step(case, slices, device)
     with _process() as own, _process() as peer:
+        checked = own.submit(check_one_step, case, slices, device).result()
         paths = {
             OURS: lambda: own.submit(own_rate, case, slices, device).result(),
             PEER: lambda: peer.submit(peer_rate, case, slices, device).result(),

@@ -246,3 +246,10 @@ def test_resume_needs_a_whole_state(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"junk")
     with pytest.raises(TrainingError, match="damaged"):
         trained(tmp_path, TINY, resume=True)
+
+
+def test_a_training_on_a_cpu_keeps_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("vaeseg.training.loop.keep_freed_memory", lambda: asked.append(True))
+    trained(tmp_path / "t", replace(TINY, epochs=1))
+    assert asked == [True]

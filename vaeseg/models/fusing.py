@@ -31,8 +31,7 @@ def fused(network: Segmenter, shapes: Shapes, dtype: torch.dtype) -> Segmenter:
 
     Args:
         network: on the CPU, its normalisations folded.
-        shapes: from `watched`, with images as it will see them: layouts are chosen for their size, others work and are
-            slower.
+        shapes: from `watched`, with images of the size that it will see: layouts are chosen for it.
         dtype: that it computes in; images are then to have it too.
 
     Raises:
@@ -99,11 +98,11 @@ class FusedConvolution(nn.Module):
         found: Tensor = self._compute(features, self._weight, self._bias, *self._layout, *self._after)
         return found
 
-    def plus(self, features: Tensor, other: Tensor) -> Tensor:
-        """The convolution's result and `other`, of the same shape, which is overwritten; without activation, and not
-        for a transposed one."""
+    def add_to(self, total: Tensor, features: Tensor) -> Tensor:
+        """The convolution's result added to `total`, of its shape, in place; without activation, and not for a
+        transposed one."""
         add: Any = torch.ops.mkldnn._convolution_pointwise_.binary
-        found: Tensor = add(other, features, self._weight, self._bias, *self._layout, "add", 1.0, None, [], None)
+        found: Tensor = add(total, features, self._weight, self._bias, *self._layout, "add", 1.0, None, [], None)
         return found
 
 
@@ -126,8 +125,9 @@ class FusedResidualBlock(nn.Module):
         self._slope = block.activation.negative_slope
 
     def forward(self, features: Tensor) -> Tensor:
-        """As the block's; without a convolution in the shortcut, `features` are overwritten."""
-        added = self._last.plus(self._first(features), self._shortcut(features))
+        """As the block's; without a convolution in the shortcut `features` are overwritten, which nothing else needs,
+        since a block never comes first."""
+        added = self._last.add_to(self._shortcut(features), self._first(features))
         return functional.leaky_relu(added, self._slope, inplace=True)
 
 

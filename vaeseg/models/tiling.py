@@ -1,8 +1,9 @@
-"""The end of a decoder over tiles of pixels: the same function, without products that are thrown away.
+"""The end of a decoder over tiles of pixels: the same function for a fraction of the products.
 
 A transposed convolution doubles the size, and a 3 x 3 convolution to a single channel follows. Kernels compute as many
-channels at a time as a register holds, 8 or 16 on a CPU: at full resolution, all but one for nothing. With neighbouring
-pixels as channels both are plain convolutions of as many products as there are to be made:
+channels at a time as a register holds, 8 or 16 on a CPU: for a single one, all others are thrown away at full
+resolution. With neighbouring pixels as channels both are plain convolutions. The first makes what is needed and no
+more, the second, with zeros among its weights, four products for each that counts:
 
     cell (p, q)   rows 2 p - 1 and 2 p, columns 2 q - 1 and 2 q: four pixels that are made from the same 2 x 2 inputs
     tile (s, t)   4 x 4 pixels from row 4 s and column 4 t on, which are made from the 3 x 3 cells from (2 s, 2 t) on
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 TILE = 4
 CELL = 2
@@ -55,8 +57,8 @@ def tiled(doubling: nn.ConvTranspose2d, last: nn.Conv2d) -> Tiled:
         last: as `is_tileable` has them, one channel-wise function between them.
     """
     inputs, channels = doubling.in_channels, doubling.out_channels * CELL**2
-    to_cells = nn.Conv2d(inputs, channels, 2, padding=1, bias=doubling.bias is not None)
-    to_tiles = nn.Conv2d(channels, TILE**2, 3, stride=2, bias=last.bias is not None)
+    to_cells = skip_init(nn.Conv2d, inputs, channels, 2, padding=1, bias=doubling.bias is not None)
+    to_tiles = skip_init(nn.Conv2d, channels, TILE**2, 3, stride=2, bias=last.bias is not None)
     with torch.no_grad():
         # A pixel's place in its cell decides which of the 4 x 4 weights it takes, from the last input to the first.
         to_cells.weight.copy_(functional.pixel_unshuffle(doubling.weight, CELL).flip(2, 3).transpose(0, 1))
@@ -70,7 +72,7 @@ def tiled(doubling: nn.ConvTranspose2d, last: nn.Conv2d) -> Tiled:
 
 def clear_outside(cells: Tensor) -> Tensor:
     """Cells with zeros for the pixels outside the image, in place."""
-    pixels = cells.view(len(cells), -1, CELL, CELL, *cells.shape[2:])
+    pixels = cells.view(len(cells), cells.shape[1] // CELL**2, CELL, CELL, *cells.shape[2:])
     pixels[:, :, 0, :, 0, :] = 0
     pixels[:, :, 1, :, -1, :] = 0
     pixels[:, :, :, 0, :, 0] = 0

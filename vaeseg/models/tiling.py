@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 TILE = 4
 CELL = 2
@@ -57,8 +56,10 @@ def tiled(doubling: nn.ConvTranspose2d, last: nn.Conv2d) -> Tiled:
         last: as `is_tileable` has them, one channel-wise function between them.
     """
     inputs, channels = doubling.in_channels, doubling.out_channels * CELL**2
-    to_cells = skip_init(nn.Conv2d, inputs, channels, 2, padding=1, bias=doubling.bias is not None)
-    to_tiles = skip_init(nn.Conv2d, channels, TILE**2, 3, stride=2, bias=last.bias is not None)
+    with torch.device("meta"):  # else they would draw weights, and move the random state of the process
+        to_cells = nn.Conv2d(inputs, channels, 2, padding=1, bias=doubling.bias is not None)
+        to_tiles = nn.Conv2d(channels, TILE**2, 3, stride=2, bias=last.bias is not None)
+    to_cells, to_tiles = (made.to_empty(device=last.weight.device) for made in (to_cells, to_tiles))
     with torch.no_grad():
         # A pixel's place in its cell decides which of the 4 x 4 weights it takes, from the last input to the first.
         to_cells.weight.copy_(functional.pixel_unshuffle(doubling.weight, CELL).flip(2, 3).transpose(0, 1))

@@ -6,11 +6,11 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import gdcm
 import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from encoding import to_jpeg_lossless
 from factories import CtSeries, axial_affine_ras, save, stored_values, write_series
 from PIL import Image
 from pydicom.dataset import FileDataset
@@ -60,22 +60,6 @@ def write_compressed(directory: Path, codec: str, stored: npt.NDArray[np.generic
             to_jpeg_lossless(path)
         return series
     return write_series(directory, stored, encode=compressed_with(SYNTAXES[codec]), **bit_fields, **signed)
-
-
-def to_jpeg_lossless(path: Path) -> None:
-    """Re-encode a file in place with GDCM, the one encoder of it here."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(path))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
 
 
 def frame_of(path: Path) -> bytes:

@@ -28,6 +28,10 @@ JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 JP2_HEADER_BYTES = 4096
 START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15 less DHT, JPG and DAC; SOF55 of JPEG-LS."""
+MAX_PRECISION = 16
+START_OF_SCAN = 0xDA
+HEADER_MARKERS = START_OF_FRAME | {0xC4, 0xCC, *range(0xDA, 0xF0), 0xF8, 0xFE}
+"""Also DHT, DAC, SOS to EXP, APP0 to APP15, LSE of JPEG-LS, COM (T.81 table B.1)."""
 FILL_BYTE = 0xFF
 """Any number of these may come before a marker (T.81 B.1.1.2)."""
 
@@ -62,7 +66,7 @@ def check_codestream(frame: bytes, syntax: str, expected: PixelFormat) -> frozen
         return frozenset()
     if END_OF_IMAGE not in frame.rstrip(b"\0")[-PADDING_BYTES:]:
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, f"the frame of {len(frame)} bytes has no end marker")
-    found = _jpeg2000_format(frame) if syntax in JPEG2000_SYNTAXES else _jpeg_format(frame)
+    found = _jpeg2000_format(frame) if syntax in JPEG2000_SYNTAXES else jpeg_format(frame)
     if found is None:
         raise ReadingError(Reason.DECODE_FAILED, "no frame header in the codestream")
     if (found.shape, found.components) != (expected.shape, expected.components):
@@ -121,13 +125,22 @@ def _tile_indices(frame: bytes, offset: int) -> Iterator[int]:
         offset += length or len(frame)
 
 
-def _jpeg_format(frame: bytes) -> PixelFormat | None:
-    """By the first start-of-frame segment."""
-    offset = 2 if frame.startswith(START_OF_IMAGE) else len(frame)
+def jpeg_format(frame: bytes) -> PixelFormat | None:
+    """By the start-of-frame segment; None where what comes before the first scan is not as T.81 B.2 has it.
+
+    libjpeg, as GDCM calls it, ends the process where a marker is not one, or where samples have more than 16 bits.
+    """
+    found, offset = None, 2 if frame.startswith(START_OF_IMAGE) else len(frame)
     while offset + 10 <= len(frame):
-        marker, length = frame[offset + 1], struct.unpack_from(">H", frame, offset + 2)[0]
+        start, marker, length = struct.unpack_from(">BBH", frame, offset)
+        if start != FILL_BYTE or not (marker in HEADER_MARKERS or marker == FILL_BYTE):
+            return None
+        if marker == START_OF_SCAN:
+            return found
         if marker in START_OF_FRAME:
             precision, rows, columns, components = struct.unpack_from(">BHHB", frame, offset + 4)
-            return PixelFormat(shape=(rows, columns), components=components, precision=precision, is_signed=False)
+            found = PixelFormat(shape=(rows, columns), components=components, precision=precision, is_signed=False)
+            if not 2 <= precision <= MAX_PRECISION:
+                return None
         offset += 1 if marker == FILL_BYTE else 2 + length
     return None

@@ -25,22 +25,30 @@ _LOCK = threading.Lock()
 def complaints_raised() -> Iterator[None]:
     """Turn libjpeg's complaints about the data into an error.
 
-    Standard error is diverted meanwhile, and what GDCM wrote there is dropped. Decoding is serialised within a process.
+    What GDCM wrote besides is dropped. Decoding is serialised within a process.
 
     Raises:
         ReadingError: ``decode_failed``.
     """
+    with said_on_standard_error() as said:
+        yield
+    if any(complaint in said for complaint in COMPLAINTS):
+        raise ReadingError(Reason.DECODE_FAILED, "the JPEG data is damaged or ends early")
+
+
+@contextmanager
+def said_on_standard_error() -> Iterator[bytearray]:
+    """Divert standard error; what was written there is in what is given, once the block has ended without an error."""
+    said = bytearray()
     with _LOCK, tempfile.TemporaryFile() as capture:
         kept = _duplicate(STANDARD_ERROR)
         os.dup2(capture.fileno(), STANDARD_ERROR)
         try:
-            yield
+            yield said
         finally:
             _restore(kept)
         capture.seek(0)
-        said = capture.read()
-    if any(complaint in said for complaint in COMPLAINTS):
-        raise ReadingError(Reason.DECODE_FAILED, "the JPEG data is damaged or ends early")
+        said += capture.read()
 
 
 def _duplicate(descriptor: int) -> int | None:

@@ -21,6 +21,7 @@ from vaeseg.io.ahead import FetchedFile
 from vaeseg.io.codestream import RLE_SYNTAX, PixelFormat, check_codestream
 from vaeseg.io.elements import PARSE_ERRORS, Elements, integer, numbers, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
+from vaeseg.io.jpeg import jpeg_frame
 from vaeseg.io.libjpeg import complaints_raised
 from vaeseg.io.manifest import SliceFile
 from vaeseg.io.part10 import read_whole
@@ -91,10 +92,16 @@ def _checked_syntax(elements: Elements) -> str:
 def _check_encoding(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> frozenset[Warn]:
     if syntax in UNCOMPRESSED_SYNTAXES:
         return _check_length(dataset, shape)
-    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    return check_codestream(_first_frame(dataset), syntax, _format_by_header(dataset, shape))
+
+
+def _first_frame(dataset: pydicom.Dataset) -> bytes:
+    return next(generate_frames(dataset.PixelData, number_of_frames=1))
+
+
+def _format_by_header(dataset: pydicom.Dataset, shape: tuple[int, int]) -> PixelFormat:
     is_signed = dataset.PixelRepresentation == 1
-    expected = PixelFormat(shape=shape, components=1, precision=dataset.BitsStored, is_signed=is_signed)
-    return check_codestream(frame, syntax, expected)
+    return PixelFormat(shape=shape, components=1, precision=dataset.BitsStored, is_signed=is_signed)
 
 
 def _check_length(dataset: pydicom.Dataset, shape: tuple[int, int]) -> frozenset[Warn]:
@@ -108,9 +115,10 @@ def _check_length(dataset: pydicom.Dataset, shape: tuple[int, int]) -> frozenset
 def decoded(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]]:
     """Stored values as they are, MONOCHROME1 too: inverting would turn HU round."""
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    stored = _unpacked(dataset, shape) if syntax == RLE_SYNTAX else None
+    plugin = PINNED_PLUGINS[syntax]
+    stored = QUICK_DECODERS[syntax](dataset, shape) if syntax in QUICK_DECODERS else None
     if stored is None:
-        decoder, plugin = get_decoder(dataset.file_meta.TransferSyntaxUID), PINNED_PLUGINS[syntax]
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
         with GUARDS.get(plugin, nullcontext)():
             stored, _ = decoder.as_array(dataset, raw=True, index=0, decoding_plugin=plugin)
     if stored.shape != shape:
@@ -124,14 +132,29 @@ def _unpacked(dataset: pydicom.Dataset, shape: tuple[int, int]) -> npt.NDArray[n
     sign, allocated, bits_stored = "ui"[dataset.PixelRepresentation], dataset.BitsAllocated, dataset.BitsStored
     if allocated not in (8, 16, 32) or not 0 < bits_stored <= allocated:
         return None
-    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    pixels = unpacked_frame(frame, shape[0] * shape[1], allocated // 8)
+    pixels = unpacked_frame(_first_frame(dataset), shape[0] * shape[1], allocated // 8)
     if pixels is None:
         return None
     stored = pixels.view(f"<{sign}{allocated // 8}").reshape(shape)
     stored <<= allocated - bits_stored  # bits above those stored may hold anything (PS3.5 8.1.1)
     stored >>= allocated - bits_stored
     return stored
+
+
+def _unjpegged(dataset: pydicom.Dataset, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]] | None:
+    """JPEG that is in order; None of any other, which pydicom judges."""
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    pixels = jpeg_frame(_first_frame(dataset), syntax, _format_by_header(dataset, shape))
+    if pixels is None or 8 * pixels.shape[-1] != dataset.BitsAllocated:
+        return None
+    return pixels.view(f"<{'ui'[dataset.PixelRepresentation]}{pixels.shape[-1]}")[..., 0]
+
+
+QUICK_DECODERS: Mapping[str, Callable[[pydicom.Dataset, tuple[int, int]], npt.NDArray[np.integer[Any]] | None]] = {
+    RLE_SYNTAX: _unpacked,
+    **{syntax: _unjpegged for syntax, plugin in PINNED_PLUGINS.items() if plugin == "gdcm"},
+}
+"""Those that take only frames that are in order."""
 
 
 @contextmanager

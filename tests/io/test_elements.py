@@ -69,6 +69,14 @@ def test_numbers_are_what_pydicom_makes_of_them(value: bytes, vr: str | None) ->
     assert_as_pydicom("NumberOfFrames", vr, value, lambda found, name: integer(found, name, -7))
 
 
+@pytest.mark.parametrize("vr", ["DS", "IS", "LO", "UN"])
+@pytest.mark.parametrize("value", [b"1_0", b"6_0.0", b"1\\2\\3_0"])
+def test_digits_in_groups_are_no_number(value: bytes, vr: str) -> None:
+    """Python reads 6_0.0 as 60, which DICOM does not know: no millimetres are made of it."""
+    with quiet_pydicom():
+        assert numbers(one_element("PixelSpacing", vr, value), "PixelSpacing", value.count(b"\\") + 1) is None
+
+
 @pytest.mark.parametrize("value", [b"", b"\1", b"\1\2", b"\1\2\3", b"\1\2\3\4"])
 @pytest.mark.parametrize("is_little_endian", [True, False])
 def test_binary_numbers_are_what_pydicom_makes_of_them(value: bytes, is_little_endian: bool) -> None:

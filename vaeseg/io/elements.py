@@ -151,7 +151,7 @@ def values(elements: Elements, keyword: str) -> list[Any]:
 def numbers(elements: Elements, keyword: str, count: int) -> tuple[float, ...] | None:
     """`count` finite numbers, or None where the element is missing or is anything else."""
     try:
-        numbers = _plain_numbers(elements, keyword) or tuple(float(value) for value in values(elements, keyword))
+        numbers = _plain_numbers(elements, keyword) or tuple(map(_number, values(elements, keyword)))
     except PARSE_ERRORS:
         return None
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
@@ -169,6 +169,17 @@ def _plain_numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None
     if raw.vr in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.vr].fullmatch(raw.value):
         return tuple(map(float, raw.value.rstrip(b" \0").split(b"\\")))
     return None
+
+
+def _number(value: Any) -> float:
+    """As Python reads it, but for digits in groups: 6_0.0 is no number in DICOM (PS3.5 6.2).
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "_" in str(value):
+        raise ValueError("an underscore in a number")
+    return float(value)
 
 
 def integer(elements: Elements, keyword: str, default: int | None) -> int | None:

@@ -374,6 +374,26 @@ def test_an_archive_that_is_not_mounted_is_an_error(database: Database, tmp_path
         index(database, root)
 
 
+def test_stray_files_below_a_mount_point_are_no_archive(database: Database, tmp_path: Path) -> None:
+    """They belong to the machine; once other images lie there, everything was replaced, and they are taken."""
+    root = tmp_path / "archive"
+    series = write_series(root / "a", SeriesInstanceUID=f"{UID}.1")
+    index(database, root)
+    (root / "a").rename(tmp_path / "away")
+    (root / "README.txt").write_text("mount the share here")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="mounted"):
+            index(database, root)
+    assert keys(database, root) == [f"{UID}.1"]
+    write_series(root / "b", SeriesInstanceUID=f"{UID}.2")
+    assert index(database, root).n_vanished == len(series.paths)
+    assert keys(database, root) == [f"{UID}.2"]
+    shutil.rmtree(root / "b")
+    (root / "README.txt").unlink()
+    write_series(root / "c", SeriesInstanceUID=f"{UID}.3")
+    assert index(database, root, stable_seconds=60.0).n_waiting > 0  # images that still arrive are images
+
+
 class StopError(Exception):
     """Stands for a kill."""
 

@@ -55,6 +55,10 @@ FILES_RECORDED = 5_000
 FILES_A_TASK = 100
 FILES_JUDGED = 20_000
 """Headers in memory while series are judged, unless a single group has more."""
+ALL_IS_GONE = (
+    "nothing of what the index knows is in the archive any more, nor any other image: is the file system mounted? If "
+    "all was really deleted, remove the archive with 'vaeseg-batch archive remove'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,8 @@ class _Changes:
     found_again: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     n_waiting: int = 0
+    n_known: int = 0
+    """Files listed that the index has, changed or not."""
 
 
 def update_index(database: Database, job: IndexJob, check: Callable[[], None]) -> IndexReport:
@@ -114,7 +120,7 @@ def update_index(database: Database, job: IndexJob, check: Callable[[], None]) -
         check: called often; what it raises ends the scan, which the next goes on with.
 
     Raises:
-        StoreError: the root cannot be listed, or holds nothing where there was something before.
+        StoreError: the root cannot be listed, or holds no image where there were some before.
         PipelineError: Ray failed.
     """
     report = IndexReport()
@@ -150,6 +156,7 @@ def _find_changes(database: Database, job: IndexJob, report: IndexReport, check:
             _record(database, job, pending, report, check)
             pending = _Changes()
     _vanish(database, job, report, listed, closed, pending)
+    _check_something_is_left(job, report, pending, check)
     _record(database, job, pending, report, check)
 
 
@@ -194,6 +201,7 @@ def _compare(database: Database, job: IndexJob, listings: Sequence[Listing], cha
 
 
 def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, changes: _Changes) -> None:
+    changes.n_known += before is not None
     if is_young:
         changes.young.append(file)
         changes.n_waiting += before is None or before.is_missing
@@ -219,10 +227,7 @@ def _vanish(
     """Files of directories that are gone; what lies below one that cannot be listed is not known to be gone."""
     before = known_directories(database, job.archive_id)
     if before and report.n_listed == 0:
-        raise StoreError(
-            "the archive is empty, and its index is not: is the file system mounted? If everything was really deleted, "
-            "remove the archive with 'vaeseg-batch archive remove'"
-        )
+        raise StoreError(ALL_IS_GONE)
     gone = [
         directory
         for directory in before
@@ -230,6 +235,15 @@ def _vanish(
     ]
     for files in known_files(database, job.archive_id, gone).values():
         changes.vanished += [path for path, file in files.items() if not file.is_missing]
+
+
+def _check_something_is_left(job: IndexJob, report: IndexReport, changes: _Changes, check: Callable[[], None]) -> None:
+    """Take nothing for gone where all that was known is, and what lies there now is no image: below a share that is not
+    mounted lie stray files of the machine's own."""
+    if not changes.vanished or changes.n_known or report.n_read:
+        return
+    if not any(file.group_key for file in _headers(job, changes.to_read + changes.young, check)):
+        raise StoreError(ALL_IS_GONE)
 
 
 def _record(

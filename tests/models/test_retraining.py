@@ -49,6 +49,19 @@ def test_the_command_leads_to_the_same_training(stage: Stage, preset: Preset) ->
     assert parsed(command, stage, None) == (training, architecture)
 
 
+def test_a_setting_that_is_younger_than_the_record_was_not_used() -> None:
+    """A record of before there were warps and finer networks: not those of today's preset."""
+    training, architecture = configs(
+        "decoder", "improved", {"warp_share": "0", "noise": "0", "patch_size": "1"}, 64, None
+    )
+    older = record("decoder", training, architecture)
+    for section, name in (("training", "warp_share"), ("training", "noise"), ("architecture", "patch_size")):
+        del older[section][name]
+    command = training_command(older)
+    assert command is not None
+    assert parsed(command, "decoder", None) == (training, architecture)
+
+
 def test_a_preset_as_it_is_needs_no_settings() -> None:
     """The shortest form; half precision and a stage-one model are options."""
     training, architecture = configs("decoder", "improved", {}, 64, None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from vaeseg.config import model_preset, training_preset
+from vaeseg.config import ArchitectureConfig, TrainingConfig, model_preset, training_preset
 
 Stage = Literal["vae", "decoder"]
 Preset = Literal["improved", "paper"]
@@ -18,6 +18,8 @@ OPTIONS = ("epochs", "split", "fold", "seed")
 
 def training_command(record: Mapping[str, Any]) -> str | None:
     """Options in the shortest form; where the data lie, and the name of a stage-one model, are left to the reader.
+
+    A setting that the record lacks came later than it: it is as it is by default, which is what there was before.
 
     Args:
         record: of `registry.show_model`.
@@ -38,17 +40,17 @@ def training_command(record: Mapping[str, Any]) -> str | None:
 def _from_preset(
     stage: Literal["vae", "decoder"], preset: Literal["improved", "paper"], record: Mapping[str, Any]
 ) -> str:
-    changed = _changed(asdict(training_preset(stage, preset)), record["training"])
+    changed = _changed(asdict(training_preset(stage, preset)), asdict(TrainingConfig()) | record["training"])
     options = [f"--{name} {_as_text(changed.pop(name))}" for name in OPTIONS if name in changed]
     if not record["parent_digest"]:
-        changed |= _changed(asdict(model_preset(preset)), record["architecture"])
+        changed |= _changed(asdict(model_preset(preset)), asdict(ArchitectureConfig()) | record["architecture"])
         changed.pop("image_size", None)  # that of the data
     settings = [f"--set {name}={_as_text(value)}" for name, value in changed.items()]
     return " ".join(["", f"--preset {preset}", *options, *settings])
 
 
 def _changed(preset: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: recorded[name] for name in preset if name in recorded and recorded[name] != preset[name]}
+    return {name: recorded[name] for name in preset if recorded[name] != preset[name]}
 
 
 def _as_text(value: object) -> str:

@@ -228,7 +228,6 @@ _IMPROVED = TrainingConfig(
     gamma_jitter=0.3,
     noise=0.03,
     warp_share=0.6,
-    ema_decay=0.999,
 )
 
 
@@ -236,7 +235,7 @@ def model_preset(preset: Literal["paper", "improved"]) -> ArchitectureConfig:
     """The network that belongs to a training preset, for slices of 256 x 256."""
     if preset == "paper":
         return ArchitectureConfig()
-    return ArchitectureConfig(kind="spatial", latent_channels=32, patch_size=4, decoder_latent_blocks=3)
+    return ArchitectureConfig(kind="spatial", latent_channels=32, patch_size=4)
 
 
 @dataclass(frozen=True, kw_only=True)

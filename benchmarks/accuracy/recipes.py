@@ -38,7 +38,7 @@ FROZEN_NETWORK = {
 
 RECIPES: Mapping[str, Recipe] = {
     "improved": Recipe(),
-    "without running mean": Recipe(decoder={"ema_decay": "0"}),
+    "running mean": Recipe(decoder={"ema_decay": "0.999"}),
     "without warps": Recipe(decoder={"warp_share": "0"}),
     "without warps and noise": Recipe(
         decoder={"warp_share": "0", "gamma_jitter": "0", "noise": "0", "intensity_jitter": "0.05"}
@@ -57,7 +57,8 @@ RECIPES: Mapping[str, Recipe] = {
     "posterior mean in training": Recipe(decoder={"latent": "mean", "kl_weight": "0"}),
     "learning rate 2e-3": Recipe(decoder={"learning_rate": "2e-3"}),
     "without patches": Recipe(decoder={"patch_size": "1"}),
-    "one block in the decoder": Recipe(decoder={"decoder_latent_blocks": "1"}),
+    "three blocks in the decoder": Recipe(decoder={"decoder_latent_blocks": "3"}),
+    "three blocks and running mean": Recipe(decoder={"decoder_latent_blocks": "3", "ema_decay": "0.999"}),
     "latent of 8 channels": Recipe(decoder={"latent_channels": "8"}),
     "base width 24": Recipe(decoder={"base_width": "24"}),
     "base width 32": Recipe(decoder={"base_width": "32"}),
@@ -72,8 +73,9 @@ RECIPES: Mapping[str, Recipe] = {
             "kl_weight": "0",
             "learning_rate": "3e-3",
             "noise": "0.02",
+            "ema_decay": "0.999",
         },
-        vae={**FROZEN_NETWORK, "learning_rate": "3e-3", "noise": "0", "kl_weight": "1e-4"},
+        vae={**FROZEN_NETWORK, "learning_rate": "3e-3", "noise": "0", "kl_weight": "1e-4", "ema_decay": "0.999"},
         intensity="volume",
     ),
     "U-Net": Recipe(decoder={"latent": "mean", "kl_weight": "0"}, anchor=18),
@@ -83,7 +85,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 class UNet(Segmenter):
-    """Plain U-Net with skip connections (Ronneberger et al. 2015): at base width 18 as many parameters as `improved`.
+    """Plain U-Net with skip connections (Ronneberger et al. 2015): at base width 18 with a third more parameters.
 
     The anchor, and no member of the family: it answers to the loop like a segmenter whose latent is empty.
     """

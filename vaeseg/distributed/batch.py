@@ -32,8 +32,6 @@ ACTOR_MEMORY_BYTES = 2**30
 """What an actor may need in main memory: torch, the model, and a batch."""
 PASS_MEMORY_BYTES = 2**26
 """And on processors for each of its passes at a time: 21 MiB were measured with `phantom-v1`."""
-SERIES_IN_AN_ACTOR = 2
-"""One is segmented while another comes from or goes to the object store, which cost a seventh of the model's time."""
 TASK_CPUS, ACTOR_CPUS = 0.9, 0.01
 """Logical: what Ray counts, not what they use. Models must never take the last CPU from the tasks that feed them, which
 would hang the run for good: not on a node of one CPU, and not where those of a node that died come together."""
@@ -81,12 +79,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
     dataset = dataset.map(
         Segment,
         fn_constructor_args=(config, write_to_ray, cores_of_this_node),
-        compute=ActorPoolStrategy(
-            min_size=fewest,
-            max_size=most,
-            max_tasks_in_flight_per_actor=SERIES_IN_AN_ACTOR,
-            max_concurrent_calls_per_actor=SERIES_IN_AN_ACTOR,
-        ),
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most),
         num_cpus=ACTOR_CPUS,
         num_gpus=1 if on_gpu else None,
         memory=ACTOR_MEMORY_BYTES + (0 if on_gpu else most_cores_of_a_node() * PASS_MEMORY_BYTES),

@@ -388,10 +388,14 @@ def test_stray_files_below_a_mount_point_are_no_archive(database: Database, tmp_
     write_series(root / "b", SeriesInstanceUID=f"{UID}.2")
     assert index(database, root).n_vanished == len(series.paths)
     assert keys(database, root) == [f"{UID}.2"]
-    shutil.rmtree(root / "b")
-    (root / "README.txt").unlink()
+    (root / "b").rename(tmp_path / "away too")
+    with pytest.raises(StoreError, match="mounted"):
+        index(database, root)  # the stray file is known by now, and still no image
+    (tmp_path / "away").rename(root / "a")
+    assert index(database, root).n_found_again == len(series.paths)  # images that were gone for a while are images
+    shutil.rmtree(root / "a")
     write_series(root / "c", SeriesInstanceUID=f"{UID}.3")
-    assert index(database, root, stable_seconds=60.0).n_waiting > 0  # images that still arrive are images
+    assert index(database, root, stable_seconds=60.0).n_waiting > 0  # and so are those that still arrive
 
 
 class StopError(Exception):

@@ -88,6 +88,22 @@ def test_an_image_of_one_value_is_no_buffer_left_as_it_was(tmp_path: Path) -> No
         assert np.array_equal(decoded(dataset, str(dataset.file_meta.TransferSyntaxUID), SHAPE), stored)
 
 
+@pytest.mark.parametrize("raised", [AttributeError, OSError])
+def test_a_system_without_files_in_memory_goes_the_other_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[Exception]
+) -> None:
+    """No series fails for it."""
+
+    def refuse(_name: str) -> int:
+        raise raised
+
+    stored = walk(12, signed=False)
+    dataset = encoded(tmp_path, stored, 12)
+    monkeypatch.setattr("os.memfd_create", refuse)
+    assert bytes_of(dataset, frame_of(dataset)) is None
+    assert np.array_equal(decoded(dataset, str(dataset.file_meta.TransferSyntaxUID), SHAPE), stored)
+
+
 def test_damage_ends_as_it_does_with_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bit of the header and some behind it: refused by both ways or the same pixels, and no process ends."""
     dataset = encoded(tmp_path, walk(12, signed=False), 12)

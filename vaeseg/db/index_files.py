@@ -31,6 +31,8 @@ class KnownFile:
     is_missing: bool
     is_unread: bool
     """It could not be read, which its size and time do not tell of."""
+    is_image: bool
+    """A slice or a volume, and not refused."""
 
 
 def known_files(database: Database, archive_id: int, directories: Iterable[str]) -> dict[str, dict[str, KnownFile]]:
@@ -47,6 +49,7 @@ def known_files(database: Database, archive_id: int, directories: Iterable[str])
                     reader_version=row.reader_version,
                     is_missing=row.missing_since is not None,
                     is_unread=row.reason == Reason.UNREADABLE_FILE,
+                    is_image=row.reason is None,
                 )
     return known
 

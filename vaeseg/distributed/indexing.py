@@ -108,7 +108,7 @@ class _Changes:
     vanished: list[str] = field(default_factory=list)
     n_waiting: int = 0
     n_known: int = 0
-    """Files listed that the index has, changed or not."""
+    """Images listed that the index has, changed, found again, or as they were."""
 
 
 def update_index(database: Database, job: IndexJob, check: Callable[[], None]) -> IndexReport:
@@ -201,7 +201,7 @@ def _compare(database: Database, job: IndexJob, listings: Sequence[Listing], cha
 
 
 def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, changes: _Changes) -> None:
-    changes.n_known += before is not None
+    changes.n_known += before is not None and before.is_image
     if is_young:
         changes.young.append(file)
         changes.n_waiting += before is None or before.is_missing

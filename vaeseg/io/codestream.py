@@ -68,7 +68,7 @@ def check_codestream(frame: bytes, syntax: str, expected: PixelFormat) -> frozen
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, f"the frame of {len(frame)} bytes has no end marker")
     found = _jpeg2000_format(frame) if syntax in JPEG2000_SYNTAXES else jpeg_format(frame)
     if found is None:
-        raise ReadingError(Reason.DECODE_FAILED, "no frame header in the codestream")
+        raise ReadingError(Reason.DECODE_FAILED, "the header of the codestream is missing or damaged")
     if (found.shape, found.components) != (expected.shape, expected.components):
         detail = f"the codestream holds (rows, columns) {found.shape} of {found.components} components"
         raise ReadingError(Reason.DECODE_FAILED, f"{detail}, expected {expected.shape} of {expected.components}")

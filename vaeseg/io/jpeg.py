@@ -46,8 +46,11 @@ def jpeg_frame(frame: bytes, syntax: str, expected: PixelFormat) -> npt.NDArray[
         return None  # one of them would be taken for the other
     rows, columns = expected.shape
     pixels = np.full((rows, columns, 1 + (found.precision > 8)), UNTOUCHED, dtype=np.uint8)
-    with said_on_standard_error() as said, _file_in_memory(_file_of(frame, syntax, expected)) as path:
-        is_read = _read_region(path, pixels)
+    try:
+        with said_on_standard_error() as said, _file_in_memory(_file_of(frame, syntax, expected)) as path:
+            is_read = _read_region(path, pixels)
+    except (AttributeError, OSError):  # a system without such files
+        return None
     is_whole = is_read and not said and (pixels[-1] != UNTOUCHED).any()
     return pixels if is_whole else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,11 +11,12 @@ import pytest
 
 from vaeseg import errors
 from vaeseg.cli import COMMANDS, main
-from vaeseg.config import ReadingConfig
+from vaeseg.config import ReadingConfig, model_preset
 from vaeseg.evaluation.calibration import CalibrationHistogram
 from vaeseg.evaluation.subjects import tabulate
 from vaeseg.inference.evaluation import Evaluation, result_json
 from vaeseg.io.inspection import inspect_paths
+from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import Reason, Warn
 
 PROJECT = Path(__file__).parents[2]
@@ -34,6 +36,14 @@ def test_every_reason_and_warning_is_documented() -> None:
     reading = document("docs/reading.md")
     assert first_column(reading, "Reasons for refusal") == {str(reason) for reason in Reason}
     assert first_column(reading, "Warnings") == {str(warning) for warning in Warn}
+
+
+def test_the_preset_is_the_network_that_was_measured() -> None:
+    """docs/accuracy.md says what `improved` is."""
+    network = Segmenter(replace(model_preset("improved"), image_size=96))
+    parameters = f"{sum(weight.numel() for weight in network.parameters()):,} parameters"
+    row = next(line for line in document("docs/accuracy.md").splitlines() if line.startswith("| network | "))
+    assert row.endswith(f"{parameters} |")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -79,6 +79,26 @@ def test_frames_that_are_not_in_order_are_left_to_pydicom(tmp_path: Path) -> Non
     assert bytes_of(dataset, frame, precision=17) is None
 
 
+def test_bytes_of_header_and_codestream_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Eight bits in the codestream: not where the header stores twelve, nor where it allocates two bytes to eight."""
+    dataset = encoded(tmp_path, walk(8, signed=False), 8)
+    assert bytes_of(dataset, frame_of(dataset)) is not None
+    assert bytes_of(dataset, frame_of(dataset), precision=12) is None
+    dataset.BitsAllocated = 16
+    assert pixels.QUICK_DECODERS[str(dataset.file_meta.TransferSyntaxUID)](dataset, SHAPE) is None
+
+
+def test_fill_bytes_before_a_marker_are_no_damage(tmp_path: Path) -> None:
+    """Any number of them may be there (T.81 B.1.1.2)."""
+    stored = walk(12, signed=False)
+    dataset = encoded(tmp_path, stored, 12)
+    frame = frame_of(dataset)
+    for at in (2, frame.index(START_OF_SCAN)):
+        found = bytes_of(dataset, frame[:at] + b"\xff\xff" + frame[at:])
+        assert found is not None
+        assert np.array_equal(found.view(stored.dtype)[..., 0], stored)
+
+
 def test_an_image_of_one_value_is_no_buffer_left_as_it_was(tmp_path: Path) -> None:
     """All bits set is what an untouched buffer looks like: pydicom judges it, and it is read."""
     for value in (0, 0xFFFF):

@@ -29,6 +29,7 @@ JP2_HEADER_BYTES = 4096
 START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15 less DHT, JPG and DAC; SOF55 of JPEG-LS."""
 MAX_PRECISION = 16
+"""Bits of a sample, of JPEG and JPEG-LS."""
 START_OF_SCAN = 0xDA
 HEADER_MARKERS = START_OF_FRAME | {0xC4, 0xCC, *range(0xDA, 0xF0), 0xF8, 0xFE}
 """Also DHT, DAC, SOS to EXP, APP0 to APP15, LSE of JPEG-LS, COM (T.81 table B.1)."""

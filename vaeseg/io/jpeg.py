@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.io.codestream import PixelFormat, jpeg_format
+from vaeseg.io.codestream import MAX_PRECISION, PixelFormat, jpeg_format
 from vaeseg.io.libjpeg import said_on_standard_error
 
 CT_IMAGE = b"1.2.840.10008.5.1.4.1.1.2"
@@ -40,10 +40,8 @@ def jpeg_frame(frame: bytes, syntax: str, expected: PixelFormat) -> npt.NDArray[
         codestream, else two.
     """
     found = jpeg_format(frame)
-    if found is None or (found.shape, found.components) != (expected.shape, 1):
+    if found is None or (found.shape, found.components) != (expected.shape, 1) or expected.precision > MAX_PRECISION:
         return None
-    if max(found.precision, expected.precision) > 16 or (found.precision > 8) != (expected.precision > 8):
-        return None  # one of them would be taken for the other
     rows, columns = expected.shape
     pixels = np.full((rows, columns, 1 + (found.precision > 8)), UNTOUCHED, dtype=np.uint8)
     try:
@@ -56,7 +54,10 @@ def jpeg_frame(frame: bytes, syntax: str, expected: PixelFormat) -> npt.NDArray[
 
 
 def _read_region(path: str, pixels: npt.NDArray[np.uint8]) -> bool:
-    """Fill (rows, columns, bytes) with the whole image of a file; whether GDCM says that it did."""
+    """Fill (rows, columns, bytes) with the whole image of a file; whether GDCM says that it did.
+
+    It does not where the header has another number of bytes than the codestream.
+    """
     import gdcm  # where it is missing, only these syntaxes are
 
     reader = gdcm.ImageRegionReader()

@@ -47,8 +47,18 @@ def test_links_out_of_the_directory_are_refused(tmp_path: Path) -> None:
     root.mkdir()
     (tmp_path / "secret.nii.gz").touch()
     (root / "a.nii.gz").symlink_to(tmp_path / "secret.nii.gz")
-    with pytest.raises(UsageError, match="outside"):
+    with pytest.raises(UsageError, match=r"link that leads outside .* copy the file"):
         read_msd(write(root, {"training": ["a.nii.gz"]}))
+
+
+def test_links_inside_the_directory_keep_their_names(tmp_path: Path) -> None:
+    """As git-annex lays a data set out: the names are those of the links, whatever the contents are called."""
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "MD5-s1--0cc1").touch()
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).symlink_to("objects/MD5-s1--0cc1")
+    items = read_msd(write(tmp_path, {"training": ["a.nii.gz", "b.nii.gz"]}))
+    assert [(item.name, item.image) for item in items] == [("a", tmp_path / "a.nii.gz"), ("b", tmp_path / "b.nii.gz")]
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,12 @@ def test_damage_is_never_taken_where_pydicom_refuses() -> None:
             assert pixels.tobytes() == by_pydicom(bytes(damaged), 2)
             taken += 1
     assert taken > 100
+
+
+def test_a_segment_that_no_encoder_writes_is_not_unpacked() -> None:
+    """A file of runs would unpack to 64 times its size: 300 MB to 19 GB."""
+    whole = b"\x81\0" * N_PIXELS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rle.rle.decode_segment", lambda segment: pytest.fail(f"{len(segment)} bytes were unpacked"))
+        assert unpacked_frame(framed(whole + b"\x80\x80"), N_PIXELS, 1) is None
+    assert unpacked_frame(framed(b"\0\7" * N_PIXELS + b"\0"), N_PIXELS, 1) is not None

@@ -22,7 +22,12 @@ BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
 BASELINE_DIVISOR = 8
 LOSSY_TOLERANCE = 4
 """The samples come within 2 of values up to 1,500; another picture does not."""
-PACKAGES = {"gdcm": "python-gdcm", "pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg"}
+PACKAGES = {
+    "gdcm": "python-gdcm",
+    "pydicom": "pydicom pylibjpeg-rle",
+    "pyjpegls": "pyjpegls",
+    "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg",
+}
 """What to install for a plug-in of pydicom."""
 
 

@@ -91,7 +91,7 @@ UNCOMPRESSED_SYNTAXES = NATIVE_SYNTAXES | {DEFLATED_SYNTAX}
 
 PINNED_PLUGINS = {
     **dict.fromkeys(UNCOMPRESSED_SYNTAXES, ""),
-    "1.2.840.10008.1.2.5": "pydicom",  # RLE; pylibjpeg-rle panics on damage, past every except clause
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE that `io.rle` does not take
     "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG baseline, 8 bit, lossy
     "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG lossless
     "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG lossless, first-order prediction

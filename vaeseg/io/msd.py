@@ -124,10 +124,14 @@ def _item(root: Path, entry: object) -> MsdItem:
 
 
 def _inside(root: Path, relative: str) -> Path:
+    """As it is listed: what a link leads to often has no telling name."""
+    path = root / relative
     try:
-        path = (root / relative).resolve()
+        target = path.resolve()
     except (OSError, ValueError) as error:
         raise UsageError(f"dataset.json names the impossible path {relative[:80]!r}") from error
-    if not path.is_relative_to(root.resolve()):
-        raise UsageError(f"dataset.json names {relative[:80]!r}, which lies outside {root}")
-    return path
+    if target.is_relative_to(root.resolve()):
+        return path
+    if path.is_symlink() and ".." not in path.parts:
+        raise UsageError(f"{relative[:80]!r} is a link that leads outside {root}: copy the file, or link it with cp -l")
+    raise UsageError(f"dataset.json names {relative[:80]!r}, which lies outside {root}")

@@ -1,7 +1,7 @@
-"""RLE as DICOM has it (PS3.5 annex G), its segments unpacked by Pillow: they are PackBits, which TIFF has too.
+"""RLE as DICOM has it (PS3.5 annex G), its segments unpacked by pylibjpeg-rle.
 
-pydicom's own decoder is Python and takes several times as long; pylibjpeg-rle panics on damage. Only frames that are in
-order are taken here, and pydicom judges all others.
+pydicom's own decoder is Python and takes many times as long. pylibjpeg-rle's decoder of whole frames panics on damage,
+that of a segment does not. Only frames that are in order are taken here, and pydicom judges all others.
 """
 
 from __future__ import annotations
@@ -10,20 +10,12 @@ import struct
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 HEADER = struct.Struct("<16L")
 """Number of segments, and where each begins."""
-BOUND_LENGTH = 128
-"""Of what is put behind a segment: it comes out whole, and last, only where the segment holds exactly what it should.
-Pillow alone would take a segment that is too long."""
-BOUNDS = (b"\x81\0", b"\x81\1")
-"""A run of 128 zeros or ones."""
-BOUND_OF_PADDED = b"\x81\1\0\2\x84\1"
-"""A run of 128 ones, and then never another one. Where a padding byte of 0 before it is taken for the beginning of a
-literal, what comes out is `BEHIND_PADDING`."""
-BEHIND_PADDING = np.frombuffer(b"\x81\0\2" + 125 * b"\1", dtype=np.uint8)
-NO_OPERATION = b"\x80"
+LONGEST_PER_BYTE, PADDING = 2, 1
+"""Of a segment in order: every byte a literal of its own, and padded to an even number. A longer one could unpack to 64
+times its length."""
 
 
 def unpacked_frame(frame: bytes, n_pixels: int, bytes_allocated: int) -> npt.NDArray[np.uint8] | None:
@@ -54,24 +46,12 @@ def unpacked_frame(frame: bytes, n_pixels: int, bytes_allocated: int) -> npt.NDA
 
 def _unpacked(segment: bytes, length: int) -> npt.NDArray[np.uint8] | None:
     """A segment, perhaps padded to an even number of bytes, that holds exactly so many."""
-    size = (length + BOUND_LENGTH, 1)  # one line, as runs may cross those of the image
-    bound, is_one = _bound(segment)
+    from rle.rle import decode_segment  # where it is missing, only this syntax is
+
+    if not 0 < len(segment) <= LONGEST_PER_BYTE * length + PADDING:
+        return None
     try:
-        line = Image.frombytes("L", size, segment + bound, "packbits", "L").tobytes()
+        values = np.frombuffer(decode_segment(segment), dtype=np.uint8)
     except ValueError:
         return None
-    values = np.frombuffer(line, dtype=np.uint8)
-    behind = values[length:]
-    is_whole = (behind == is_one).all() or (bound is BOUND_OF_PADDED and (behind == BEHIND_PADDING).all())
-    return values[:length] if is_whole else None
-
-
-def _bound(segment: bytes) -> tuple[bytes, bool]:
-    """Encoded, and whether it is of ones.
-
-    Not of the segment's last value, so that a segment that is too long cannot end as the bound does.
-    """
-    if segment.endswith(b"\0"):
-        return BOUND_OF_PADDED, True
-    is_one = segment.rstrip(NO_OPERATION).endswith(b"\0")
-    return BOUNDS[is_one], is_one
+    return values if len(values) == length else None

@@ -24,18 +24,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from side_by_side import OURS, Figure, Result, in_turns, rate_of, run_alone
-from stages import stage_config
+from stages import finished, one_process, planned_rows, stage_config
 
 from vaeseg.config import PhantomConfig, RunConfig
 from vaeseg.distributed.local import start_local_ray, stop_local_ray
-from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
+from vaeseg.distributed.rows import SeriesRow
 from vaeseg.distributed.stages import Segment, StageConfig, measure, read
 from vaeseg.distributed.submit import Submission, submit
-from vaeseg.io.archive import scan_archive
 from vaeseg.io.masks import MASK_NAME
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 from vaeseg.phantom.writing import TRUTH_NAME
-from vaeseg.records import SegmentedSeries
 
 SERIES = 40
 FEW_SERIES = 10
@@ -56,7 +54,7 @@ def benchmark(scratch: Path, rounds: int) -> list[Result]:
     with _pool_of_processes(store) as pool:
         paths: dict[str, Work] = {
             f"{OURS} submit": submitted,
-            "script, one process, torch on all cores": one_process,
+            "script, one process, torch on all cores": partial(one_process, MODEL),
             f"script, pool of {CORES} processes": partial(on_pool, pool),
         }
         if find_spec("monai") is not None:
@@ -119,14 +117,6 @@ def submitted(archive: Path, store: Path) -> None:
     assert report.complete, f"not every series was segmented: {report.outcomes}"
 
 
-def one_process(archive: Path, store: Path) -> None:
-    """One series after the other; torch takes all cores."""
-    config = replace(stage_config(MODEL, store), num_threads=CORES)
-    segment = Segment(config)
-    for row in _rows(archive, config):
-        _finished(measure(segment(read(row, config)), config))
-
-
 @contextmanager
 def _pool_of_processes(store: Path) -> Iterator[ProcessPoolExecutor]:
     """One for each core, each with the model in one thread."""
@@ -147,8 +137,8 @@ def _load_model(config: StageConfig) -> None:
 def on_pool(pool: ProcessPoolExecutor, archive: Path, store: Path) -> None:
     """Whole series in parallel."""
     config = stage_config(MODEL, store)
-    for row in pool.map(partial(_all_stages, config), _rows(archive, config)):
-        _finished(row)
+    for row in pool.map(partial(_all_stages, config), planned_rows(archive, config)):
+        finished(row)
 
 
 def _all_stages(config: StageConfig, row: SeriesRow) -> SeriesRow:
@@ -161,21 +151,9 @@ def with_monai(archive: Path, store: Path) -> None:
     from torch.utils.data import DataLoader
 
     config = replace(stage_config(MODEL, store), num_threads=CORES)
-    segment, series = Segment(config), MonaiSeries(list(_rows(archive, config)), config.image_size)
+    segment, series = Segment(config), MonaiSeries(list(planned_rows(archive, config)), config.image_size)
     for row in DataLoader(series, batch_size=None, num_workers=CORES):
-        _finished(measure(segment(row), config))
-
-
-def _rows(archive: Path, config: StageConfig) -> Iterator[SeriesRow]:
-    for number, verdict in enumerate(scan_archive(archive, config.reading).verdicts):
-        assert verdict.manifest is not None, f"a series of the archive is refused: {verdict}"
-        ref = verdict.manifest.ref
-        mask_dir = f"masks/{ref.study_instance_uid}/{ref.series_instance_uid}/script"
-        yield planned_row(number, verdict.manifest, str(archive), "", mask_dir)
-
-
-def _finished(row: SeriesRow) -> None:
-    assert isinstance(outcome_of(row), SegmentedSeries), failure_of(row)
+        finished(measure(segment(row), config))
 
 
 def _by_cpus(scratch: Path, archive: Path) -> Result:

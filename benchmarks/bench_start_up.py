@@ -2,15 +2,17 @@
 
     python benchmarks/bench.py --only start_up
 
-The work is what the stages of that series take in a process that has loaded everything; the rest of a submit is
-imports, Ray and its processes, and the model. There is no peer: figures are seconds, to be compared between versions.
+Beside it a plain script that does the same series in one process, from its start to its end: it loads
+torch and the model too, has no Ray, and writes no database.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +20,19 @@ from pathlib import Path
 from side_by_side import Figure, Result, in_turns, run_alone, seconds_of
 
 from vaeseg.config import PhantomConfig
+from vaeseg.io.masks import MASK_NAME
 from vaeseg.phantom.dicom_writer import write_dicom_archive
 
 PHANTOM = PhantomConfig(n_patients=1, seed=5, z_extent_mm=60.0)
+MODEL = "phantom-v1"
 COMMAND = "import sys; from vaeseg.cli import main; main(sys.argv[1:], prog_name='vaeseg-batch')"
 BARE = "pass"
+SCRIPT = """
+import sys
+from pathlib import Path
+from stages import one_process
+one_process(sys.argv[1], *map(Path, sys.argv[2:]))
+"""
 
 
 def benchmark(scratch: Path, rounds: int) -> list[Result]:
@@ -47,7 +57,7 @@ def _help(rounds: int) -> Result:
 
 
 def _submit(root: Path, rounds: int) -> Result:
-    told = [_submitted(root) for _ in range(rounds)]
+    told = [_submitted(root) | _scripted(root) for _ in range(rounds)]
     figures = [Figure(path=name, rounds=tuple(one[name] for one in told)) for name in told[0]]
     return Result(
         benchmark="start-up, submit",
@@ -77,3 +87,15 @@ def _submitted(root: Path) -> dict[str, float]:
         "of it the first actor and tasks": counts["pace"]["pipeline_seconds"],
         "of it work on the series": work,
     }
+
+
+def _scripted(root: Path) -> dict[str, float]:
+    """Seconds of a script for the same series, cold too."""
+    store = root / "script-store"
+    shutil.rmtree(store, ignore_errors=True)
+    search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    started = time.perf_counter()
+    run_alone(SCRIPT, MODEL, root / "dicom", store, PYTHONPATH=search)
+    wall = time.perf_counter() - started
+    assert len(list(store.glob(f"masks/*/*/*/{MASK_NAME}"))) == 1
+    return {"script of one process, cold": wall}

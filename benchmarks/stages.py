@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,10 +75,32 @@ def series_times(root: Path, config: StageConfig) -> Iterator[tuple[int, tuple[f
         for stage in (lambda row: read(row, config), segment, lambda row: measure(row, config)):
             row, taken = timed(stage, row)  # type: ignore[arg-type]
             seconds.append(taken)
-        outcome = outcome_of(row)
-        assert isinstance(outcome, SegmentedSeries), failure_of(row)
+        outcome = finished(row)
         if n:
             yield outcome.n_slices, tuple(seconds)
+
+
+def one_process(model: str, archive: Path, store: Path) -> None:
+    """What a plain script does with an archive: one series after the other, torch on all cores."""
+    config = replace(stage_config(model, store), num_threads=os.cpu_count())
+    segment = Segment(config)
+    for row in planned_rows(archive, config):
+        finished(measure(segment(read(row, config)), config))
+
+
+def planned_rows(archive: Path, config: StageConfig) -> Iterator[SeriesRow]:
+    """Every series of an archive that has no other."""
+    for number, verdict in enumerate(scan_archive(archive, config.reading).verdicts):
+        assert verdict.manifest is not None, f"a series of the archive is refused: {verdict}"
+        ref = verdict.manifest.ref
+        mask_dir = f"masks/{ref.study_instance_uid}/{ref.series_instance_uid}/script"
+        yield planned_row(number, verdict.manifest, str(archive), "", mask_dir)
+
+
+def finished(row: SeriesRow) -> SegmentedSeries:
+    outcome = outcome_of(row)
+    assert isinstance(outcome, SegmentedSeries), failure_of(row)
+    return outcome
 
 
 def timed(stage, row: SeriesRow) -> tuple[SeriesRow, float]:  # type: ignore[no-untyped-def]

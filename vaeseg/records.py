@@ -66,6 +66,7 @@ class Reason(StrEnum):
     UNSUPPORTED_UNITS = "unsupported_units"
     # a label beside a series
     LABEL_GEOMETRY_MISMATCH = "label_geometry_mismatch"
+    FRACTIONAL_LABEL = "fractional_label"
     # our own fault
     INTERNAL_ERROR = "internal_error"
 
@@ -93,6 +94,7 @@ class Warn(StrEnum):
     QFORM_SFORM_DIFFER = "qform_sform_differ"
     NO_PREAMBLE = "no_preamble"
     LABEL_RESAMPLED = "label_resampled"
+    LABEL_COVERS_PART = "label_covers_part"
 
 
 SINGULAR_SHARE = 1e-6

@@ -106,7 +106,7 @@ def test_json_has_the_documented_keys_and_nothing_else_is_on_stdout(model: Path,
         "false_positive_slices_share",
     }
     others = {"model", "digest", "threshold", "computed_in", "n_subjects", "n_slices", "n_label_slices", "confidence"}
-    assert answer.keys() == figures | others | {"overlap_subjects", "labels_resampled", "refused"}
+    assert answer.keys() == figures | others | {"overlap_subjects", "duplicate_subjects", "warnings", "refused"}
     assert answer["confidence"].keys() == figures
     assert all(math.isfinite(number) for number in numbers(answer))
     assert (answer["model"], answer["n_subjects"], answer["n_slices"], answer["n_label_slices"]) == ("half", 4, 12, 8)

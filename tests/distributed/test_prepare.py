@@ -241,6 +241,16 @@ def test_an_organ_is_chosen_by_number_or_name(tmp_path: Path) -> None:
     assert "--organ liver: dataset.json has the labels 1 (tumour), 2 (lungs)" in refused.stderr
 
 
+def test_a_label_that_ends_before_its_image_is_named(tmp_path: Path) -> None:
+    """In the JSON and in the summary: what lies beyond it is learned as free of tumour."""
+    root = write_msd(tmp_path / "msd", names="abc", unlabelled="", damaged="")
+    write_nifti(root / "labelsTr/b.nii", np.ones((16, 16, 5), dtype=np.uint8))
+    told = json.loads(command("--msd-dir", root, "--image-size", 16, "--out", tmp_path / "out", "--json").stdout)
+    assert told["warnings"] == {"label_covers_part": ["b"], "label_resampled": ["b"]}
+    said = command("--msd-dir", root, "--image-size", 16, "--out", tmp_path / "out").stdout
+    assert "label_covers_part: the label does not reach everywhere in its image" in said
+
+
 def test_the_summary_tells_what_happened_and_how_to_go_on(tmp_path: Path) -> None:
     """Exit code 3 where something was refused; too few subjects for a split is said and no failure."""
     result = command("--msd-dir", write_msd(tmp_path / "msd", "abd", ""), "--out", tmp_path / "out", "--image-size", 16)

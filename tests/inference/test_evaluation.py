@@ -16,7 +16,7 @@ from evaluation_factories import AXIAL, PREPROCESSING, BrightIsTumour, box, list
 from vaeseg.config import PreprocessingConfig
 from vaeseg.errors import UsageError
 from vaeseg.inference import evaluation
-from vaeseg.inference.evaluation import evaluate, load_model, result_json
+from vaeseg.inference.evaluation import evaluate, load_model, remarks, result_json
 from vaeseg.inference.evaluation_sources import MsdSource, Refused, Subject
 
 
@@ -66,15 +66,38 @@ def test_figures_of_one_volume_by_hand(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-def test_labels_on_another_grid_are_counted(model: Path, tmp_path: Path) -> None:
-    """One that ends after the first slice: there is no label in the others, and the result says how many are so."""
-    write_subject(tmp_path, "a", LABEL, PREDICTED)
-    write_subject(tmp_path, "short", LABEL, PREDICTED)
-    path = tmp_path / "labelsTr/short.nii.gz"
-    label = nibabel.load(path)
-    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[..., :1], label.affine), path)
-    found = evaluated(model, list_subjects(tmp_path, "a", "short"))
-    assert (found["n_subjects"], found["labels_resampled"], found["n_label_slices"]) == (2, 1, 3)
+def test_labels_on_another_grid_are_named(model: Path, tmp_path: Path) -> None:
+    """One that ends after the first slice, so that there is no label in the others, and one with its axes swapped."""
+    for name, moved in (("a", 0), ("short", 1), ("swapped", 2)):
+        write_subject(tmp_path, name, LABEL, np.roll(PREDICTED, moved, axis=2))
+    for name, change in (("short", lambda image: image.slicer[..., :1]), ("swapped", swapped)):
+        path = tmp_path / f"labelsTr/{name}.nii.gz"
+        nibabel.save(change(nibabel.load(path)), path.with_name("new.nii.gz"))
+        path.with_name("new.nii.gz").replace(path)
+    found = evaluated(model, list_subjects(tmp_path, "a", "short", "swapped"))
+    assert (found["n_subjects"], found["n_label_slices"], found["duplicate_subjects"]) == (3, 5, 0)
+    assert found["warnings"] == {"label_covers_part": ["short"], "label_resampled": ["short", "swapped"]}
+    (covers, resampled) = remarks(found)
+    assert covers.startswith("label_covers_part: the label does not reach everywhere in its image")
+    assert covers.endswith("1 (short)")
+    assert resampled.endswith("2 (short, swapped)")
+
+
+def swapped(image: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
+    return image.as_reoriented(nibabel.orientations.axcodes2ornt(("S", "L", "P")))
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_subject_under_two_names_is_counted_as_a_copy(model: Path, tmp_path: Path) -> None:
+    """Stored the other way round too: it is the same voxels that make intervals too narrow."""
+    for name in ("a", "b"):
+        write_subject(tmp_path, name, LABEL, PREDICTED)
+    path = tmp_path / "imagesTr/b.nii.gz"
+    nibabel.save(swapped(nibabel.load(path)), tmp_path / "b.nii.gz")
+    (tmp_path / "b.nii.gz").replace(path)
+    found = evaluated(model, list_subjects(tmp_path, "a", "b"))
+    assert found["duplicate_subjects"] == 1
+    assert any(remark.startswith("1 of the 2 subjects are copies") for remark in remarks(found))
 
 
 def orientations() -> Iterator[Any]:
@@ -192,6 +215,7 @@ def test_items_that_cannot_be_evaluated_are_counted(model: Path, tmp_path: Path)
         "nan": "non_finite_voxels",
         "bare": "no_label",
     }
+    assert {item.name for item in done.refused if item.detail.startswith("label: ")} == {"lost", "nan"}
     assert [subject.name for subject in done.table.subjects] == ["good"]
     assert sorted(seen) == [0, 0, 0, 0, 0, 4]
     assert result_json(done, seed=0)["iou_label"] == pytest.approx(1 / 6)

@@ -148,6 +148,33 @@ def test_tumour_free_subjects_alone_are_a_report(model: EvaluatedModel, tmp_path
     assert page.count("<img") == 1
 
 
+def test_slices_of_a_single_line_are_reported(model: EvaluatedModel, tmp_path: Path) -> None:
+    """As a coronal slice gives them: a contour needs two lines, and the whole report was lost for want of one."""
+    line = box(slice(0, 3), slice(0, 1), slice(10, 20), shape=(4, 1, 64))
+    write_subject(tmp_path / "data", "line", line, line)
+    source = MsdSource(list_subjects(tmp_path / "data", "line"))
+    write_report(report_of(model, source), tmp_path / "report")
+    assert 'class="cases"' in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_trouble_with_a_drawing_does_not_cost_the_tables(
+    model: EvaluatedModel, source: MsdSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written before the page is made."""
+    monkeypatch.setattr("vaeseg.inference.report.drawings.draw_cases", lambda pictures: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(report_of(model, source), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= {"report.json", "slices.csv"}
+
+
+def test_remarks_on_subjects_are_said_at_the_head(tmp_path: Path) -> None:
+    """With names that may hold anything."""
+    page = written(empty(warnings={"label_covers_part": ("<b>",)}, n_duplicates=2), tmp_path)
+    assert "does not reach everywhere in its image" in page
+    assert "&lt;b&gt;" in page
+    assert "2 of the 0 subjects are copies" in page
+
+
 def test_overlap_is_said_at_the_head(tmp_path: Path) -> None:
     """Figures of subjects that were trained on look good and mean little."""
     assert "The model was trained on 3 of these" in written(empty(overlap_subjects=3), tmp_path)

@@ -73,6 +73,44 @@ def test_one_value_of_a_label_can_be_chosen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.argwhere(found.mask), [[2, 2, 3]])
 
 
+@pytest.mark.parametrize("label_value", [None, 1])
+def test_values_that_are_whole_but_for_rounding_are_those_numbers(tmp_path: Path, label_value: int | None) -> None:
+    """0.9999 is a 1, and 0.0001 nothing."""
+    values = np.zeros(GRID.shape, dtype=np.float32)
+    values[1, 2, 3], values[2, 2, 3] = 0.9999, 0.0001
+    write_nifti(tmp_path / "l.nii.gz", values, GRID)
+    found = read_label_on_grid(tmp_path / "l.nii.gz", GRID, CONFIG, label_value)
+    np.testing.assert_array_equal(np.argwhere(found.mask), [[1, 2, 3]])
+
+
+@pytest.mark.parametrize("label_value", [None, 1])
+@pytest.mark.parametrize("value", [0.3, 0.98, 1.5])
+def test_labels_of_fractions_are_refused(tmp_path: Path, value: float, label_value: int | None) -> None:
+    """Interpolated between 0 and 2 there would be a 1 that nobody drew, and a tumour larger than it was drawn."""
+    values = np.zeros(GRID.shape, dtype=np.float32)
+    values[1, 2, 3] = value
+    write_nifti(tmp_path / "l.nii.gz", values, GRID)
+    with pytest.raises(ReadingError, match=f"^fractional_label: label: a value of {value}") as caught:
+        read_label_on_grid(tmp_path / "l.nii.gz", GRID, CONFIG, label_value)
+    assert caught.value.reason == Reason.FRACTIONAL_LABEL
+
+
+def test_a_label_that_ends_before_its_image_is_told_from_one_that_does_not(tmp_path: Path) -> None:
+    """Beyond it nobody looked; with its axes mirrored it reaches everywhere."""
+    short = VolumeGeometry(shape=(3, 6, 8), lps_from_kji=GRID.lps_from_kji)
+    mirrored = VolumeGeometry(
+        shape=GRID.shape,
+        lps_from_kji=GRID.lps_from_kji @ np.array([[1, 0, 0, 0], [0, -1, 0, 5], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    )
+    found = {}
+    for name, grid in (("short", short), ("mirrored", mirrored)):
+        write_nifti(tmp_path / f"{name}.nii.gz", np.ones(grid.shape, dtype=np.uint8), grid)
+        found[name] = read_label_on_grid(tmp_path / f"{name}.nii.gz", GRID, CONFIG)
+    assert found["short"].warnings == (Warn.LABEL_RESAMPLED, Warn.LABEL_COVERS_PART)
+    assert found["mirrored"].warnings == (Warn.LABEL_RESAMPLED,)
+    assert found["mirrored"].mask.all()
+
+
 def test_a_label_on_a_finer_grid_is_resampled(tmp_path: Path) -> None:
     """Half the spacing along i: each voxel takes the nearest label voxel."""
     affine = GRID.lps_from_kji.copy()
@@ -92,4 +130,4 @@ def test_a_label_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadingError) as caught:
         read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
     assert caught.value.reason == Reason.LABEL_GEOMETRY_MISMATCH
-    assert "50%" in caught.value.detail
+    assert "50.0%" in caught.value.detail

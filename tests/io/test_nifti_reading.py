@@ -161,8 +161,21 @@ def test_images_that_whole_numbers_of_16_bits_cannot_hold(tmp_path: Path, values
     """Models are given no others: fractions in a small range would be lost, greater values would wrap round."""
     write_nifti(tmp_path / "v.nii", values)
     assert reasons(tmp_path) == {"not_hounsfield_units": 1}
+
+
+def test_a_label_may_have_values_above_16_bits(tmp_path: Path) -> None:
+    """It is no image."""
+    values = (HU + 1024).astype(np.uint16) * 30
+    write_nifti(tmp_path / "v.nii", values)
     label, _ = read_label(tmp_path / "v.nii", ReadingConfig())
-    np.testing.assert_array_equal(label, values.T > 0, "a label may have such values")
+    np.testing.assert_array_equal(label, values.T > 0)
+
+
+def test_a_file_without_a_byte_is_said_to_be_one(tmp_path: Path) -> None:
+    """As in an archive."""
+    (tmp_path / "v.nii.gz").touch()
+    with pytest.raises(ReadingError, match=r"^empty_file: 0 bytes"):
+        read_nifti(tmp_path / "v.nii.gz", ReadingConfig())
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _here(request: EvaluationRequest, as_json: bool) -> dict[str, Any]:
 
     def show(evaluation: Evaluation, result: dict[str, Any]) -> None:
         bar.close()
-        _warn(evaluation)
+        _warn(evaluation, result)
         _print_result(result, as_json)
 
     bar = _Bar()
@@ -172,15 +172,13 @@ def _progress(n_items: int) -> Iterator[Callable[[int], None]]:
         yield show
 
 
-def _warn(evaluation: Evaluation) -> None:
+def _warn(evaluation: Evaluation, result: dict[str, Any]) -> None:
+    from vaeseg.inference.evaluation import remarks
+
     for item in evaluation.refused:
         click.echo(f"left out {item.name}: {item.reason}: {item.detail}", err=True)
-    if evaluation.labels_resampled:
-        click.echo(
-            f"{evaluation.labels_resampled} labels are on another grid than their image and were resampled; where they "
-            "do not reach, there is no label",
-            err=True,
-        )
+    for remark in remarks(result):
+        click.echo(remark, err=True)
     if evaluation.overlap_subjects is None:
         click.echo(
             f"whether {evaluation.model} was trained on these subjects cannot be checked: it does not record whom it "

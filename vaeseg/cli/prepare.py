@@ -185,6 +185,7 @@ def _as_json(report: PreparationReport) -> dict[str, Any]:
         "organ": manifest.recipe.organ,
         "counts": manifest.counts,
         "refused": [{"name": item.name, "reason": item.reason, "detail": item.detail} for item in manifest.refused],
+        "warnings": {warning: list(names) for warning, names in report.warnings.items()},
         "sources": dict(manifest.sources or {}),
         "folds": report.n_split_folds,
         "n_bytes": sum(shard.n_bytes for shard in manifest.shards),
@@ -194,6 +195,8 @@ def _as_json(report: PreparationReport) -> dict[str, Any]:
 
 
 def _described(report: PreparationReport) -> str:
+    from vaeseg.noticed import sentences
+
     manifest, counts = report.manifest, report.manifest.counts
     what = "written" if report.status == "written" else "is there already, nothing to do"
     size = sum(shard.n_bytes for shard in manifest.shards) / 1e6
@@ -207,6 +210,7 @@ def _described(report: PreparationReport) -> str:
     ]
     if len(manifest.refused) > SHOWN_REFUSALS:
         lines.append(f"  and {len(manifest.refused) - SHOWN_REFUSALS} more, see manifest.json")
+    lines += [f"  {sentence}" for sentence in sentences(report.warnings)]
     lines.append(f"splits   {_described_splits(report)}")
     return "\n".join([*lines, f"next     {_next(report)}"])
 

@@ -29,6 +29,7 @@ from vaeseg.io.msd import read_msd
 from vaeseg.io.row_groups import RowFormat
 from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import create_store
+from vaeseg.noticed import by_warning
 from vaeseg.paths import AnyPath
 from vaeseg.training.preparation import PreparationItem, archive_items, msd_items
 
@@ -65,6 +66,8 @@ class PreparationReport:
     location: str
     status: Literal["written", "nothing_to_do"]
     manifest: Manifest
+    warnings: dict[str, tuple[str, ...]]
+    """Of `records.Warn`: the volumes that it was noticed of."""
     n_split_folds: dict[str, int]
     seconds: float
 
@@ -124,7 +127,7 @@ def prepare(request: PreparationRequest, on_progress: ProgressCallback = lambda 
         plan = _plan(request, location)
         if existing is None:
             clear(location)
-        manifest = _run(request, plan, None if existing else location, interruption, on_progress)
+        manifest, warnings = _run(request, plan, None if existing else location, interruption, on_progress)
     if existing is not None and existing.digest != manifest.digest:
         raise UsageError(
             f"{request.out} holds a data set with the digest {existing.digest[:12]}, this input gives "
@@ -137,6 +140,7 @@ def prepare(request: PreparationRequest, on_progress: ProgressCallback = lambda 
         location=location.url,
         status="written" if existing is None else "nothing_to_do",
         manifest=manifest,
+        warnings=warnings,
         n_split_folds={kind: len(folds) for kind, folds in splits.items()},
         seconds=time.monotonic() - started,
     )
@@ -239,13 +243,18 @@ def _run(
     location: Location | None,
     interruption: Interruption,
     on_progress: ProgressCallback,
-) -> Manifest:
-    """Prepare every item and write what comes, or only digest it; those that never come have crashed."""
+) -> tuple[Manifest, dict[str, tuple[str, ...]]]:
+    """Prepare every item and write what comes, or only digest it; those that never come have crashed.
+
+    Returns:
+        The manifest, and who has which warning.
+    """
     recipe = request.recipe
     row_format = RowFormat(image_size=recipe.preprocessing.image_size, bits=recipe.bits, with_labels=plan.with_labels)
     writer = DataSetWriter(location, row_format)
     refused = list(plan.refused)
     left = dict(enumerate(plan.items))
+    noticed: list[tuple[str, tuple[str, ...]]] = []
     n_slices = 0
     check = partial(_check, interruption)
     for number, outcome in prepared_items(plan.items, recipe, request.reading, row_format, check):
@@ -254,6 +263,7 @@ def _run(
             refused.append(outcome)
         else:
             writer.add(outcome)
+            noticed.append((outcome.series, outcome.warnings))
             n_slices += len(outcome.slices)
         done = len(plan.items) - len(left)
         on_progress(Progress(done=done, total=len(plan.items), n_slices=n_slices, refused=len(refused)))
@@ -261,7 +271,7 @@ def _run(
     if not n_slices:
         raise TrainingError(_nothing_read(plan, refused))
     shards, index_sha256, subjects = writer.finish()
-    return Manifest(
+    manifest = Manifest(
         recipe=recipe,
         with_labels=plan.with_labels,
         shards=shards,
@@ -272,6 +282,7 @@ def _run(
         n_items=plan.n_items,
         sources=plan.sources,
     )
+    return manifest, by_warning(noticed)
 
 
 def _check(interruption: Interruption) -> None:

@@ -39,6 +39,7 @@ class PreparedRow(TypedDict):
     refused: dict[str, str]
     """Empty where there are slices."""
     tokens: list[str]
+    warnings: list[str]
     spacing_mm: list[float]
     images: bytes
     labels: bytes
@@ -115,12 +116,15 @@ def prepared_row(row: dict[str, Any], recipe: Recipe, reading: ReadingConfig, wi
 def _row(number: int, outcome: PreparedVolume | RefusedItem) -> PreparedRow:
     if isinstance(outcome, RefusedItem):
         refused = {"reason": outcome.reason, "detail": outcome.detail}
-        return PreparedRow(number=number, refused=refused, tokens=[], spacing_mm=[], images=b"", labels=b"")
+        return PreparedRow(
+            number=number, refused=refused, tokens=[], warnings=[], spacing_mm=[], images=b"", labels=b""
+        )
     slices = outcome.slices
     return PreparedRow(
         number=number,
         refused={"reason": "", "detail": ""},
         tokens=list(outcome.tokens),
+        warnings=list(outcome.warnings),
         spacing_mm=list(outcome.spacing_mm),
         images=slices.images.tobytes(),
         labels=b"" if slices.packed_labels is None else slices.packed_labels.tobytes(),
@@ -143,4 +147,5 @@ def _outcome(row: PreparedRow, item: PreparationItem, row_format: RowFormat) -> 
             packed_labels=labels if row_format.with_labels else None,
         ),
         spacing_mm=(first, second, third),
+        warnings=tuple(row["warnings"]),
     )

@@ -5,8 +5,8 @@ K slices of one subject, S side of the model grid. One subject is in memory at a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,9 @@ from vaeseg.geometry.resample import covered_by_slice, label_to_model_grid, mask
 from vaeseg.inference.evaluation_sources import Refused, Source, Subject
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
+from vaeseg.noticed import by_warning, sentences
 from vaeseg.paths import AnyPath, printable
-from vaeseg.records import BoolArray, IntArray
+from vaeseg.records import BoolArray, IntArray, Warn
 
 Measured = tuple[SubjectRecord, SliceCounts, IntArray]
 
@@ -72,8 +73,10 @@ class Evaluation:
     refused: tuple[Refused, ...]
     overlap_subjects: int | None
     """Evaluated subjects that the model was trained on; None where the model does not say whom it has seen."""
-    labels_resampled: int = 0
-    """Evaluated subjects whose label was on another grid than their image."""
+    n_duplicates: int = 0
+    """Evaluated subjects that are another one of them under another name."""
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of `records.Warn`: the evaluated subjects that it was noticed of."""
 
 
 def evaluate(
@@ -99,7 +102,9 @@ def evaluate(
     calibration = CalibrationHistogram()
     parts: list[Measured] = []
     refused: list[Refused] = []
-    n_found = n_overlapping = n_resampled = 0
+    known: set[str] = set()
+    noticed: list[tuple[str, tuple[Warn, ...]]] = []
+    n_found = n_overlapping = n_duplicates = 0
     for found in source.subjects(model.checkpoint.preprocessing):
         match found:
             case Refused():
@@ -108,7 +113,9 @@ def evaluate(
             case Subject():
                 n_found += 1
                 n_overlapping += not seen.isdisjoint(found.tokens)
-                n_resampled += found.label_resampled
+                n_duplicates += not known.isdisjoint(found.tokens)
+                known.update(found.tokens)
+                noticed.append((found.name, found.warnings))
                 if allow_overlap or not n_overlapping:
                     parts.append(_measure(found, model.predictor, calibration))
                 on_subject(len(found.label))
@@ -127,7 +134,8 @@ def evaluate(
         calibration=calibration,
         refused=tuple(refused),
         overlap_subjects=n_overlapping if seen else None,
-        labels_resampled=n_resampled,
+        n_duplicates=n_duplicates,
+        warnings=by_warning(noticed),
     )
 
 
@@ -150,9 +158,24 @@ def result_json(evaluation: Evaluation, seed: int) -> dict[str, Any]:
         **figures(table),
         "confidence": {name: bounds and list(bounds) for name, bounds in confidence(table, seed).items()},
         "overlap_subjects": evaluation.overlap_subjects,
-        "labels_resampled": evaluation.labels_resampled,
+        "duplicate_subjects": evaluation.n_duplicates,
+        "warnings": {warning: list(names) for warning, names in evaluation.warnings.items()},
         "refused": [asdict(item) for item in evaluation.refused],
     }
+
+
+def remarks(result: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader of the figures must know of the subjects, a sentence each.
+
+    Args:
+        result: from `result_json`.
+    """
+    if result["duplicate_subjects"]:
+        yield (
+            f"{result['duplicate_subjects']} of the {result['n_subjects']} subjects are copies of others, so that "
+            "intervals are too narrow"
+        )
+    yield from sentences(result["warnings"])
 
 
 def seen_tokens(checkpoint: Checkpoint) -> frozenset[str]:

@@ -60,8 +60,8 @@ class Subject:
     """Size of its voxels; None where it lies on the model grid already, whose pixels are of unknown size."""
     slice_index: IntArray
     """(K,) number of each slice within the subject."""
-    label_resampled: bool = False
-    """Whether the label was on another grid; beyond that grid it holds nothing."""
+    warnings: tuple[Warn, ...] = ()
+    """What was noticed when image and label were read."""
 
 
 class Source(Protocol):
@@ -137,7 +137,7 @@ class MsdSource:
             label=order.to_axial(label.mask),
             grid=grid_of(geometry),
             slice_index=np.arange(len(image)),
-            label_resampled=Warn.LABEL_RESAMPLED in label.warnings,
+            warnings=(*volume.warnings, *label.warnings),
         )
 
 

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from html import escape
@@ -29,7 +29,7 @@ from vaeseg.evaluation.sizes import SizeRow, by_size
 from vaeseg.evaluation.slices import equivalent_diameters_mm, ratio
 from vaeseg.inference import report_figures as drawings
 from vaeseg.inference.case_pictures import CasePicture
-from vaeseg.inference.evaluation import Evaluation, result_json
+from vaeseg.inference.evaluation import Evaluation, remarks, result_json
 from vaeseg.inference.report_page import PAGE
 
 TITLES = {
@@ -86,15 +86,15 @@ def write_report(report: Report, directory: Path) -> None:
         StoreError: it cannot be written.
     """
     data = report_json(report)
-    files = {
-        "report.json": json.dumps(data, indent=1, allow_nan=False),
-        "slices.csv": _as_csv(data["slices"]),
-        "report.html": render_page(report, data),
+    files: dict[str, Callable[[], str]] = {
+        "report.json": lambda: json.dumps(data, indent=1, allow_nan=False),
+        "slices.csv": lambda: _as_csv(data["slices"]),
+        "report.html": lambda: render_page(report, data),  # last, so that no trouble with a drawing costs the tables
     }
     make_report_directory(directory)
     try:
-        for name, text in files.items():
-            write_atomically(directory / name, text.encode())
+        for name, made in files.items():
+            write_atomically(directory / name, made().encode())
     except OSError as error:
         raise StoreError(f"the report cannot be written to {directory}: {error.strerror}") from error
 
@@ -237,6 +237,7 @@ def _notes(data: Record) -> str:
         )
     elif data["overlap_subjects"] is None:
         notes.append("The model does not record whom it has seen: whether it was trained on these subjects is unknown.")
+    notes += [escape(remark) for remark in remarks(data)]
     if data["refused"]:
         notes.append(f"{len(data['refused'])} items could not be evaluated; they are listed at the end.")
     return "".join(f'<p class="note">{note}</p>' for note in notes)

@@ -197,7 +197,7 @@ def _draw_case(axes: Axes, picture: CasePicture) -> None:
     axes.imshow(picture.image, cmap="gray", vmin=0, vmax=1, aspect=picture.pixel_aspect, interpolation="nearest")
     axes.imshow(_overlay(picture), aspect=picture.pixel_aspect, interpolation="nearest")
     for shown, colour in ((picture.label, GREEN), (picture.mask, RED)):
-        if shown.any() and not shown.all():
+        if shown.any() and not shown.all() and min(shown.shape) > 1:  # a line of pixels has no contour
             axes.contour(shown.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.2)
     figure = "no label" if picture.kind == "false_alarm" else f"IoU {picture.iou:.2f}"
     title = f"{_shortened(picture.subject)}, slice {picture.slice_index}: {figure}"

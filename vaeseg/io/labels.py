@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vaeseg.geometry.affine import same_grid
 from vaeseg.geometry.resample import label_in_grid, share_inside
 from vaeseg.io.nifti import read_label
 from vaeseg.paths import AnyPath
-from vaeseg.records import BoolArray, Reason, VolumeGeometry, Warn
+from vaeseg.records import BoolArray, IntArray, Reason, VolumeGeometry, Warn
 
 MIN_SHARE_INSIDE = 0.99
 """Less of a label inside its image, and the two do not belong together."""
@@ -79,16 +80,29 @@ def read_label_on_grid(
         label_value: which value is the structure; None takes every value above zero.
 
     Raises:
-        ReadingError: ``label_geometry_mismatch``, part of the label lies outside the series; or as `read_nifti`.
+        ReadingError: ``label_geometry_mismatch``, part of the label lies outside the series; or as `read_label`. The
+            detail says that it is the label's.
     """
-    label, label_geometry = read_label(path, config, label_value)
+    try:
+        label, label_geometry = read_label(path, config, label_value)
+    except ReadingError as error:
+        raise ReadingError(error.reason, f"label: {error.detail}") from error
     if same_grid(label_geometry, geometry):
         return LabelOnGrid(mask=label, warnings=())
     share = share_inside(np.argwhere(label), label_geometry, geometry)
     if share < MIN_SHARE_INSIDE:
-        detail = f"{share:.0%} of the label lies inside the series, expected at least {MIN_SHARE_INSIDE:.0%}"
+        detail = f"{share:.1%} of the label lies inside the series, expected at least {MIN_SHARE_INSIDE:.0%}"
         raise ReadingError(Reason.LABEL_GEOMETRY_MISMATCH, detail)
-    return LabelOnGrid(mask=label_in_grid(label, label_geometry, geometry), warnings=(Warn.LABEL_RESAMPLED,))
+    covers = share_inside(_corners(geometry), geometry, label_geometry) == 1
+    return LabelOnGrid(
+        mask=label_in_grid(label, label_geometry, geometry),
+        warnings=(Warn.LABEL_RESAMPLED,) if covers else (Warn.LABEL_RESAMPLED, Warn.LABEL_COVERS_PART),
+    )
+
+
+def _corners(geometry: VolumeGeometry) -> IntArray:
+    """(8, 3) the outermost voxels: a box that holds these holds all."""
+    return np.array(list(product(*((0, n - 1) for n in geometry.shape))))
 
 
 def _stem(name: str) -> str:

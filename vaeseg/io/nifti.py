@@ -25,6 +25,8 @@ from vaeseg.records import Reason, Volume, VolumeGeometry, Warn
 
 COMPRESS_LEVEL = 1
 """Of ISA-L: a mask takes a thirtieth of zlib's time for the same size, and higher levels save nothing."""
+MAX_LABEL_FRACTION = 0.01
+"""How far a label's value may be from a whole number: floats and scaled bytes are."""
 
 
 def read_nifti(path: AnyPath, config: ReadingConfig) -> Volume:
@@ -76,11 +78,30 @@ def read_label(path: AnyPath, config: ReadingConfig, label_value: int | None = N
         (K, J, I) bool, and its geometry.
 
     Raises:
-        ReadingError: as `read_nifti`.
+        ReadingError: ``fractional_label``, or as `read_nifti`.
     """
     volume = read_nifti(path, config)
-    mask = volume.volume_hu > 0 if label_value is None else volume.volume_hu == label_value
+    values = _whole(volume.volume_hu)
+    mask = values > 0 if label_value is None else values == label_value
     return mask, volume.geometry
+
+
+def _whole(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Label values as the whole numbers that they are but for rounding.
+
+    Others come of interpolation, or are probabilities: what is above 0 would be larger than the structure, and between
+    0 and 2 there would be a 1 that nobody drew.
+    """
+    if values.dtype.kind != "f":
+        return values
+    whole: npt.NDArray[Any] = np.rint(values)
+    off = np.abs(values - whole)
+    if off.max() > MAX_LABEL_FRACTION:
+        detail = (
+            f"a value of {values.flat[off.argmax()]:g}, where labels are whole numbers: save the mask that is meant"
+        )
+        raise ReadingError(Reason.FRACTIONAL_LABEL, detail)
+    return whole
 
 
 def write_nifti(path: AnyPath, array: npt.NDArray[Any], geometry: VolumeGeometry) -> bytes:

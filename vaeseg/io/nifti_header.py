@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import stat
 from dataclasses import dataclass
 from typing import Any
@@ -64,13 +65,20 @@ def read_nifti_header(path: AnyPath, config: ReadingConfig) -> NiftiHeader:
         ReadingError: why it is not a volume that can be read.
     """
     try:
-        if not isinstance(path, RemotePath) and not stat.S_ISREG(path.stat().st_mode):  # opening a pipe may never end
-            raise ReadingError(Reason.NOT_A_REGULAR_FILE, "a directory, device, pipe or socket")
+        if not isinstance(path, RemotePath):
+            _check_file(path.stat())
         start = read_start(path, HEADER_BYTES)
     except OSError as error:
         raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be opened ({type(error).__name__})") from error
     with np.errstate(all="ignore"):
         return _judge_header(start, config)
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe may never end
+        raise ReadingError(Reason.NOT_A_REGULAR_FILE, "a directory, device, pipe or socket")
+    if status.st_size == 0:
+        raise ReadingError(Reason.EMPTY_FILE, "0 bytes")
 
 
 def _judge_header(start: bytes, config: ReadingConfig) -> NiftiHeader:

@@ -79,3 +79,5 @@ class PreparedVolume:
     """All K slices in axial order."""
     spacing_mm: tuple[float, float, float]
     """Slice, row, column in axial order."""
+    warnings: tuple[str, ...] = ()
+    """Of `records.Warn`: what was noticed when volume and label were read; not written."""

@@ -150,11 +150,12 @@ def _prepared(item: PreparationItem, recipe: Recipe, reading: ReadingConfig, wit
     axial_hu = order.to_axial(volume.volume_hu)
     _check_size(len(axial_hu), preprocessing, reading)
     grid_hu = to_model_grid(axial_hu, geometry.spacing_mm, preprocessing.image_size)
-    packed = None
+    packed, warnings = None, volume.warnings
     if with_labels:
-        label = read_label_on_grid(Path(item.label), volume.geometry, reading, recipe.organ).mask
-        on_grid = label_to_model_grid(order.to_axial(label), geometry.spacing_mm, preprocessing.image_size)
+        label = read_label_on_grid(Path(item.label), volume.geometry, reading, recipe.organ)
+        on_grid = label_to_model_grid(order.to_axial(label.mask), geometry.spacing_mm, preprocessing.image_size)
         packed = np.packbits(on_grid, axis=-1)
+        warnings += label.warnings
     return PreparedVolume(
         subject=item.subject,
         series=item.name,
@@ -163,6 +164,7 @@ def _prepared(item: PreparationItem, recipe: Recipe, reading: ReadingConfig, wit
             images=quantised(grid_hu, intensity_ranges(grid_hu, preprocessing), recipe.bits), packed_labels=packed
         ),
         spacing_mm=geometry.spacing_mm,
+        warnings=warnings,
     )
 
 

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     NON_UNIFORM_SPACING = "non_uniform_spacing"
     DUPLICATE_POSITIONS = "duplicate_positions"
     DUPLICATE_INSTANCE = "duplicate_instance"
+    SEVERAL_PATIENTS = "several_patients"
+    SLICES_VANISHED = "slices_vanished"
     TOO_LARGE = "too_large"
     # the pixels
     TRUNCATED_PIXEL_DATA = "truncated_pixel_data"

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, exists, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, select, update
 
 from vaeseg.db.index_files import files_of_groups, instances
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ChangedGroupTable, ExclusionTable, FindingTable, InstanceTable, SeriesTable
 from vaeseg.db.upsert import in_batches, upsert
-from vaeseg.records import IndexedFile
+from vaeseg.records import IndexedFile, Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def record_groups(database: Database, archive_id: int, judged: Mapping[str, Sequ
         judged: group to its series.
     """
     with database.write() as connection:
-        named = _with_keys(connection, archive_id, judged)
+        named = _held_back(connection, archive_id, _with_keys(connection, archive_id, judged))
         now = database.now()
         rows = [
             _series(archive_id, group, series.row) | {"first_seen_at": now, "judged_at": now, "missing_since": None}
@@ -170,7 +170,7 @@ def _with_keys(
 ) -> dict[str, list[JudgedSeries]]:
     """Number the series that share a UID, readable ones first, leaving other groups theirs."""
     rows = [series.row for all_series in judged.values() for series in all_series]
-    owner = _owners(connection, archive_id, sorted({row.series_instance_uid for row in rows}))
+    owner = _owners(connection, archive_id, rows)
     away = _missing_volumes(connection, archive_id, sorted({row.fingerprint for row in rows}))
     named: dict[str, list[JudgedSeries]] = {group: [] for group in judged}
     in_order = [(group, series) for group, all_series in judged.items() for series in all_series]
@@ -185,14 +185,76 @@ def _with_keys(
     return named
 
 
-def _owners(connection: Connection, archive_id: int, uids: Sequence[str]) -> dict[str, str]:
-    """Series key to group, of all series that have one of these UIDs."""
-    statement = select(SeriesTable.series_key, SeriesTable.group_key).where(SeriesTable.archive_id == archive_id)
+def _owners(connection: Connection, archive_id: int, rows: Sequence[SeriesRow]) -> dict[str, str]:
+    """Series key to group, of all series with a UID of these; "" where one of these is it, in another study."""
+    columns = ("series_key", "group_key", "series_instance_uid", "subject_key", "fingerprint", "missing_since")
+    statement = select(*(getattr(SeriesTable, name) for name in columns)).where(SeriesTable.archive_id == archive_id)
+    known = {(row.series_instance_uid, what) for row in rows for what in (row.subject_key, row.fingerprint)}
     return {
-        key: group
-        for batch in in_batches(uids)
-        for key, group in connection.execute(statement.where(SeriesTable.series_instance_uid.in_(batch)))
+        row.series_key: "" if _is_restudied(row, known) else row.group_key
+        for batch in in_batches(sorted({row.series_instance_uid for row in rows}))
+        for row in connection.execute(statement.where(SeriesTable.series_instance_uid.in_(batch)))
     }
+
+
+def _is_restudied(row: Row[Any], known: Collection[tuple[str, str | None]]) -> bool:
+    """Whether a DICOM series that is gone is there under another study: one that was merged, split or corrected.
+
+    By its UID, and by its patient or content: there are archives in which several patients share a UID.
+    """
+    if row.missing_since is None or "/" not in row.group_key:
+        return False
+    uid = row.series_instance_uid
+    return (uid, row.fingerprint) in known or (row.subject_key is not None and (uid, row.subject_key) in known)
+
+
+def _held_back(
+    connection: Connection, archive_id: int, named: Mapping[str, Sequence[JudgedSeries]]
+) -> dict[str, list[JudgedSeries]]:
+    """With those refused that only lost slices since they were segmented: housekeeping is no reason to measure anew."""
+    rows = {series.row.series_key: series.row for all_series in named.values() for series in all_series}
+    more = _segmented_with_more(connection, archive_id, rows)
+    return {
+        group: [
+            replace(series, row=_vanished(series.row, more[series.row.series_key][1]))
+            if series.row.series_key in more
+            and _are_all_known(connection, archive_id, more[series.row.series_key][0], series.paths)
+            else series
+            for series in all_series
+        ]
+        for group, all_series in named.items()
+    }
+
+
+def _segmented_with_more(
+    connection: Connection, archive_id: int, rows: Mapping[str, SeriesRow]
+) -> dict[str, tuple[int, int]]:
+    """Key to id and number of slices of a current finding, of readable series that have fewer now."""
+    statement = (
+        select(SeriesTable.series_key, SeriesTable.id, func.max(FindingTable.n_slices))
+        .join(FindingTable, FindingTable.series_id == SeriesTable.id)
+        .where(SeriesTable.archive_id == archive_id, FindingTable.superseded_at.is_(None))
+        .where(FindingTable.outcome == "segmented")
+        .group_by(SeriesTable.series_key, SeriesTable.id)
+    )
+    n_slices_now = {key: row.n_slices or 0 for key, row in rows.items() if row.reason is None}
+    return {
+        key: (series_id, n_slices or 0)
+        for batch in in_batches(n_slices_now)
+        for key, series_id, n_slices in connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
+        if (n_slices or 0) > n_slices_now[key]
+    }
+
+
+def _are_all_known(connection: Connection, archive_id: int, series_id: int, paths: Collection[str]) -> bool:
+    """Whether all of these files were in the series before, and none was read anew."""
+    known = select(func.count()).where(InstanceTable.archive_id == archive_id, InstanceTable.series_id == series_id)
+    return sum(connection.scalar(known.where(InstanceTable.path.in_(b))) or 0 for b in in_batches(paths)) == len(paths)
+
+
+def _vanished(row: SeriesRow, n_before: int) -> SeriesRow:
+    detail = f"{row.n_slices} slices are left of the {n_before} that were segmented, and no file is new"
+    return replace(row, reason=str(Reason.SLICES_VANISHED), detail=detail)
 
 
 def _missing_volumes(connection: Connection, archive_id: int, fingerprints: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -284,12 +346,18 @@ def _assign(connection: Connection, archive_id: int, named: Mapping[str, Sequenc
 
 
 def _forget_what_headers_said(connection: Connection, series_ids: Sequence[int]) -> None:
-    """Of series judged again: rules ask their headers once more, and findings name the patient that they have now."""
-    subject = select(SeriesTable.subject_key).where(SeriesTable.id == FindingTable.series_id).scalar_subquery()
+    """Of series judged again: rules ask their headers once more, and findings name their patient and study of now.
+
+    Slices of several patients are nobody's, and what was found before is whose it was.
+    """
     for batch in in_batches(series_ids):
         connection.execute(delete(ExclusionTable).where(ExclusionTable.series_id.in_(batch)))
-        other = FindingTable.series_id.in_(batch) & FindingTable.subject_key.is_distinct_from(subject)
-        connection.execute(update(FindingTable).where(other).values(subject_key=subject))
+        is_somebodys = SeriesTable.reason.is_distinct_from(str(Reason.SEVERAL_PATIENTS))
+        found = select(SeriesTable.id).where(SeriesTable.id.in_(batch), is_somebodys)
+        for name in ("subject_key", "study_instance_uid"):
+            now = select(getattr(SeriesTable, name)).where(SeriesTable.id == FindingTable.series_id).scalar_subquery()
+            is_other = FindingTable.series_id.in_(found) & getattr(FindingTable, name).is_distinct_from(now)
+            connection.execute(update(FindingTable).where(is_other).values({name: now}))
 
 
 def _judged(connection: Connection, archive_id: int, groups: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_bytes
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
@@ -97,13 +98,14 @@ def scan_archive(
     Args:
         path: a directory, or a single file; if it is itself a link it is followed.
         config: bounds.
-        keyer: makes subject keys; None leaves them out.
+        keyer: makes subject keys; None for keys of this scan alone, which tell patients apart and are nobody's.
         exclude: directories not to enter, such as a store inside the archive.
 
     Raises:
         OSError: the directory itself cannot be listed.
     """
     path = path.resolve(strict=True)
+    keyer = keyer or SubjectKeyer(token_bytes())
     root = path if path.is_dir() else path.parent
     if path.is_dir():
         found = [file for listing in walk(root, exclude=[e.resolve() for e in exclude]) for file in listing.files]

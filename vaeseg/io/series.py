@@ -6,7 +6,7 @@ Every header given ends up in exactly one `SeriesVerdict`, readable or refused.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -20,6 +20,7 @@ from vaeseg.geometry.affine import lps_from_kji
 from vaeseg.geometry.stacking import (
     SPACING_ABSOLUTE_TOLERANCE_MM,
     TILT_TOLERANCE_DEGREES,
+    Stack,
     distances_along_normal,
     stack_slices,
     unit_directions,
@@ -211,6 +212,7 @@ def _judge_volume(
 
 def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConfig, is_split: bool) -> SeriesVerdict:
     _check_size(headers, config)
+    _check_patient(headers)
     for header in headers:
         if refusal := refusal_of_pixels(header):
             raise ReadingError(*refusal)
@@ -218,14 +220,14 @@ def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConf
     first = headers[0]
     row, column = unit_directions(np.array(first.orientation, dtype=np.float64))
     positions = _positions(headers)
-    stack = stack_slices(positions, row, column)
+    stack = _stacked(headers, positions, row, column)
     ordered = [headers[index] for index in stack.order]
     spacing = first.pixel_spacing_mm
     assert spacing is not None  # refusal_of_geometry set those aside
     affine = lps_from_kji(positions[stack.order[0]], row, column, stack.step_mm, spacing)
     warnings = _warnings(ordered, left_out, is_split, stack.tilt_degrees)
     files = _slice_files(ordered)
-    ref = _ref(first)
+    ref = _ref(headers)
     manifest = SeriesManifest(
         kind="dicom",
         series_key=ref.series_instance_uid,
@@ -247,10 +249,32 @@ def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConf
     )
 
 
+def _stacked(headers: Sequence[InstanceHeader], positions: FloatArray, row: FloatArray, column: FloatArray) -> Stack:
+    try:
+        return stack_slices(positions, row, column)
+    except ReadingError as error:
+        if error.reason != Reason.DUPLICATE_POSITIONS:
+            raise
+        named = [header.sop_instance_uid for header in headers if header.sop_instance_uid]
+        n_twice = len(named) - len(set(named))
+        if not n_twice:
+            raise
+        detail = f"{error.detail}; {n_twice} slices are there twice, with one SOPInstanceUID and other bytes"
+        raise ReadingError(Reason.DUPLICATE_POSITIONS, detail) from error
+
+
 def _check_size(headers: Sequence[InstanceHeader], config: ReadingConfig) -> None:
     voxels = sum(header.slice_voxels for header in headers)
     if voxels > config.max_voxels:
         raise ReadingError(Reason.TOO_LARGE, f"headers claim {voxels} voxels, allowed are {config.max_voxels}")
+
+
+def _check_patient(headers: Sequence[InstanceHeader]) -> None:
+    """A stray slice of somebody else makes the whole series, and what is found in it, nobody's."""
+    slices_of = Counter(header.subject_key for header in headers if header.subject_key is not None)
+    if len(slices_of) > 1:
+        counted = " and ".join(str(count) for _, count in slices_of.most_common())
+        raise ReadingError(Reason.SEVERAL_PATIENTS, f"slices of {len(slices_of)} patients by PatientID: {counted}")
 
 
 def _check_consistent(headers: Sequence[InstanceHeader]) -> None:
@@ -288,7 +312,7 @@ def _warnings(
 
 
 def _refused(headers: Sequence[InstanceHeader], reason: str, detail: str) -> SeriesVerdict:
-    ref = _ref(headers[0])
+    ref = _ref(headers)
     return SeriesVerdict(
         series_key=ref.series_instance_uid,
         ref=ref,
@@ -301,11 +325,13 @@ def _refused(headers: Sequence[InstanceHeader], reason: str, detail: str) -> Ser
     )
 
 
-def _ref(header: InstanceHeader) -> SeriesRef:
+def _ref(headers: Sequence[InstanceHeader]) -> SeriesRef:
+    """With the patient whom all name that name one."""
+    first, subjects = headers[0], {header.subject_key for header in headers} - {None}
     return SeriesRef(
-        series_instance_uid=header.series_instance_uid or derived_uid("series", header.series_group),
-        study_instance_uid=header.study_instance_uid or derived_uid("study", header.series_group),
-        subject_key=header.subject_key,
+        series_instance_uid=first.series_instance_uid or derived_uid("series", first.series_group),
+        study_instance_uid=first.study_instance_uid or derived_uid("study", first.series_group),
+        subject_key=subjects.pop() if len(subjects) == 1 else None,
     )
 
 

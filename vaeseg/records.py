@@ -94,6 +94,7 @@ class Warn(StrEnum):
     SPLIT_BY_ACQUISITION = "split_by_acquisition"
     INSTANCES_LEFT_OUT = "instances_left_out"
     QFORM_SFORM_DIFFER = "qform_sform_differ"
+    NO_NEGATIVE_VALUES = "no_negative_values"
     NO_PREAMBLE = "no_preamble"
     LABEL_RESAMPLED = "label_resampled"
     LABEL_COVERS_PART = "label_covers_part"

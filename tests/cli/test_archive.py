@@ -22,6 +22,13 @@ def test_an_archive_is_added_listed_shown_and_removed(ward: Path) -> None:
     assert (gone.exit_code, "no archive ward" in gone.stderr) == (2, True)
 
 
+def test_archives_that_overlap_are_pointed_out(ward: Path) -> None:
+    """Whoever counts findings of both counts some twice."""
+    (ward / "ward" / "deep").mkdir()
+    result = vaeseg(ward, "archive", "add", "inner", "--root", str(ward / "ward" / "deep"))
+    assert (result.exit_code, "inner overlaps with ward: a series that lies in both" in result.stderr) == (0, True)
+
+
 def test_another_root_under_a_name_is_a_usage_error(ward: Path) -> None:
     """The name stays what it was."""
     result = vaeseg(ward, "archive", "add", "ward", "--root", str(ward))

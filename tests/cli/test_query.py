@@ -53,7 +53,7 @@ def test_a_wide_answer_is_shown_one_value_a_line(store: Store) -> None:
     shown = query(store, "SELECT * FROM latest_findings WHERE outcome = 'failed'", columns=60)
     lines = shown.stdout.splitlines()
     assert lines[0] == "-- 1"
-    assert "series_instance_uid  1.2.2" in lines
+    assert "series_instance_uid   1.2.2" in lines
     assert "tumour_volume_ml" in lines
 
 

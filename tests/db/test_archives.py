@@ -11,6 +11,7 @@ from vaeseg.db.archives import (
     find_archive,
     index_counts,
     list_archives,
+    overlapping,
     remove_archive,
 )
 from vaeseg.db.session import Database
@@ -27,6 +28,17 @@ def test_an_archive_is_one_row_for_one_root(database: Database) -> None:
     with database.read() as connection:
         names = connection.scalars(select(ArchiveTable.name).order_by(ArchiveTable.id)).all()
     assert "Doe" not in names[0]
+
+
+def test_archives_that_overlap_are_found(database: Database) -> None:
+    """One below the other, whichever was there first; a common beginning of the name is no overlap."""
+    for name, root in (("all", "/ct"), ("inner", "/ct/a"), ("beside", "/ct-old"), ("gone", "/ct/b")):
+        add_archive(database, name, root)
+    remove_archive(database, "gone")
+    assert overlapping(database, "/ct") == ["inner"]
+    assert overlapping(database, "/ct/a/deep") == ["all", "inner"]
+    assert overlapping(database, "/elsewhere") == []
+    assert overlapping(database, "/") == ["all", "beside", "inner"]
 
 
 def test_an_archive_has_a_name_and_a_root_of_its_own(database: Database) -> None:

@@ -15,6 +15,7 @@ from vaeseg.db.archives import ensure_archive
 from vaeseg.db.index_series import readable_series
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, SeriesTable
+from vaeseg.db.views import LATEST_FINDINGS
 from vaeseg.db.work import PlannedWork, plan_work
 from vaeseg.distributed.commit import commit_group
 from vaeseg.distributed.indexing import IndexJob, update_index
@@ -71,6 +72,21 @@ def series(database: Database) -> dict[str, tuple[str, str | None, bool]]:
         return {
             key: (study, reason, gone is not None) for key, study, reason, gone in connection.execute(select(*columns))
         }
+
+
+def test_latest_findings_tell_what_is_gone_and_from_where(database: Database, store: Store, tmp_path: Path) -> None:
+    """So that what lies in an archive now can be counted."""
+    for name, uid in (("a", f"{UID}.1"), ("b", f"{UID}.2")):
+        write_series(tmp_path / name, SeriesInstanceUID=uid)
+    assert a_night(database, store, tmp_path) == 2
+    for path in (tmp_path / "a").iterdir():
+        path.unlink()
+    assert a_night(database, store, tmp_path) == 0
+    columns = (LATEST_FINDINGS.c.series_instance_uid, LATEST_FINDINGS.c.archive, LATEST_FINDINGS.c.series_missing_since)
+    with database.read() as connection:
+        found = {uid: (archive, gone) for uid, archive, gone in connection.execute(select(*columns))}
+    assert len({archive for archive, _ in found.values()}) == 1
+    assert {uid: gone is not None for uid, (_, gone) in found.items()} == {f"{UID}.1": True, f"{UID}.2": False}
 
 
 def test_a_study_that_was_corrected_takes_its_findings_along(database: Database, store: Store, tmp_path: Path) -> None:

@@ -163,6 +163,21 @@ def test_images_that_whole_numbers_of_16_bits_cannot_hold(tmp_path: Path, values
     assert reasons(tmp_path) == {"not_hounsfield_units": 1}
 
 
+@pytest.mark.parametrize("values", [HU * 0, (HU > 0).astype(np.int16), (HU % 15).astype(np.uint8)])
+def test_a_label_among_images_is_none(tmp_path: Path, values: Array) -> None:
+    """Segmented, it would have no tumour: a number that looks right."""
+    write_nifti(tmp_path / "v.nii", values)
+    assert reasons(tmp_path) == {"not_hounsfield_units": 1}
+
+
+@pytest.mark.parametrize(("lowest", "warned"), [(-1, False), (0, True), (3, True)])
+def test_images_without_a_negative_value_are_warned_of(tmp_path: Path, lowest: int, warned: bool) -> None:
+    """Every CT holds some air; 8 bits of grey do not."""
+    write_nifti(tmp_path / "v.nii", (HU - HU.min() + lowest).astype(np.int16))
+    (judged,) = judge(tmp_path)
+    assert ("no_negative_values" in judged.warnings) == warned
+
+
 def test_a_label_may_have_values_above_16_bits(tmp_path: Path) -> None:
     """It is no image."""
     values = (HU + 1024).astype(np.uint16) * 30

@@ -41,7 +41,7 @@ def add(name: str, root: AnyPath, label_root: AnyPath | None, store: AnyPath, db
     """Register an archive, or give it other labels; makes the store where there is none."""
     from contextlib import closing
 
-    from vaeseg.db.archives import add_archive
+    from vaeseg.db.archives import add_archive, overlapping
     from vaeseg.db.session import open_database, sqlite_url
     from vaeseg.io.store import create_store
 
@@ -49,6 +49,13 @@ def add(name: str, root: AnyPath, label_root: AnyPath | None, store: AnyPath, db
     made = create_store(store)
     with closing(open_database(db or sqlite_url(made.database_path))) as database:
         add_archive(database, name, str(root.resolve()), labels)
+        others = overlapping(database, str(root.resolve()))
+    if others:
+        click.echo(
+            f"note: {name} overlaps with {', '.join(others)}: a series that lies in both is segmented for each, and "
+            "has a finding in each",
+            err=True,
+        )
     print(f"archive {name} is registered; next: vaeseg-batch scan {name} --store {store}")
 
 

@@ -93,6 +93,16 @@ def ensure_archive(database: Database, root: str) -> int:
         return _inserted(connection, root, _derived_name(root)) if found is None else found
 
 
+def overlapping(database: Database, root: str) -> list[str]:
+    """Names of other archives whose root lies below this one, or this one below theirs: a series may be in both."""
+
+    def is_below(path: str, other: str) -> bool:
+        return path.startswith(f"{other.rstrip('/')}/")
+
+    archives = list_archives(database)
+    return [a.name for a in archives if is_below(a.root, root) or is_below(root, a.root)]
+
+
 def find_archive(database: Database, root: str) -> int | None:
     """Id of the archive with this root; None for one that was never scanned."""
     with database.read() as connection:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Date, Float, Integer, MetaData, Table
 
 from vaeseg.db.tables import COVERAGE, Base, FindingTable, LesionTable
-from vaeseg.db.types import BigKey, CleanText
+from vaeseg.db.types import BigKey, CleanText, UtcDateTime
 
 VIEWS = MetaData()
 
@@ -18,6 +18,8 @@ LATEST_FINDINGS = Table(
     "latest_findings",
     VIEWS,
     *(Column(column.name, column.type, nullable=column.nullable) for column in FindingTable.__table__.columns),
+    Column("archive", CleanText, nullable=False),
+    Column("series_missing_since", UtcDateTime),
 )
 """Findings that nothing supersedes."""
 

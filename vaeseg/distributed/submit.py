@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -11,7 +12,7 @@ import ray
 
 from vaeseg.canonical import as_json, digest
 from vaeseg.config import RunConfig
-from vaeseg.db.archives import ensure_archive, find_archive
+from vaeseg.db.archives import ensure_archive, find_archive, overlapping
 from vaeseg.db.drivers import close_lost_runs
 from vaeseg.db.runs import ModelRow, register_model, reopen_run, run_task, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url
@@ -29,6 +30,8 @@ from vaeseg.models.description import Description, describe
 from vaeseg.models.files import resolve_model
 from vaeseg.paths import AnyPath
 from vaeseg.records import FileCount
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,10 +275,16 @@ def write_down(submission: Submission, model: Description, database: Database) -
             metrics=dict(metadata.metrics),
         ),
     )
+    root = str(submission.study_dir)
+    if others := overlapping(database, root):
+        logger.warning(
+            "what is given here overlaps with archive %s: a series that lies in both has a finding in each",
+            ", ".join(others),
+        )
     return start_run(
         database,
         kind="segment",
-        archive_id=ensure_archive(database, str(submission.study_dir)),
+        archive_id=ensure_archive(database, root),
         model_digest=model.digest,
         config_json=as_json(_config(submission)),
         config_digest=digest(submission.config.segmentation),

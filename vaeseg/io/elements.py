@@ -48,6 +48,8 @@ def is_of_the_disk(error: Exception) -> bool:
 UID_PATTERN = re.compile(r"[0-9][0-9.]{0,63}")
 DATE_PATTERN = re.compile(r"(\d{4})(\d\d)(\d\d)|(\d{4})\.(\d\d)\.(\d\d)", re.ASCII)
 """Value representation DA (PS3.5 6.2), and as versions before 3.0 wrote it, with points."""
+FIRST_DAY, LAST_DAY = date(1901, 1, 1), date(2300, 1, 1)
+"""Others stand for no date, such as 00010101, 19000101 and 99991231; pseudonyms of dates lie up to 2210."""
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 """Value representation CS (PS3.5 6.2); anything else is taken as empty, so that no message can quote a name."""
 
@@ -189,14 +191,16 @@ def integer(elements: Elements, keyword: str, default: int | None) -> int | None
 
 
 def first_date(elements: Elements, keywords: Sequence[str]) -> date | None:
-    """The first of some elements that holds a day of the calendar; None where none does."""
+    """The first of some elements that holds a day between `FIRST_DAY` and `LAST_DAY`; None where none does."""
     for keyword in keywords:
         written = text(elements, keyword)
         if DATE_PATTERN.fullmatch(written):
             try:
-                return datetime.strptime(written.replace(".", ""), "%Y%m%d").date()
+                found = datetime.strptime(written.replace(".", ""), "%Y%m%d").date()
             except ValueError:
                 continue  # such as 20261345 or 00000000
+            if FIRST_DAY <= found < LAST_DAY:
+                return found
     return None
 
 

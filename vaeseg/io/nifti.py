@@ -18,7 +18,7 @@ from vaeseg.durable import write_atomically
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.io.gzipped import DAMAGED, GZIP_FORMAT, read_whole
-from vaeseg.io.hounsfield import INT16_MAX, HuStack, check_fractions, is_above_int16
+from vaeseg.io.hounsfield import INT16_MAX, HuStack, check_levels, is_above_int16
 from vaeseg.io.nifti_header import NiftiHeader, read_nifti_header
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Volume, VolumeGeometry, Warn
@@ -59,10 +59,10 @@ def read_image(path: AnyPath, config: ReadingConfig) -> Volume:
         ReadingError: as `read_nifti`, and ``not_hounsfield_units``.
     """
     volume = read_nifti(path, config)
+    check_levels(volume)
     if is_above_int16(volume):
         detail = f"values up to {volume.volume_hu.max():g}, allowed are {INT16_MAX}"
         raise ReadingError(Reason.NOT_HOUNSFIELD_UNITS, detail)
-    check_fractions(volume)
     return volume
 
 

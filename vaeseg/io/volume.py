@@ -30,8 +30,15 @@ def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
         ReadingError: a file changed since the scan, is truncated, or its decoder refuses it; its values are no HU.
     """
     if manifest.kind == "nifti":
-        return read_image(root / manifest.files[0].path, config)
+        return _warned(read_image(root / manifest.files[0].path, config))
     return _read_dicom(root, manifest, config)
+
+
+def _warned(volume: Volume) -> Volume:
+    """NIfTI does not say that its values are HU; every CT holds some air."""
+    if volume.volume_hu.min() < 0:
+        return volume
+    return replace(volume, warnings=tuple(sorted({*volume.warnings, Warn.NO_NEGATIVE_VALUES})))
 
 
 def _read_dicom(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:

@@ -1,4 +1,5 @@
-"""Latest findings name their archive, and say since when their series has been gone from it.
+"""Latest findings name their archive, and say since when their series has been gone from it; series are found by
+study.
 
 Revision ID: 0006
 """
@@ -29,7 +30,11 @@ WHERE f.superseded_at IS NULL
 """
 
 
+INDEX = "ix_series_archive_id_study_instance_uid"
+
+
 def upgrade():
+    op.create_index(INDEX, "series", ["archive_id", "study_instance_uid"])
     op.execute("DROP VIEW latest_findings")
     op.execute(AFTER)
 
@@ -37,3 +42,4 @@ def upgrade():
 def downgrade():
     op.execute("DROP VIEW latest_findings")
     op.execute(BEFORE)
+    op.drop_index(INDEX, "series")

@@ -27,8 +27,11 @@ def test_findings_name_the_patient_that_their_series_has_now(database: Database,
 
 
 def test_rules_ask_again_about_a_series_that_is_judged_again(database: Database) -> None:
-    """Its header may say something else, with the same fingerprint: what rules said of it is forgotten."""
-    archive_id = scan(database, [series_row(key) for key in KEYS])
+    """Its header may say something else, with the same fingerprint: what rules said of it is forgotten, and of others
+    of its study, to which it may have been preferred.
+    """
+    elsewhere = series_row("1.2.5", study_instance_uid="1.3")
+    archive_id = scan(database, [*(series_row(key) for key in KEYS), elsewhere])
     run_id = begin_run(database, archive_id)
     with database.write() as connection:
         for series_id in connection.scalars(select(SeriesTable.id)).all():

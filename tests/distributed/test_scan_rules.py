@@ -139,13 +139,23 @@ def test_each_series_is_asked_once_and_recorded(ward: Ward) -> None:
 
 
 def test_a_series_that_changed_is_asked_again(ward: Ward) -> None:
-    """And it alone; its decision is another."""
+    """With those of its study; its decision is another."""
     ward.write("1", BodyPartExamined="ABDOMEN")
     ward.write("2", BodyPartExamined="ABDOMEN")
     assert ward.left_out(CHEST) == {"1": "chest", "2": "chest"}
     ward.write("1", BodyPartExamined="CHEST", ImageComments="now larger")
-    assert (ward.left_out(CHEST), len(ward.asked)) == ({"2": "chest"}, 1)
+    assert (ward.left_out(CHEST), len(ward.asked)) == ({"2": "chest"}, 2)
     assert ward.exclusions().keys() == {"2"}
+
+
+def test_a_preferred_series_that_was_corrected_gives_way(ward: Ward) -> None:
+    """In place, with as many bytes: the other one of its study is preferred now."""
+    by_kernel = {"prefer": ["kernel"], "kernels": ["LUNG", "SOFT"]}
+    ward.write("1", ConvolutionKernel="LUNG")
+    ward.write("2", ConvolutionKernel="SOFT")
+    assert ward.left_out(by_kernel) == {"2": "prefer_kernel"}
+    ward.write("1", ConvolutionKernel="BONE")
+    assert ward.left_out(by_kernel) == {"1": "prefer_kernel"}
 
 
 def test_other_rules_decide_anew_and_undo_nothing(ward: Ward) -> None:

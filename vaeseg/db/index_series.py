@@ -119,7 +119,7 @@ def record_groups(database: Database, archive_id: int, judged: Mapping[str, Sequ
         keys = [series.row.series_key for all_series in named.values() for series in all_series]
         _series_missing(connection, database, archive_id, list(judged), keys)
         _assign(connection, archive_id, named)
-        _forget_what_headers_said(connection, list(_ids(connection, archive_id, keys).values()))
+        _forget_what_headers_said(connection, archive_id, [s.row for all_series in named.values() for s in all_series])
         _judged(connection, archive_id, list(judged))
 
 
@@ -345,18 +345,21 @@ def _assign(connection: Connection, archive_id: int, named: Mapping[str, Sequenc
             connection.execute(here.values(series_id=ids[series.row.series_key]))
 
 
-def _forget_what_headers_said(connection: Connection, series_ids: Sequence[int]) -> None:
-    """Of series judged again: rules ask their headers once more, and findings name their patient and study of now.
+def _forget_what_headers_said(connection: Connection, archive_id: int, rows: Sequence[SeriesRow]) -> None:
+    """Of series judged again: rules ask headers of their studies once more, in which one may have been preferred to
+    others, and findings name the patient and study of now.
 
     Slices of several patients are nobody's, and what was found before is whose it was.
     """
-    for batch in in_batches(series_ids):
-        connection.execute(delete(ExclusionTable).where(ExclusionTable.series_id.in_(batch)))
-        is_somebodys = SeriesTable.reason.is_distinct_from(str(Reason.SEVERAL_PATIENTS))
-        found = select(SeriesTable.id).where(SeriesTable.id.in_(batch), is_somebodys)
+    of_archive = select(SeriesTable.id).where(SeriesTable.archive_id == archive_id)
+    for studies in in_batches(sorted({row.study_instance_uid for row in rows})):
+        of_studies = of_archive.where(SeriesTable.study_instance_uid.in_(studies))
+        connection.execute(delete(ExclusionTable).where(ExclusionTable.series_id.in_(of_studies)))
+    keys = [row.series_key for row in rows if row.reason != Reason.SEVERAL_PATIENTS]
+    for batch in in_batches(_ids(connection, archive_id, keys).values()):
         for name in ("subject_key", "study_instance_uid"):
             now = select(getattr(SeriesTable, name)).where(SeriesTable.id == FindingTable.series_id).scalar_subquery()
-            is_other = FindingTable.series_id.in_(found) & getattr(FindingTable, name).is_distinct_from(now)
+            is_other = FindingTable.series_id.in_(batch) & getattr(FindingTable, name).is_distinct_from(now)
             connection.execute(update(FindingTable).where(is_other).values({name: now}))
 
 

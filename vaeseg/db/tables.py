@@ -74,6 +74,7 @@ class SeriesTable(Base):
         Index(None, "series_instance_uid"),
         Index(None, "archive_id", "group_key"),
         Index(None, "archive_id", "fingerprint"),
+        Index(None, "archive_id", "study_instance_uid"),
         Index(None, "subject_key"),
     )
 

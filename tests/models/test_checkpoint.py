@@ -182,9 +182,11 @@ def test_missing_metadata_is_refused_by_name(saved: Path, name: str) -> None:
         ("architecture", '{"skip": 1}', "skip"),
         ("preprocessing", '{"threshold": NaN}', "nan"),
         ("preprocessing", '{"image_size": 128}', "128"),
+        ("preprocessing", f'{{"window_low_hu": -{10**400}}}', "window_low_hu"),
         ("metrics", "{", "metadata"),
         ("metrics", '{"dev_iou_label": NaN}', "metrics"),
         ("metrics", '{"dev_iou_label": "very good"}', "metrics"),
+        ("metrics", f'{{"dev_iou_label": {10**400}}}', "metrics"),
         ("seen_tokens", "{}", "seen_tokens"),
     ],
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -16,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 import safetensors
 from safetensors import SafetensorError
 
-from vaeseg.canonical import from_json
+from vaeseg.canonical import from_json, is_finite_number
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig
 from vaeseg.errors import CheckpointError
 from vaeseg.models.files import SUFFIX, read_model_file
@@ -170,6 +169,4 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
 
 def _are_figures(metrics: object) -> bool:
     """Whether it is an object of finite numbers and null."""
-    return isinstance(metrics, dict) and all(
-        value is None or (type(value) in (int, float) and math.isfinite(value)) for value in metrics.values()
-    )
+    return isinstance(metrics, dict) and all(value is None or is_finite_number(value) for value in metrics.values())

@@ -36,6 +36,18 @@ def write_random_model(path: Path, phantom: PhantomConfig) -> Path:
     return path
 
 
+def write_overflowing_model(path: Path) -> Path:
+    """A segmenter whose weights are finite, and its values are not."""
+    architecture = ArchitectureConfig(kind="spatial", image_size=IMAGE_SIZE, base_width=2, latent_channels=2)
+    model = Segmenter(architecture)
+    for weight in model.decoder.parameters():
+        weight.data.fill_(1e38)
+    save_checkpoint(
+        path, model, PreprocessingConfig(image_size=IMAGE_SIZE), Provenance(data_digest="", split_digest="")
+    )
+    return path
+
+
 def _threshold(path: Path, phantom: PhantomConfig) -> float:
     patient = generate_patient(phantom.seed, 0, phantom)
     slices = to_model_grid(patient.volume_hu, patient.geometry.spacing_mm, IMAGE_SIZE)

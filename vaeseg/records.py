@@ -69,6 +69,8 @@ class Reason(StrEnum):
     # a label beside a series
     LABEL_GEOMETRY_MISMATCH = "label_geometry_mismatch"
     FRACTIONAL_LABEL = "fractional_label"
+    # the model
+    MODEL_OUTPUT_NOT_FINITE = "model_output_not_finite"
     # our own fault
     INTERNAL_ERROR = "internal_error"
 

@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
+from random_model import IMAGE_SIZE, write_overflowing_model
 
 from vaeseg.config import ReadingConfig, RunConfig
 from vaeseg.distributed import stages
@@ -224,6 +225,19 @@ def test_a_node_with_another_model_segments_nothing(tmp_path: Path) -> None:
     """Another version of vaeseg, say: its numbers would look right."""
     with pytest.raises(CheckpointError, match=r"the model here is .*, the run was submitted with 000000000000"):
         Segment(config(tmp_path, model="phantom-v1", model_digest="0" * 64))
+
+
+def test_a_model_without_finite_values_fails_the_series(tmp_path: Path) -> None:
+    """No tumour would be a finding; the reason is the model's, not the series'."""
+    path = write_overflowing_model(tmp_path / "m.safetensors")
+    asked = config(
+        tmp_path, model=str(path), model_digest=load_checkpoint(path).digest, image_size=IMAGE_SIZE, num_threads=1
+    )
+    row = measure(Segment(asked)(read(planned(tmp_path), asked)), asked)
+    failure = failure_of(row)
+    assert failure is not None
+    assert (failure.reason, row["outcome"]) == ("model_output_not_finite", "")
+    assert failure.detail == "the model's values for slices 0 to 2 are not finite"
 
 
 def test_the_model_computes_in_what_the_run_asks_for(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import nibabel
 import numpy as np
 import pytest
 from evaluation_factories import AXIAL, PREPROCESSING, BrightIsTumour, box, list_subjects, tiny_model, write_subject
+from random_model import write_overflowing_model
 
 from vaeseg.config import PreprocessingConfig
-from vaeseg.errors import UsageError
+from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.inference import evaluation
 from vaeseg.inference.evaluation import evaluate, load_model, remarks, result_json
 from vaeseg.inference.evaluation_sources import MsdSource, Refused, Subject
@@ -301,3 +302,11 @@ def test_unseen_subjects_are_evaluated(model: Path, three: Known, monkeypatch: p
     assert evaluate(load_model(model), three).overlap_subjects is None
     monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-x"}))
     assert evaluate(load_model(model), three).overlap_subjects == 0
+
+
+def test_a_model_whose_values_are_not_finite_has_no_figures(tmp_path: Path) -> None:
+    """It ends with a sentence that names the first subject; weights that are finite can overflow."""
+    write_subject(tmp_path, "a", LABEL, PREDICTED)
+    source = MsdSource(list_subjects(tmp_path, "a"))
+    with pytest.raises(CheckpointError, match=r"cannot be evaluated: of a, the model's values .* are not finite"):
+        evaluate(load_model(write_overflowing_model(tmp_path / "m.safetensors")), source)

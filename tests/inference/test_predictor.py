@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig
-from vaeseg.errors import CheckpointError, UsageError
+from vaeseg.errors import CheckpointError, ReadingError, UsageError
 from vaeseg.inference.predictor import CPU_CHUNK, Predictor, choose_device
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vaeseg.models.provenance import Provenance
@@ -161,6 +161,28 @@ def test_what_goes_wrong_in_a_pass_is_raised(checkpoint: Checkpoint, volume: np.
     predictor.engine.network.decoder[-1] = torch.nn.Conv2d(1, 1, 1)
     with pytest.raises(RuntimeError):
         predictor.segment(volume)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_make_no_mask(checkpoint: Checkpoint, volume: np.ndarray, value: float) -> None:
+    """A comparison with NaN would be False, and a mask of nothing; slices that only fill up a pass do not count."""
+    predictor = Predictor(checkpoint, "cpu")
+    images = np.full((11, 64, 64), 128, dtype=np.uint8)
+    masks = predictor.segment(volume[:3])
+
+    def spoil_the_last(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        logits[CPU_CHUNK - 1, 0, 5, 5] = value
+        return logits
+
+    predictor.engine.network.decoder.register_forward_hook(spoil_the_last)
+    for compute, slices in (
+        (predictor.segment, volume),
+        (predictor.probabilities, volume),
+        (predictor.probabilities_of_intensity, images),
+    ):
+        with pytest.raises(ReadingError, match="model_output_not_finite: the model's values for slices 0 to 3"):
+            compute(slices)
+    assert np.array_equal(predictor.segment(volume[:3]), masks)
 
 
 def test_cuda_is_taken_where_it_is_and_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,14 @@ def test_weights_must_be_finite_numbers_of_the_right_kind(saved: Path) -> None:
     assert "int32" in refusal(saved)
 
 
+def test_a_negative_variance_is_refused(saved: Path) -> None:
+    """Its root is no number; the network would find nothing, in anybody."""
+    state, described = parts(saved)
+    name = "encoder.0.1.running_var"
+    saved.write_bytes(checkpoint_bytes(described, {**state, name: torch.full_like(state[name], -5)}))
+    assert f"{name} with negative values" in refusal(saved)
+
+
 def test_unreadable_and_oversized_files_are_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory, a missing file, and a file larger than any of ours."""
     assert "directory" in refusal(saved.parent).lower()

@@ -53,6 +53,22 @@ def test_nothing_to_measure_is_none() -> None:
     assert [figures[name] for name in ("iou_label_or_prediction", "iou_label", "iou_subject")] == [None] * 3
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_iou(value: float) -> None:
+    """One slice suffices: NaN is not at or above any threshold, which would be a mask of nothing."""
+
+    class Broken(Bright):
+        def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
+            logits, posterior = super().forward(images, noise)
+            return torch.where(images > 0.99, value, logits), posterior
+
+    slices = slice_set()
+    slices.images[1, 0, 0] = 255
+    figures = figures_of(Broken(SMALL), np.arange(30), slices)
+    names = ("loss", "iou_label_or_prediction", "iou_label", "iou_subject")
+    assert [figures[name] for name in names] == [None] * 4
+
+
 def test_subjects_are_those_of_the_slices_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """In parts of four and in any order, each slice counts for its own subject."""
     monkeypatch.setitem(EVALUATION_BATCH, "cpu", 4)

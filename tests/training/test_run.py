@@ -21,6 +21,7 @@ from vaeseg.training.chronicle import chronicled
 from vaeseg.training.history import read_history
 from vaeseg.training.observing import Observer
 from vaeseg.training.run import build_model, run_training, stays_in_memory
+from vaeseg.training.state import Progress
 
 KILLED_RUN = """
 import os, signal, sys
@@ -114,6 +115,32 @@ def test_a_decoder_is_trained_further_on_other_data(data: str, tmp_path: Path) -
     assert set(parent.metadata.seen_tokens) <= set(model.metadata.seen_tokens)
     for name, weight in parent.network().named_parameters():
         assert torch.allclose(model.state[name], weight, atol=1e-6), name
+
+
+@pytest.mark.parametrize("stage", ["vae", "decoder"])
+def test_a_training_that_diverged_writes_nothing(data: str, tmp_path: Path, stage: str) -> None:
+    """One step that is too large: its loss was fine, the network behind it is not. The older model stays."""
+    output = tmp_path / "m.safetensors"
+    output.write_bytes(b"older")
+    one_step = replace(TINY, epochs=1, batch_size=64, learning_rate=1e12, schedule="step", keep="last")
+    with pytest.raises(TrainingError, match=r"diverged: the loss on the dev part.*no model was written.*now 1e\+12"):
+        run_training(request(data, output, stage=stage, training=one_step))
+    assert output.read_bytes() == b"older"
+    assert (tmp_path / "m.training" / "state.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_divergence(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the figures are: a variance without end makes zeros."""
+
+    def overflowed(model: torch.nn.Module, *_: object, **__: object) -> Progress:
+        model.state_dict()["encoder.0.1.running_var"].fill_(math.inf)
+        model.eval()
+        return Progress()
+
+    monkeypatch.setattr("vaeseg.training.run.train", overflowed)
+    with pytest.raises(TrainingError, match=r"diverged: weight encoder.0.1.running_var is not finite"):
+        run_training(request(data, tmp_path / "m.safetensors"))
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_people_find_curves_and_examples_beside_the_model(data: str, tmp_path: Path) -> None:

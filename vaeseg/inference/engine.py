@@ -39,9 +39,13 @@ class Engine:
     """That it computes in."""
     form: Form
 
+    def logits(self, intensity: Tensor) -> Tensor:
+        """Logits of tumour, (B, S, S) float32, of intensity (B, S, S) float32 in [0, 1] on the same device."""
+        return self.network.logits(_images(intensity, self.dtype))[:, 0].float()
+
     def probability(self, intensity: Tensor) -> Tensor:
-        """Probability of tumour, (B, S, S) float32, of intensity (B, S, S) float32 in [0, 1] on the same device."""
-        return self.network.probability(_images(intensity, self.dtype))[:, 0]
+        """Their probability, of the same shape."""
+        return torch.sigmoid(self.logits(intensity))
 
 
 def engine_for(network: Segmenter, device: torch.device, precision: Precision, batch: int) -> Engine:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.config import Precision
-from vaeseg.errors import UsageError
+from vaeseg.errors import CheckpointError, ReadingError, UsageError
 from vaeseg.evaluation.calibration import CalibrationHistogram
 from vaeseg.evaluation.figures import confidence, figures
 from vaeseg.evaluation.slices import SliceCounts
@@ -97,6 +97,7 @@ def evaluate(
     Raises:
         UsageError: the model was trained on some of the subjects and that is not allowed, or the data were prepared
             otherwise than the model's.
+        CheckpointError: the model's values for some slice are not finite.
     """
     seen = seen_tokens(model.checkpoint)
     calibration = CalibrationHistogram()
@@ -186,11 +187,21 @@ def seen_tokens(checkpoint: Checkpoint) -> frozenset[str]:
 def predicted_probabilities(
     subject: Subject, predictor: Predictor, chosen: IntArray | None = None
 ) -> npt.NDArray[np.float32]:
-    """Probabilities (K, S, S) on the model grid, or (n, S, S) of n chosen slices."""
-    if subject.model_slices.dtype.kind == "u":
-        slices = subject.model_slices if chosen is None else subject.model_slices[chosen]
-        return predictor.probabilities_of_intensity(slices)
-    return predictor.probabilities(subject.model_slices, chosen)
+    """Probabilities (K, S, S) on the model grid, or (n, S, S) of n chosen slices.
+
+    Raises:
+        CheckpointError: the model's values for some slice are not finite.
+    """
+    try:
+        if subject.model_slices.dtype.kind == "u":
+            slices = subject.model_slices if chosen is None else subject.model_slices[chosen]
+            return predictor.probabilities_of_intensity(slices)
+        return predictor.probabilities(subject.model_slices, chosen)
+    except ReadingError as error:
+        raise CheckpointError(
+            f"the model cannot be evaluated: of {subject.name}, {error.detail}; get it again from where it came, or "
+            "train it again with a lower learning_rate"
+        ) from error
 
 
 def mask_on_own_grid(subject: Subject, probabilities: npt.NDArray[np.float32], threshold: float) -> BoolArray:

@@ -5,6 +5,7 @@ K slices of one volume, S side of the model grid.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor
 
 from vaeseg.config import Precision
-from vaeseg.errors import CheckpointError, UsageError
+from vaeseg.errors import CheckpointError, ReadingError, UsageError
 from vaeseg.inference.engine import Engine, engine_for
 from vaeseg.inference.mask_bits import from_bits, to_bits
 from vaeseg.models.checkpoint import Checkpoint
 from vaeseg.models.preprocessing import intensity_ranges, normalise
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.records import BoolArray, IntArray
+from vaeseg.records import BoolArray, IntArray, Reason
 
 CPU_CHUNK = 4
 """Slices in one pass on a CPU: larger batches fall out of the cache and are slower, whatever `batch_size` says."""
@@ -90,6 +91,7 @@ class Predictor:
             (K, S, S) bool.
 
         Raises:
+            ReadingError: the model's values for some slice are not finite.
             ValueError: the shape is not (K, S, S) for the model's S.
         """
         self._check(slices_hu.shape)
@@ -105,7 +107,7 @@ class Predictor:
             slices_hu: (B, S, S) int16 HU, B as `chunk` has it.
             ranges_hu: (B, 2) float32, the HU that become intensity 0 and 1.
         """
-        return self._probability(slices_hu, ranges_hu) >= self.preprocessing.threshold
+        return self._masks(self._logits(slices_hu, ranges_hu))
 
     def probabilities(
         self, slices_hu: npt.NDArray[np.int16], chosen: IntArray | None = None
@@ -120,6 +122,7 @@ class Predictor:
             (K, S, S) float32, or (n, S, S) for n chosen slices.
 
         Raises:
+            ReadingError: the model's values for some slice are not finite.
             ValueError: the shape is not (K, S, S) for the model's S.
         """
         self._check(slices_hu.shape)
@@ -142,6 +145,7 @@ class Predictor:
             (K, S, S) float32.
 
         Raises:
+            ReadingError: the model's values for some slice are not finite.
             ValueError: the shape is not (K, S, S) for the model's S, or the type is another.
         """
         self._check(images.shape)
@@ -157,11 +161,11 @@ class Predictor:
 
     def _host_probabilities(self, slices: npt.NDArray[Any], ranges: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         probabilities = np.empty(slices.shape, dtype=np.float32)
-        self._in_passes(slices, ranges, lambda *part: self._probability(*part).cpu().numpy(), probabilities)
+        self._in_passes(slices, ranges, lambda logits: torch.sigmoid(logits).cpu().numpy(), probabilities)
         return probabilities
 
-    def _host_masks(self, slices: Tensor, ranges: Tensor) -> BoolArray:
-        masks = self.masks_on_device(slices, ranges)
+    def _host_masks(self, logits: Tensor) -> BoolArray:
+        masks = self._masks(logits)
         if self.device.type == "cpu":
             return np.asarray(masks.numpy())
         return from_bits(to_bits(masks).cpu().numpy(), self.preprocessing.image_size)
@@ -170,16 +174,21 @@ class Predictor:
         self,
         slices: npt.NDArray[Any],
         ranges: npt.NDArray[np.float32],
-        compute: Callable[[Tensor, Tensor], npt.NDArray[Any]],
+        of_logits: Callable[[Tensor], npt.NDArray[Any]],
         results: npt.NDArray[Any],
     ) -> None:
         """Fill `results`, `chunk` slices at a time."""
 
         def put(start: int) -> None:
             own = slice(start, start + self.chunk)
+            n_slices = len(slices[own])
             with torch.inference_mode():
-                computed = compute(self._filled(slices[own]), self._filled(ranges[own]))
-            results[own] = computed[: len(slices[own])]
+                logits = self._logits(self._filled(slices[own]), self._filled(ranges[own]))
+                total = logits[:n_slices].sum()
+                results[own] = of_logits(logits)[:n_slices]
+            if not math.isfinite(total):  # as it is where any of them is not
+                detail = f"the model's values for slices {start} to {start + n_slices - 1} are not finite"
+                raise ReadingError(Reason.MODEL_OUTPUT_NOT_FINITE, detail)
 
         for _ in self._lanes.map(put, range(0, len(slices), self.chunk)):
             pass  # what went wrong in a lane is raised here
@@ -191,9 +200,12 @@ class Predictor:
         tensor = torch.from_numpy(whole)
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def _probability(self, slices: Tensor, ranges: Tensor) -> Tensor:
+    def _logits(self, slices: Tensor, ranges: Tensor) -> Tensor:
         low, high = ranges.unbind(1)
-        return self.engine.probability(normalise(slices, low, high))
+        return self.engine.logits(normalise(slices, low, high))
+
+    def _masks(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits) >= self.preprocessing.threshold
 
 
 def _cpu_lanes(num_threads: int | None) -> ThreadPoolExecutor:

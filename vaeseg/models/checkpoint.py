@@ -168,6 +168,8 @@ def _checked_state(
             )
         if not torch.isfinite(found).all():
             raise CheckpointError(f"model {name} has weight {key} with values that are not finite; train it again")
+        if key.endswith("running_var") and (found < 0).any():
+            raise CheckpointError(f"model {name} has weight {key} with negative values, which no variance has")
     return {key: tensors[key].to(wanted.dtype) for key, wanted in expected.items()}
 
 

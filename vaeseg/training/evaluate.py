@@ -44,7 +44,7 @@ def evaluate(
     threshold: float,
     worker: Worker = ALONE,
 ) -> dict[str, float | None]:
-    """Figures of a stage on some slices, at least one; None where undefined.
+    """Figures of a stage on some slices, at least one; None where undefined, or where a slice's values are not finite.
 
     Returns:
         The stage's losses (`training.objective`), mean over slices. Stage two also has `iou_label_or_prediction` (the
@@ -58,7 +58,8 @@ def evaluate(
     figures = {name: float(values.mean()) for name, values in table.items() if name not in ("iou", "label")}
     if isinstance(model, Segmenter):
         subjects = [index.subjects[s] for s in index.subject_of_slice[indices]]
-        figures |= _overlap(table["iou"], table["label"], subjects)
+        overlap = _overlap(table["iou"], table["label"], subjects)
+        figures |= overlap if math.isfinite(figures["bce"]) else dict.fromkeys(overlap, math.nan)
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 

@@ -138,6 +138,7 @@ def run_training(
         worker=worker,
         observer=observer,
     )
+    _check_weights(model, request.training)
     metrics = _final_metrics(model, source, data, split, request.training, worker)
     if worker.leads:
         _save(model, request, data, split, parent, metrics)
@@ -236,6 +237,18 @@ def _fingerprint(request: TrainingRequest, data: DataSet, split: Split, parent: 
     }
 
 
+def _check_weights(model: VariationalAutoencoder, config: TrainingConfig) -> None:
+    for name, weight in model.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise _divergence(f"weight {name} is not finite", config)
+
+
+def _divergence(what: str, config: TrainingConfig) -> TrainingError:
+    return TrainingError(
+        f"training diverged: {what}; no model was written. Lower learning_rate (now {config.learning_rate:g})"
+    )
+
+
 def _final_metrics(
     model: VariationalAutoencoder,
     source: SliceSource,
@@ -247,12 +260,15 @@ def _final_metrics(
     """In float32, whatever it was trained in."""
     threshold = data.manifest.preprocessing.threshold
     config = replace(config, precision="fp32")
-    return {
-        f"{part}_{name}": value
-        for part, indices in (("dev", split.dev), ("test", split.test))
-        if len(indices)
-        for name, value in evaluate(model, source, data.index, indices, config, threshold, worker).items()
-    }
+    metrics: dict[str, float | None] = {}
+    for part, indices in (("dev", split.dev), ("test", split.test)):
+        if not len(indices):
+            continue
+        figures = evaluate(model, source, data.index, indices, config, threshold, worker)
+        if figures["loss"] is None:
+            raise _divergence(f"the loss on the {part} part is not finite", config)
+        metrics |= {f"{part}_{name}": value for name, value in figures.items()}
+    return metrics
 
 
 def _save(

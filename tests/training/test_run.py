@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from vaeseg.errors import TrainingError, UsageError
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.history import read_history
+from vaeseg.training.loop import train
 from vaeseg.training.observing import Observer
 from vaeseg.training.run import build_model, run_training, stays_in_memory
 from vaeseg.training.state import Progress
@@ -141,6 +143,40 @@ def test_weights_that_are_not_finite_are_divergence(data: str, tmp_path: Path, m
     with pytest.raises(TrainingError, match=r"diverged: weight encoder.0.1.running_var is not finite"):
         run_training(request(data, tmp_path / "m.safetensors"))
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_figures_of_half_precision_are_those_of_the_file(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured once more from the file's own weights, and not what they were before they were rounded."""
+    one_epoch = replace(TINY, epochs=1)
+    whole, half = (
+        run_training(request(data, tmp_path / f"{half}.safetensors", training=one_epoch, half=half))
+        for half in (False, True)
+    )
+    monkeypatch.setattr("vaeseg.training.run.train", lambda *_, **__: Progress())
+    again = run_training(request(data, tmp_path / "again.safetensors", parent=half.path))
+    assert half.metrics == pytest.approx(again.metrics, rel=1e-6)
+    assert half.metrics != pytest.approx(whole.metrics, rel=1e-6)
+
+
+def test_weights_too_large_for_half_precision_are_not_lost(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused while the state is there, from which the same training ends without --half."""
+
+    def with_a_large_weight(model: torch.nn.Module, *arguments: Any, **options: Any) -> Progress:
+        progress = train(model, *arguments, **options)  # type: ignore[arg-type]
+        model.state_dict()["mean.weight"][0, 0] = 70_000.0
+        return progress
+
+    monkeypatch.setattr("vaeseg.training.run.train", with_a_large_weight)
+    ask = request(data, tmp_path / "m.safetensors", training=replace(TINY, epochs=1), half=True)
+    with pytest.raises(TrainingError, match=r"weight mean.weight does not fit .* 65504; .*--resume and without --half"):
+        run_training(ask)
+    assert not ask.output.exists()
+    run_training(replace(ask, half=False, resume=True))
+    assert float(load_checkpoint(ask.output).state["mean.weight"].max()) == 70_000.0
 
 
 def test_people_find_curves_and_examples_beside_the_model(data: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vaeseg.config import ArchitectureConfig, TrainingConfig
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.splits import Split
-from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stored
 from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
@@ -49,7 +49,7 @@ class TrainingRequest:
     parent: AnyPath | None = None
     """File of stage one's model, that stage two starts from."""
     half: bool = False
-    """Store the weights in half precision."""
+    """Store the weights in half precision, and measure them so."""
     resume: bool = False
     """Go on where a training of the same request stopped."""
     device: str = "cpu"
@@ -139,6 +139,8 @@ def run_training(
         observer=observer,
     )
     _check_weights(model, request.training)
+    if request.half:
+        _round_weights(model)
     metrics = _final_metrics(model, source, data, split, request.training, worker)
     if worker.leads:
         _save(model, request, data, split, parent, metrics)
@@ -241,6 +243,18 @@ def _check_weights(model: VariationalAutoencoder, config: TrainingConfig) -> Non
     for name, weight in model.state_dict().items():
         if not torch.isfinite(weight).all():
             raise _divergence(f"weight {name} is not finite", config)
+
+
+def _round_weights(model: VariationalAutoencoder) -> None:
+    """To what the file will hold, so that its figures are those of its weights."""
+    rounded = {name: stored(weight, half=True) for name, weight in model.state_dict().items()}
+    for name, weight in rounded.items():
+        if not torch.isfinite(weight).all():
+            raise TrainingError(
+                f"weight {name} does not fit into half precision, which ends at {torch.finfo(torch.float16).max:g}; no "
+                "model was written: give the same options with --resume and without --half, which trains nothing anew"
+            )
+    model.load_state_dict(rounded)
 
 
 def _divergence(what: str, config: TrainingConfig) -> TrainingError:

@@ -55,6 +55,9 @@ def test_figure_and_table_are_made_and_nothing_is_done_twice(tmp_path: Path) -> 
         (["--data", "nowhere"], "no data set"),
         (["--set", "epochs"], "not KEY=VALUE"),
         (["--set", "sklearn=1"], "no such setting"),
+        (["--set", "seed=7"], "give --seed"),
+        (["--set", "split=slice"], "give --split"),
+        (["--set", "epochs=5"], "give --epochs"),
         (["--set", "image_size=128"], "64 pixel slices"),
     ],
 )

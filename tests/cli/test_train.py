@@ -89,6 +89,10 @@ def test_split_by_slice_is_recorded(data: str, tmp_path: Path) -> None:
     [
         (["--set", "epochs"], "not KEY=VALUE"),
         (["--set", "sklearn=1"], "no such setting"),
+        (["--set", "seed=7"], "give --seed"),
+        (["--set", "split=slice"], "give --split"),
+        (["--set", "fold=1"], "give --fold"),
+        (["--set", "epochs=5", "--epochs", "2"], "give --epochs"),
         (["--set", "epochs=many"], "many"),
         (["--set", "freeze_encoder=maybe"], "maybe"),
         (["--set", "image_size=60"], "60"),

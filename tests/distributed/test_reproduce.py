@@ -175,3 +175,22 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(root: Path, arguments: list[
     assert done.exit_code == 2, done.output
     assert said in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("seed=7", "give --seed"),
+        ("split=slice", "give --split"),
+        ("fold=1", "split once"),
+        ("keep=best_iou", "no IoU"),
+        ("crop_size=32", "crop_size 32"),
+    ],
+)
+def test_settings_that_no_stage_can_have_are_refused_first(tmp_path: Path, setting: str, said: str) -> None:
+    """Not even the raw data are looked for."""
+    options = ["--msd-dir", str(tmp_path / "nowhere"), "--store", str(tmp_path / "store"), "--set", setting]
+    done = CliRunner().invoke(main, ["reproduce", *options])
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert not (tmp_path / "store").exists()

@@ -62,7 +62,8 @@ def command(
     from vaeseg.durable import write_atomically
     from vaeseg.training.comparison import compare_losses, draw_comparison
 
-    request = _request(data, out.absolute(), epochs, split, settings_of(settings), seed, device)
+    changes = settings_of(settings, ("seed", "split", *(["epochs"] if epochs else [])))
+    request = _request(data, out.absolute(), epochs, split, changes, seed, device)
     with going_on_by_itself():
         comparison = compare_losses(request, _trained)
     draw_comparison(comparison, out / "losses.png")

@@ -86,24 +86,24 @@ def _request(
     from vaeseg.inference.predictor import choose_device
 
     size = image_size or (QUICK_IMAGE_SIZE if quick else PAPER_IMAGE_SIZE)
-    changes = ({"epochs": str(QUICK_EPOCHS)} if quick else {}) | settings_of(settings)
+    changes = ({"epochs": str(QUICK_EPOCHS)} if quick else {}) | settings_of(settings, ("seed", "split"))
     try:
         vae, architecture = configs("vae", "paper", changes, size, None)
         decoder, _ = configs("decoder", "paper", changes, size, None)
         if architecture.image_size != size:
             raise ValueError(f"--set image_size={architecture.image_size}: give --image-size instead")
+        return ReproductionRequest(
+            msd_dir=msd_dir.resolve(),
+            store=directory_for_training(store, "NAME"),
+            vae=vae,
+            decoder=decoder,
+            architecture=architecture,
+            splits=SPLITS[split],
+            seed=seed,
+            device="cuda" if choose_device(device).type == "cuda" else "cpu",
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return ReproductionRequest(
-        msd_dir=msd_dir.resolve(),
-        store=directory_for_training(store, "NAME"),
-        vae=vae,
-        decoder=decoder,
-        architecture=architecture,
-        splits=SPLITS[split],
-        seed=seed,
-        device="cuda" if choose_device(device).type == "cuda" else "cpu",
-    )
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -182,13 +182,12 @@ def _request(
     from vaeseg.training.run import TrainingRequest, chosen_split
 
     directory = directory_for_training(store, name)
+    changes = settings_of(settings, ("seed", "split", "fold", *(["epochs"] if epochs else [])))
     parent = resolve_model(vae, directory / "models") if vae else None
     given = load_checkpoint(parent).architecture if parent else None
     prepared = open_data_set(data)
     try:
-        training, architecture = configs(
-            stage, preset, settings_of(settings), prepared.manifest.preprocessing.image_size, given
-        )
+        training, architecture = configs(stage, preset, changes, prepared.manifest.preprocessing.image_size, given)
         request = TrainingRequest(
             stage=stage,
             data=prepared.location,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,16 +40,22 @@ seed_option = click.option(
 """`seed: int`"""
 
 
-def settings_of(texts: tuple[str, ...]) -> dict[str, str]:
+def settings_of(texts: tuple[str, ...], options: Collection[str] = ()) -> dict[str, str]:
     """`--set` options as a mapping.
 
+    Args:
+        texts: as given.
+        options: settings that an option of the command decides, whatever is set.
+
     Raises:
-        UsageError: one is not KEY=VALUE.
+        UsageError: one is not KEY=VALUE, or is decided by an option.
     """
     pairs = [text.partition("=") for text in texts]
-    wrong = [key for key, equals, _ in pairs if not equals]
-    if wrong:
-        raise UsageError(f"--set {wrong[0]} is not KEY=VALUE")
+    for key, equals, _ in pairs:
+        if not equals:
+            raise UsageError(f"--set {key} is not KEY=VALUE")
+        if key in options:
+            raise UsageError(f"--set {key} has no effect beside --{key}: give --{key}")
     return {key: value for key, _, value in pairs}
 
 

@@ -57,6 +57,12 @@ class ReproductionRequest:
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
 
+    def __post_init__(self) -> None:
+        if self.vae.fold or self.decoder.fold:
+            raise ValueError("fold has no effect here: the data are split once by subject and once by slice")
+        _asked(self, "", "vae", self.splits[0], None)  # what is impossible is told before anything is prepared
+        _asked(self, "", "decoder", self.splits[0], Path("vae"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
@@ -177,20 +183,22 @@ def _on_split(request: ReproductionRequest, data: DataSet, kind: SplitKind, list
 def _stage_request(
     request: ReproductionRequest, data: DataSet, stage: Literal["vae", "decoder"], kind: SplitKind, vae: Path | None
 ) -> TrainingRequest:
+    asked = _asked(request, data.location, stage, kind, vae)
+    return keyed(asked, data, asked.output.name)
+
+
+def _asked(
+    request: ReproductionRequest, data: str, stage: Literal["vae", "decoder"], kind: SplitKind, vae: Path | None
+) -> TrainingRequest:
     training = request.vae if stage == "vae" else request.decoder
-    name = f"reproduce-{kind}-{stage}"
-    return keyed(
-        TrainingRequest(
-            stage=stage,
-            data=data.location,
-            output=request.store.absolute() / "models" / name,
-            training=replace(training, split=kind, seed=request.seed),
-            architecture=request.architecture,
-            parent=vae,
-            device=request.device,
-        ),
-        data,
-        name,
+    return TrainingRequest(
+        stage=stage,
+        data=data,
+        output=request.store.absolute() / "models" / f"reproduce-{kind}-{stage}",
+        training=replace(training, split=kind, seed=request.seed),
+        architecture=request.architecture,
+        parent=vae,
+        device=request.device,
     )
 
 

@@ -64,6 +64,13 @@ def test_steps_cover_an_epoch_from_any_place() -> None:
     assert steps_of(20, 20, 8, two) == []
 
 
+def test_a_rest_that_more_workers_cannot_share_is_left_out() -> None:
+    """One worker had trained on 64 of 65 slices when three went on: none of them gets a share of nothing."""
+    three = Worker(world=3)
+    assert steps_of(65, 64, 48, three) == []
+    assert steps_of(65, 62, 48, three) == [Step(first=62, end=65)]
+
+
 def test_shares_of_a_step_are_even_and_without_repeats() -> None:
     """Three workers take 11 slices as 3, 4 and 4, each once."""
     step = Step(first=100, end=111)

@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import distributed as dist
 from torch import multiprocessing, nn
 from training_factories import SMALL, TINY, slice_index, slice_set, split
 
 from vaeseg.models.segmenter import Segmenter
-from vaeseg.training.loop import Keeping, TrainingData, train
+from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, train
 from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import SyncedBatchNorm2d, Worker
 from vaeseg.training.sources import ResidentSource
@@ -25,7 +27,9 @@ SEVERAL_DEV_SUBJECTS = replace(split(), train=np.arange(18), dev=np.arange(18, 2
 CONFIG = replace(TINY, epochs=3, batch_size=8, augmentation="dihedral", ema_decay=0.5)
 
 
-def trained(directory: Path, worker: Worker, batch_size: int, resume: bool = False) -> list[EpochReport]:
+def trained(
+    directory: Path, worker: Worker, batch_size: int, resume: bool = False, stop: bool = False
+) -> list[EpochReport]:
     """What each epoch reported to one worker."""
     torch.manual_seed(1)
     reports: list[EpochReport] = []
@@ -41,7 +45,7 @@ def trained(directory: Path, worker: Worker, batch_size: int, resume: bool = Fal
         replace(CONFIG, batch_size=batch_size),
         Keeping(directory=directory, resume=resume),
         worker=worker,
-        observer=Observer(on_epoch=reports.append),
+        observer=Observer(on_epoch=reports.append, should_stop=lambda: stop),
     )
     return reports
 
@@ -52,7 +56,13 @@ def work(rank: int, directory: str, task: str) -> None:
     path = Path(directory)
     dist.init_process_group("gloo", init_method=f"file://{path / 'meet'}", rank=rank, world_size=2)
     worker = Worker(rank=rank, world=2)
-    result = _normalised(rank) if task == "norm" else [r.losses | r.dev for r in trained(path, worker, 4)]
+    result: list[Any] = []
+    if task == "norm":
+        result = _normalised(rank)
+    elif task == "resume":
+        result = [report.losses for report in trained(path, worker, 4, resume=True)]
+    else:
+        result = [report.losses | report.dev for report in trained(path, worker, 4)]
     (path / f"result-{rank}.json").write_text(json.dumps(result))
     dist.destroy_process_group()
 
@@ -114,6 +124,19 @@ def test_two_workers_have_the_losses_of_one_with_twice_the_batch(tmp_path: Path)
             losses = expected.keys() - overlaps
             assert _of(report, losses) == pytest.approx(_of(expected, losses), rel=2e-3)
     assert (tmp_path / "state.safetensors").is_file()
+
+
+def test_two_workers_end_an_epoch_of_which_one_slice_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker stopped after 17 of 18: losses of that epoch are means over these, and the next epochs are whole."""
+    monkeypatch.setattr("vaeseg.training.loop.CHECK_STEPS", 1)
+    with pytest.raises(TrainingInterruptedError):
+        trained(tmp_path, Worker(), 17, stop=True)
+    with safe_open(tmp_path / "state.safetensors", framework="pt") as state:
+        progress = json.loads(state.metadata()["progress"])
+    assert progress["place"] == 17
+    for losses in in_two_processes(tmp_path, "resume"):
+        assert len(losses) == 3
+        assert losses[0] == pytest.approx({name: total / 17 for name, total in progress["sums"].items()})
 
 
 def _of(report: dict[str, float | None], names: Iterable[str]) -> dict[str, float | None]:

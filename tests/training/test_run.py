@@ -16,13 +16,15 @@ import pytest
 import torch
 from training_factories import SMALL, TINY, request, write_squares
 
+from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import TrainingError, UsageError
+from vaeseg.io.dataset import open_data_set
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.history import read_history
 from vaeseg.training.loop import train
 from vaeseg.training.observing import Observer
-from vaeseg.training.run import build_model, run_training, stays_in_memory
+from vaeseg.training.run import build_model, check_workers, chosen_split, run_training, stays_in_memory
 from vaeseg.training.state import Progress
 
 KILLED_RUN = """
@@ -208,6 +210,28 @@ def test_what_a_data_set_cannot_give_is_a_usage_error(data: str, tmp_path: Path)
     with pytest.raises(UsageError, match="no data set"):
         run_training(request(str(tmp_path / "nowhere"), output))
     assert not output.exists()
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_split_with_an_empty_part_is_a_usage_error(tmp_path: Path, part: str) -> None:
+    """Split files may be edited; a part that is missed is named with its file. Nothing has to be kept back as test."""
+    location = write_squares(tmp_path / "data", n_subjects=3, slices_each=2)
+    path = tmp_path / "data" / "splits_slices.json"
+    (fold,) = json.loads(path.read_text())
+    by_slice = request(location, tmp_path / "m.safetensors", training=replace(TINY, split="slice"))
+    path.write_text(json.dumps([fold | {"test": []}]))
+    assert len(chosen_split(open_data_set(location), by_slice).test) == 0
+    path.write_text(json.dumps([fold | {part: []}]))
+    with pytest.raises(UsageError, match=rf"the {part} part of split 0 in splits_slices\.json is empty"):
+        run_training(by_slice)
+
+
+def test_more_workers_than_slices_is_a_usage_error(data: str, tmp_path: Path) -> None:
+    """Before any worker is started; draws with replacement may be more than there are slices."""
+    ask = request(data, tmp_path / "m.safetensors")
+    with pytest.raises(UsageError, match="25 workers cannot share the 24 slices"):
+        train_model(ask, Workers(fewest=2, most=25), Observer())
+    check_workers(replace(ask, training=replace(TINY, slices_per_epoch=25)), 25)
 
 
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from vaeseg.distributed.lifecycle import Interruption, interruptible
 from vaeseg.inference.predictor import choose_device
 from vaeseg.training.observing import Observer
-from vaeseg.training.run import TrainedModel, TrainingRequest, run_training, stays_in_memory
+from vaeseg.training.run import TrainedModel, TrainingRequest, check_workers, run_training, stays_in_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def train_model(
         interruption: who else may ask to stop; without it, signals alone.
 
     Raises:
-        UsageError: the data set cannot be used for this.
+        UsageError: the data set cannot be used for this, or has fewer slices than there are workers.
         TrainingInterruptedError: Ctrl-C or SIGTERM; the state is kept.
         TrainingError: divergence, nothing to resume, or workers that keep dying.
         StoreError: model or state cannot be written.
@@ -56,6 +56,7 @@ def train_model(
         if workers.alone and stays_in_memory(request):
             here = replace(request, device=str(choose_device(request.device)))
             return run_training(here, replace(observer, should_stop=lambda: asked.signalled))
+        check_workers(request, workers.most)
         from vaeseg.distributed.ray_train import train_on_ray
 
         return train_on_ray(request, workers, observer, asked.check)

@@ -90,6 +90,8 @@ def epoch_order(
 def steps_of(n_slices: int, first: int, step_size: int, worker: Worker) -> list[Step]:
     """Cut an epoch from place `first` on into steps; a rest with fewer slices than workers joins the step before it.
 
+    Where that was done by fewer workers, the rest is left out: the order is random, and so is who is left out.
+
     Args:
         n_slices: length of the epoch's order, at least the number of workers.
         first: places already trained on.
@@ -97,7 +99,7 @@ def steps_of(n_slices: int, first: int, step_size: int, worker: Worker) -> list[
         worker: whose `world` counts the workers.
     """
     bounds = [*range(first, n_slices, step_size), n_slices]
-    if len(bounds) > 2 and bounds[-1] - bounds[-2] < worker.world:
+    if len(bounds) > 1 and bounds[-1] - bounds[-2] < worker.world:
         del bounds[-2]
     return [Step(first=low, end=high) for low, high in pairwise(bounds) if high > low]
 

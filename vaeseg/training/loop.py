@@ -210,7 +210,8 @@ class _Loop:
         )
         self._train_epoch(order)
         seconds = time.perf_counter() - started
-        losses = {name: total / len(order) for name, total in self.progress.sums.items()}
+        trained = self.progress.place  # all of the order, or what more workers than before could share
+        losses = {name: total / trained for name, total in self.progress.sums.items()}
         dev = self._measure()
         self._finish_epoch(dev)
         self.observer.on_epoch(
@@ -220,7 +221,7 @@ class _Loop:
                 losses=losses,
                 dev=dev,
                 learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-                slices_per_second=(len(order) - first) / seconds,
+                slices_per_second=(trained - first) / seconds,
                 best_epoch=self.progress.best_epoch,
             )
         )
@@ -235,6 +236,7 @@ class _Loop:
 
     def _train_epoch(self, order: IntArray) -> None:
         self._training_mode()
+        self._set_rate(self.progress.place / len(order))
         step_size = self.config.batch_size * self.worker.world
         steps = steps_of(len(order), self.progress.place, step_size, self.worker)
         parts = [order[step.first : step.end][step.share(self.worker)] for step in steps]
@@ -248,8 +250,7 @@ class _Loop:
                 sums = {}
 
     def _train_step(self, step: Step, part: IntArray, batch: Batch, n_slices: int) -> dict[str, Tensor]:
-        middle = (step.first + step.end) / 2 / n_slices
-        self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.progress.epoch + middle)
+        self._set_rate((step.first + step.end) / 2 / n_slices)
         generator = step_generator(self.config, self.progress.epoch, step, self.device)
         batch = augmented(batch, self.config, step, self.worker, generator)
         noise = self._noise(step, batch, generator)
@@ -263,6 +264,9 @@ class _Loop:
             self.mean.follow(self.progress.steps)
         self.progress.steps += 1
         return losses
+
+    def _set_rate(self, share_of_epoch: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, self.progress.epoch + share_of_epoch)
 
     def _predicted(self, part: IntArray, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Posterior]:
         if self.posteriors is None:

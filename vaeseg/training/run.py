@@ -15,6 +15,7 @@ from vaeseg.canonical import as_json, digest
 from vaeseg.config import ArchitectureConfig, TrainingConfig
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.dataset import DataSet, open_data_set
+from vaeseg.io.dataset_writer import SLICE_SPLITS_NAME, SUBJECT_SPLITS_NAME
 from vaeseg.io.splits import Split
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stored
 from vaeseg.models.provenance import Provenance, source_commit
@@ -31,6 +32,8 @@ from vaeseg.training.sources import ResidentSource, SliceSource, fits
 
 FREE_SHARE = 0.5
 """Of the memory that is free, what a data set may take up before it is streamed."""
+
+_SPLITS_NAMES = {"subject": SUBJECT_SPLITS_NAME, "slice": SLICE_SPLITS_NAME}
 
 OpenSource = Callable[[DataSet, torch.device], SliceSource]
 
@@ -161,7 +164,8 @@ def chosen_split(data: DataSet, request: TrainingRequest) -> Split:
     """The split that a training asks for.
 
     Raises:
-        UsageError: the data set has no such split, other slices than the network, or no labels for stage two.
+        UsageError: the data set has no such split or nothing in its train or val part, other slices than the network,
+            or no labels for stage two.
     """
     size = data.manifest.preprocessing.image_size
     if size != request.architecture.image_size:
@@ -174,7 +178,26 @@ def chosen_split(data: DataSet, request: TrainingRequest) -> Split:
             f"the data set has {len(splits)} splits by {request.training.split}, none has the number "
             f"{request.training.fold} (counted from 0); a split by subject needs three subjects"
         )
-    return splits[request.training.fold]
+    split = splits[request.training.fold]
+    for part, slices in (("train", split.train), ("val", split.dev)):
+        if len(slices) == 0:
+            raise UsageError(
+                f"the {part} part of split {request.training.fold} in {_SPLITS_NAMES[split.kind]} is empty: "
+                "training needs slices to train on (train) and to steer by (val)"
+            )
+    return split
+
+
+def check_workers(request: TrainingRequest, n_workers: int) -> None:
+    """Make sure that every worker can have a slice.
+
+    Raises:
+        UsageError: an epoch has fewer slices than workers, or as `chosen_split`.
+    """
+    split = chosen_split(open_data_set(request.data), request)
+    n_slices = request.training.slices_per_epoch or len(split.train)
+    if n_slices < n_workers:
+        raise UsageError(f"{n_workers} workers cannot share the {n_slices} slices of an epoch: give fewer --workers")
 
 
 def build_model(request: TrainingRequest, parent: Checkpoint | None) -> VariationalAutoencoder:

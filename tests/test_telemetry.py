@@ -84,10 +84,24 @@ def test_steps_count_slices_over_epochs() -> None:
     """Steps tell how far the epoch is; the counter gains each slice once, and never falls."""
     before = sample("vaeseg_training_slices_trained_total")
     metrics = TrainingMetrics()
-    for done in (10, 25, 30, 10, 30):
-        metrics.on_step(done, 30, {"loss": 1.0 * done})
-    assert sample("vaeseg_training_slices_trained_total") - before == 60
+    for _ in range(2):
+        for done in (10, 25, 30):
+            metrics.on_step(done, 30, {"loss": 1.0 * done})
+        metrics.on_epoch(report())
+    metrics.on_step(30, 30, {"loss": 30.0})
+    assert sample("vaeseg_training_slices_trained_total") - before == 90
     assert sample("vaeseg_training_loss_mean", part="loss") == 30.0
+
+
+def test_slices_of_before_a_resume_are_not_counted_again() -> None:
+    """A process that goes on at 20 of 30 counts what it has trained on itself, an epoch cut short included."""
+    before = sample("vaeseg_training_slices_trained_total")
+    metrics = TrainingMetrics()
+    metrics.on_resume(20)
+    metrics.on_step(25, 30, {"loss": 1.0})
+    metrics.on_epoch(report())
+    metrics.on_step(10, 30, {"loss": 1.0})
+    assert sample("vaeseg_training_slices_trained_total") - before == 15
 
 
 def test_another_receiver_gets_the_same() -> None:

@@ -146,10 +146,10 @@ def test_a_state_within_an_epoch_is_gone_on_from(tmp_path: Path) -> None:
     trained(
         tmp_path,
         replace(TINY, epochs=1),
-        observer=Observer(on_step=lambda done, total, losses: places.append(done)),
+        observer=Observer(on_resume=places.append, on_step=lambda done, total, losses: places.append(done)),
         resume=True,
     )
-    assert places == [16, 24]
+    assert places == [8, 16, 24]
 
 
 def test_interruption_keeps_the_state_of_the_moment(tmp_path: Path) -> None:

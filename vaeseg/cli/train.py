@@ -229,7 +229,7 @@ def _published(port: int | None, observer: Observer) -> Iterator[Observer]:
         raise UsageError(f"--metrics-port {port} cannot be used: {error.strerror}") from error
     metrics = TrainingMetrics()
     try:
-        yield told_both(observer, metrics.on_step, metrics.on_epoch)
+        yield told_both(observer, metrics.on_step, metrics.on_epoch, metrics.on_resume)
     finally:
         server.shutdown()
         server.server_close()

@@ -196,4 +196,4 @@ def _observer(worker: Worker, board: Any) -> Observer:
             metrics.on_epoch(report)
             board.pin.remote(report)
 
-    return Observer(on_step=on_step, on_epoch=on_epoch)
+    return Observer(on_step=on_step, on_epoch=on_epoch, on_resume=metrics.on_resume)

@@ -193,6 +193,7 @@ class _Loop:
         )
         if self.keeping.resume:
             self.state.restore()
+            self.observer.on_resume(self.progress.place)
         else:
             self._save()
         self.saved_at = time.monotonic()

@@ -49,7 +49,7 @@ class FinishedEpoch(Protocol):
 
 
 class TrainingMetrics:
-    """Metrics of one training; `on_step` and `on_epoch` fit an `Observer`.
+    """Metrics of one training; `on_resume`, `on_step` and `on_epoch` fit an `Observer`.
 
     Args:
         write: where they go.
@@ -59,14 +59,19 @@ class TrainingMetrics:
         self._write = write
         self._slices_done = 0
 
+    def on_resume(self, done: int) -> None:
+        """Leave out the slices of the epoch that another process has trained on."""
+        self._slices_done = done
+
     def on_step(self, done: int, total: int, losses: Mapping[str, float]) -> None:
         """Take in how many slices of the epoch are done, of how many, and its mean losses so far."""
         self._write(SLICES_TRAINED, "", done - self._slices_done)
-        self._slices_done = done if done < total else 0
+        self._slices_done = done
         self._write_all(LOSS, losses)
 
     def on_epoch(self, report: FinishedEpoch) -> None:
         """Set everything that an epoch gave; a figure that is undefined becomes NaN."""
+        self._slices_done = 0
         self._write(EPOCHS_FINISHED, "", report.epoch)
         self._write(EPOCHS_PLANNED, "", report.epochs)
         self._write_all(LOSS, report.losses)

@@ -29,6 +29,8 @@ class EpochReport:
 class Observer:
     """Who is told how training goes."""
 
+    on_resume: Callable[[int], None] = lambda done: None
+    """Before the first step of a training that goes on: slices of its epoch that were done before."""
     on_step: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None
     """Slices of the epoch done, and their number; mean losses so far. About every `loop.CHECK_STEPS` steps."""
     on_epoch: Callable[[EpochReport], None] = lambda report: None
@@ -41,8 +43,13 @@ def told_both(
     observer: Observer,
     on_step: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_resume: Callable[[int], None] = lambda done: None,
 ) -> Observer:
     """An observer that is told first, and functions that are told after it."""
+
+    def resume(done: int) -> None:
+        observer.on_resume(done)
+        on_resume(done)
 
     def step(done: int, total: int, losses: Mapping[str, float]) -> None:
         observer.on_step(done, total, losses)
@@ -52,4 +59,4 @@ def told_both(
         observer.on_epoch(report)
         on_epoch(report)
 
-    return Observer(on_step=step, on_epoch=epoch, should_stop=observer.should_stop)
+    return Observer(on_resume=resume, on_step=step, on_epoch=epoch, should_stop=observer.should_stop)

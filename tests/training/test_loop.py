@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from vaeseg.errors import TrainingError
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, learning_rate, score, train
-from vaeseg.training.observing import EpochReport, Observer
+from vaeseg.training.observing import EpochReport, Observer, told_both
 from vaeseg.training.sources import ResidentSource
-from vaeseg.training.state import WeightMean
+from vaeseg.training.state import WeightMean, save_best
 
 
 class KilledError(Exception):
@@ -46,6 +47,7 @@ def trained(
     config: TrainingConfig,
     model: VariationalAutoencoder | None = None,
     observer: Observer | None = None,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
     **keeping: object,
 ) -> tuple[VariationalAutoencoder, list[EpochReport]]:
     """A model after training on the squares, and what each epoch reported."""
@@ -54,7 +56,7 @@ def trained(
     reports: list[EpochReport] = []
     directory.mkdir(exist_ok=True)
     values = {"directory": directory, "fingerprint": {"data": "d"}, **keeping}
-    observer = replace(observer or Observer(), on_epoch=reports.append)
+    observer = told_both(replace(observer or Observer(), on_epoch=reports.append), on_epoch=on_epoch)
     train(model, squares_data(), config, Keeping(**values), observer=observer)  # type: ignore[arg-type]
     return model, reports
 
@@ -173,6 +175,19 @@ def test_best_epoch_is_what_is_kept(tmp_path: Path) -> None:
     assert reports[-1].best_epoch == best
     shorter, _ = trained(tmp_path / "shorter", replace(config, epochs=best, keep="last"))
     assert same_weights(model, shorter)
+
+
+def test_the_best_weights_of_another_training_are_not_taken(tmp_path: Path) -> None:
+    """Where nothing locks, two may train under one name; weights that are gone are one sentence too."""
+    config = replace(TINY, epochs=1, keep="best_loss")
+
+    def overwrite(_: EpochReport) -> None:
+        save_best(tmp_path / "best.safetensors", Segmenter(SMALL).state_dict(), {"data": "other"})
+
+    with pytest.raises(TrainingError, match="belongs to another training: its data is other, now d"):
+        trained(tmp_path, config, on_epoch=overwrite)
+    with pytest.raises(TrainingError, match=r"best epoch in .* are gone"):
+        trained(tmp_path, config, on_epoch=lambda _: (tmp_path / "best.safetensors").unlink())
 
 
 def test_without_any_overlap_the_loss_decides() -> None:

@@ -68,6 +68,20 @@ def test_killed_process_resumes_to_the_same_model_file(data: str, tmp_path: Path
     assert not request(data, output).state_path.exists()
 
 
+def test_a_name_is_trained_once_at_a_time(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second training of the name is refused while the first runs, which ends as if nothing had been."""
+    monkeypatch.setattr("vaeseg.training.lock.WAIT_SECONDS", 0.0)
+    config = replace(TINY, epochs=2, keep="best_loss")
+    ask = request(data, tmp_path / "m.safetensors", training=config)
+
+    def second(_: object) -> None:
+        with pytest.raises(UsageError, match="m is being trained by another process"):
+            run_training(replace(ask, training=replace(config, seed=4)))
+
+    alone = run_training(replace(ask, output=tmp_path / "alone.safetensors"))
+    assert run_training(ask, Observer(on_epoch=second)).digest == alone.digest
+
+
 def test_run_writes_a_model_that_says_where_it_comes_from(data: str, tmp_path: Path) -> None:
     """The file records data, split, settings, figures and whom it has seen; the caller's random state stays."""
     output = tmp_path / "m.safetensors"
@@ -84,7 +98,7 @@ def test_run_writes_a_model_that_says_where_it_comes_from(data: str, tmp_path: P
     assert (result.n_subjects, result.n_slices, result.epochs, result.best_epoch) == (10, 30, 1, 1)
     assert all(value is None or math.isfinite(value) for value in result.metrics.values())
     assert len(checkpoint.metadata.seen_tokens) == 9, "eight subjects to train on, one to choose by"
-    assert [path.name for path in (tmp_path / "m.training").iterdir()] == ["history.jsonl"]
+    assert {path.name for path in (tmp_path / "m.training").iterdir()} == {"history.jsonl", "lock"}
 
 
 def test_decoder_starts_from_stage_one(data: str, tmp_path: Path) -> None:
@@ -191,7 +205,7 @@ def test_people_find_curves_and_examples_beside_the_model(data: str, tmp_path: P
         assert told == [1, 2]
         assert [record.epoch for record in read_history(ask.directory / "history.jsonl")] == [1, 2]
         names = {path.name for path in ask.directory.iterdir()}
-        assert names == {"history.jsonl", "tensorboard", "curves.png", "examples.png"}
+        assert names == {"history.jsonl", "tensorboard", "curves.png", "examples.png", "lock"}
 
 
 def test_what_a_data_set_cannot_give_is_a_usage_error(data: str, tmp_path: Path) -> None:

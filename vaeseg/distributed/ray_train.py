@@ -29,6 +29,7 @@ from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
 from vaeseg.errors import TrainingError, VaesegError
+from vaeseg.training.lock import locked
 from vaeseg.training.loop import INTERRUPTED, TrainingInterruptedError
 from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import Worker
@@ -62,11 +63,8 @@ def train_on_ray(
 
 
 def _train(request: TrainingRequest, workers: Workers, observer: Observer, check: Callable[[], None]) -> TrainedModel:
-    if not request.resume:
-        request.state_path.unlink(missing_ok=True)
-    elif not request.state_path.is_file():
-        raise TrainingError(f"there is nothing to resume: no {request.directory.name}; train without --resume")
-    shutil.rmtree(_ray_storage(request), ignore_errors=True)  # Ray Train would take up what a killed one left there
+    with locked(request.directory):  # workers of another command may train there; ours take it after this
+        _make_ready(request)
     ray_is_ours = not ray.is_initialized()
     trained: TrainedModel | None = None
     try:
@@ -85,6 +83,14 @@ def _train(request: TrainingRequest, workers: Workers, observer: Observer, check
     shutil.rmtree(_ray_storage(request), ignore_errors=True)
     assert trained is not None
     return trained
+
+
+def _make_ready(request: TrainingRequest) -> None:
+    if not request.resume:
+        request.state_path.unlink(missing_ok=True)
+    elif not request.state_path.is_file():
+        raise TrainingError(f"there is nothing to resume: no {request.directory.name}; train without --resume")
+    shutil.rmtree(_ray_storage(request), ignore_errors=True)  # Ray Train would take up what a killed one left there
 
 
 def _events(request: TrainingRequest, workers: Workers) -> Generator[Any]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vaeseg.config import TrainingConfig
@@ -29,7 +28,6 @@ from vaeseg.io.slices import SliceIndex
 from vaeseg.io.splits import Split
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import Posterior, VariationalAutoencoder, latent_shape
-from vaeseg.models.writing import write_model_file
 from vaeseg.records import IntArray
 from vaeseg.training.batches import Batch, Step, augmented, epoch_order, step_generator, step_noise, steps_of
 from vaeseg.training.evaluate import evaluate
@@ -39,7 +37,7 @@ from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import ALONE, Worker, data_parallel
 from vaeseg.training.posteriors import kept
 from vaeseg.training.sources import SliceSource
-from vaeseg.training.state import Progress, TrainingState, WeightMean
+from vaeseg.training.state import Progress, TrainingState, WeightMean, load_best, save_best
 
 CHECK_STEPS = 10
 """Steps between two looks at the losses: each look waits for the device, and for the other workers."""
@@ -111,7 +109,7 @@ def train(
         observer: told of steps and epochs.
 
     Raises:
-        TrainingError: the loss is not finite, or there is nothing to resume.
+        TrainingError: the loss is not finite, there is nothing to resume, or another training took the best weights.
         TrainingInterruptedError: the observer asked to stop.
         StoreError: the state cannot be written.
     """
@@ -230,7 +228,7 @@ class _Loop:
     def take_kept_weights(self) -> None:
         """Leave in the model what was measured best, or last."""
         if self.config.keep != "last":
-            self.model.load_state_dict(load_file(self.keeping.best_path))
+            self.model.load_state_dict(load_best(self.keeping.best_path, self.keeping.fingerprint))
         elif self.mean is not None:
             self.model.load_state_dict(self.mean.weights)
         self.model.eval()
@@ -322,7 +320,7 @@ class _Loop:
             progress.best, progress.best_epoch = figures, progress.epoch
             if self.config.keep != "last" and self.worker.leads:
                 kept = self.mean.weights if self.mean is not None else self.model.state_dict()
-                write_model_file(self.keeping.best_path, save({n: t.cpu().contiguous() for n, t in kept.items()}))
+                save_best(self.keeping.best_path, kept, self.keeping.fingerprint)
         self._save()
         if progress.best is None and self.config.keep != "last" and progress.epoch == self.config.epochs:
             raise TrainingError(

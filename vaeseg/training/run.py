@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 
 from vaeseg.canonical import as_json, digest
 from vaeseg.config import ArchitectureConfig, TrainingConfig
-from vaeseg.errors import StoreError, TrainingError, UsageError
+from vaeseg.errors import TrainingError, UsageError
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.dataset_writer import SLICE_SPLITS_NAME, SUBJECT_SPLITS_NAME
 from vaeseg.io.splits import Split
@@ -25,6 +26,7 @@ from vaeseg.paths import AnyPath
 from vaeseg.records import IntArray
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
+from vaeseg.training.lock import locked
 from vaeseg.training.loop import Keeping, TrainingData, train
 from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.parallel import ALONE, Worker
@@ -112,24 +114,27 @@ def run_training(
         open_source: streams slices for `request.memory`; without it they are kept in memory.
 
     Raises:
-        UsageError: the data set cannot be used for this.
+        UsageError: the data set cannot be used for this, or another process trains a model of this name.
         TrainingError: no data, divergence, or nothing to resume.
         StoreError: model or state cannot be written, or the data set is damaged.
     """
+    with locked(request.directory) if worker.leads else nullcontext():
+        return _run(request, observer or Observer(), worker, open_source)
+
+
+def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_source: OpenSource | None) -> TrainedModel:
     data = open_data_set(request.data)
     split = chosen_split(data, request)
     parent = load_checkpoint(request.parent) if request.parent else None
     device = torch.device(request.device)
     model = build_model(request, parent).to(device)
     source = _source(data, request, device, open_source)
-    _make_directory(request.directory)
     keeping = Keeping(
         directory=request.directory,
         fingerprint=_fingerprint(request, data, split, parent),
         resume=request.resume,
         seconds=60 * request.state_minutes,
     )
-    observer = observer or Observer()
     if worker.leads:
         observer = told_both(observer, on_epoch=History(request.directory / HISTORY_FILE).on_epoch)
     progress = train(
@@ -241,13 +246,6 @@ def _stays_in_memory(data: DataSet, request: TrainingRequest) -> bool:
 
 def _free_bytes() -> int:
     return int(FREE_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"model {directory.stem} cannot be written: {error.strerror}") from error
 
 
 def _fingerprint(request: TrainingRequest, data: DataSet, split: Split, parent: Checkpoint | None) -> dict[str, str]:

@@ -83,10 +83,9 @@ class TrainingState:
         """
         described = {
             "progress": json.dumps(asdict(self.progress)),
-            "fingerprint": json.dumps(dict(self.fingerprint), sort_keys=True),
+            "fingerprint": _as_text(self.fingerprint),
         }
-        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        write_model_file(self.path, save_tensors(stored, described))
+        _write(self.path, self._tensors(), described)
 
     def restore(self) -> None:
         """Load the file into model, optimiser, mean and progress.
@@ -129,6 +128,41 @@ class TrainingState:
                 mean.copy_(kept[name])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _moments(tensors)})
         _lay_out_like_weights(self.optimizer)
+
+
+def save_best(path: Path, weights: Mapping[str, Tensor], fingerprint: Mapping[str, str]) -> None:
+    """Replace the file of the best epoch's weights.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    _write(path, weights, {"fingerprint": _as_text(fingerprint)})
+
+
+def load_best(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Tensor]:
+    """What `save_best` wrote; of a file from before it had a fingerprint, whatever it holds.
+
+    Raises:
+        TrainingError: it is missing or damaged, or another training of the same name wrote it.
+    """
+    try:
+        weights, described = _read(path)
+        found = json.loads(described["fingerprint"]) if "fingerprint" in described else fingerprint
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TrainingError(
+            f"the weights of the best epoch in {path.parent.name} are gone or damaged; train without --resume"
+        ) from error
+    _check_same_training(path.parent.name, found, fingerprint)
+    return weights
+
+
+def _as_text(fingerprint: Mapping[str, str]) -> str:
+    return json.dumps(dict(fingerprint), sort_keys=True)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], described: dict[str, str]) -> None:
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_model_file(path, save_tensors(stored, described))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

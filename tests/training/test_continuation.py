@@ -8,6 +8,7 @@ from training_factories import TINY, request, write_squares
 
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.training.continuation import keyed, train_once
+from vaeseg.training.loop import DivergedError
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 
 ONE_EPOCH = replace(TINY, epochs=1)
@@ -103,6 +104,16 @@ def test_a_model_file_of_something_else_is_trained_again(data: DataSet, tmp_path
     path.write_bytes(other.read_bytes())
     assert train_once(asked, data, trainer) == (path, True)
     assert path.read_bytes() == whole
+
+
+def test_what_diverged_is_not_done(data: DataSet, tmp_path: Path) -> None:
+    """Its best epoch is there under the name; the same error comes again, and nothing takes it for whole."""
+    settings = replace(TINY, epochs=3, batch_size=24, step_epochs=1, step_factor=1e16, keep="best_loss")
+    asked = wanted(data, tmp_path, training=settings)
+    for _ in range(2):
+        with pytest.raises(DivergedError):
+            train_once(asked, data, Trainer())
+        assert asked.output.is_file()
 
 
 def test_a_decoder_is_trained_again_when_stage_one_changed(data: DataSet, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from training_factories import SMALL, TINY, slice_index, slice_set, split
 
 from vaeseg.config import TrainingConfig
 from vaeseg.errors import TrainingError
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, learning_rate, score, train
+from vaeseg.training.loop import (
+    DivergedError,
+    Keeping,
+    TrainingData,
+    TrainingInterruptedError,
+    learning_rate,
+    score,
+    train,
+)
 from vaeseg.training.observing import EpochReport, Observer, told_both
 from vaeseg.training.sources import ResidentSource
 from vaeseg.training.state import WeightMean, save_best
@@ -123,6 +133,15 @@ def test_divergence_stops_with_the_last_good_state(tmp_path: Path) -> None:
         trained(tmp_path, replace(TINY, learning_rate=1e30))
     _, reports = trained(tmp_path, replace(TINY, epochs=1), resume=True)
     assert [report.epoch for report in reports] == [1]
+
+
+def test_an_epoch_after_which_dev_is_no_number_leaves_the_state_before_it(tmp_path: Path) -> None:
+    """The one step of the second epoch is too large: its loss was fine, that of dev is not."""
+    config = replace(TINY, epochs=3, batch_size=24, step_epochs=1, step_factor=1e16)
+    with pytest.raises(DivergedError, match="in epoch 3, after 24 of 24 slices"):
+        trained(tmp_path, config)
+    with safe_open(tmp_path / "state.safetensors", framework="pt") as state:
+        assert json.loads(state.metadata()["progress"])["epoch"] == 1
 
 
 @pytest.mark.parametrize("seconds", [300.0, 0.0], ids=["from the epoch's start", "from within the epoch"])

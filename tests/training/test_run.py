@@ -22,7 +22,7 @@ from vaeseg.io.dataset import open_data_set
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.history import read_history
-from vaeseg.training.loop import train
+from vaeseg.training.loop import DivergedError, train
 from vaeseg.training.observing import Observer
 from vaeseg.training.run import build_model, check_workers, chosen_split, run_training, stays_in_memory
 from vaeseg.training.state import Progress
@@ -99,6 +99,19 @@ def test_run_writes_a_model_that_says_where_it_comes_from(data: str, tmp_path: P
     assert all(value is None or math.isfinite(value) for value in result.metrics.values())
     assert len(checkpoint.metadata.seen_tokens) == 9, "eight subjects to train on, one to choose by"
     assert {path.name for path in (tmp_path / "m.training").iterdir()} == {"history.jsonl", "lock"}
+
+
+def test_a_training_that_diverges_ends_with_its_best_epoch(data: str, tmp_path: Path) -> None:
+    """It is an error all the same, which names the model; the state before is there, and leads there again."""
+    good = replace(TINY, epochs=1, batch_size=24, step_epochs=1, step_factor=1e16)
+    run_training(request(data, tmp_path / "good.safetensors", training=good))
+    ask = request(data, tmp_path / "m.safetensors", training=replace(good, epochs=3, keep="best_loss"))
+    for resume in (False, True):
+        with pytest.raises(DivergedError, match=r"lower learning_rate .* m is written .* of epoch 1, the best"):
+            run_training(replace(ask, resume=resume))
+        best, wanted = (load_checkpoint(tmp_path / f"{name}.safetensors").state for name in ("m", "good"))
+        assert all(torch.equal(best[name], weight) for name, weight in wanted.items())
+        assert ask.state_path.is_file()
 
 
 def test_decoder_starts_from_stage_one(data: str, tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ def train_once(
 
 
 def _is_done(request: TrainingRequest, data: DataSet) -> bool:
-    """Whether the model file is there and was trained on this data, split, settings and stage-one model."""
+    """Whether the model file is there and was trained on this data, split, settings and stage-one model, to the end."""
+    if request.state_path.is_file():  # of a training that diverged after its best epoch
+        return False
     try:
         found = load_checkpoint(request.output)
         parent = load_checkpoint(request.parent).digest if request.parent else ""

@@ -80,6 +80,10 @@ class Keeping:
         return self.directory / "best.safetensors"
 
 
+class DivergedError(TrainingError):
+    """The loss is not finite any more."""
+
+
 class TrainingInterruptedError(TrainingError):
     """Training was asked to stop; its state is kept."""
 
@@ -96,6 +100,9 @@ def train(
 ) -> Progress:
     """Train a `VariationalAutoencoder` (stage one) or a `Segmenter` (stage two) in place, and leave it as it is kept.
 
+    Where the loss is not finite any more and weights of a best epoch are kept, it ends with these as if it had stopped
+    early, and with `diverged` in what it returns.
+
     Killed at any point and resumed, it ends with bit for bit the same weights on a CPU with as many threads and
     workers. On a CPU the process keeps the memory that it frees, from here on.
 
@@ -109,16 +116,22 @@ def train(
         observer: told of steps and epochs.
 
     Raises:
-        TrainingError: the loss is not finite, there is nothing to resume, or another training took the best weights.
+        DivergedError: the loss is not finite, and no weights of a best epoch are kept.
+        TrainingError: there is nothing to resume, or another training took the best weights.
         TrainingInterruptedError: the observer asked to stop.
         StoreError: the state cannot be written.
     """
     loop = _Loop(model, data, config, keeping, threshold, worker, observer or Observer())
     loop.prepare()
-    while loop.goes_on():
-        loop.run_epoch()
-        if loop.goes_on() and loop.observer.should_stop():
-            raise TrainingInterruptedError(INTERRUPTED)
+    try:
+        while loop.goes_on():
+            loop.run_epoch()
+            if loop.goes_on() and loop.observer.should_stop():
+                raise TrainingInterruptedError(INTERRUPTED)
+    except DivergedError as error:
+        if config.keep == "last" or not loop.progress.best_epoch:
+            raise
+        loop.progress.diverged = str(error)
     loop.take_kept_weights()
     return loop.progress
 
@@ -288,10 +301,9 @@ class _Loop:
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + total
         self.progress.place = place
         if not math.isfinite(self.progress.sums["loss"]):
-            raise TrainingError(
-                f"the loss became {self.progress.sums['loss']} in epoch {self.progress.epoch + 1}, after "
-                f"{place} of {n_slices} slices; lower learning_rate (now {self.config.learning_rate:g}). The state "
-                f"before that is kept, and the weights of the best epoch so far ({self.progress.best_epoch or 'none'})"
+            raise DivergedError(
+                f"the loss became {self.progress.sums['loss']} in epoch {self.progress.epoch + 1}, after {place} of "
+                f"{n_slices} slices: train again with a lower learning_rate (now {self.config.learning_rate:g})"
             )
         self.observer.on_step(place, n_slices, {name: total / place for name, total in self.progress.sums.items()})
         stop = self.observer.should_stop()
@@ -321,7 +333,8 @@ class _Loop:
             if self.config.keep != "last" and self.worker.leads:
                 kept = self.mean.weights if self.mean is not None else self.model.state_dict()
                 save_best(self.keeping.best_path, kept, self.keeping.fingerprint)
-        self._save()
+        if figures is not None:  # else the last good state stays
+            self._save()
         if progress.best is None and self.config.keep != "last" and progress.epoch == self.config.epochs:
             raise TrainingError(
                 f"no epoch gave a dev figure to choose by; train with keep=last (now {self.config.keep})"

@@ -27,7 +27,7 @@ from vaeseg.records import IntArray
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
 from vaeseg.training.lock import locked
-from vaeseg.training.loop import Keeping, TrainingData, train
+from vaeseg.training.loop import DivergedError, Keeping, TrainingData, train
 from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.parallel import ALONE, Worker
 from vaeseg.training.sources import ResidentSource, SliceSource, fits
@@ -115,7 +115,8 @@ def run_training(
 
     Raises:
         UsageError: the data set cannot be used for this, or another process trains a model of this name.
-        TrainingError: no data, divergence, or nothing to resume.
+        DivergedError: the loss is not finite any more; with `keep=best_...` the best epoch is written all the same.
+        TrainingError: no data, or nothing to resume.
         StoreError: model or state cannot be written, or the data set is damaged.
     """
     with locked(request.directory) if worker.leads else nullcontext():
@@ -152,6 +153,13 @@ def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_sour
     metrics = _final_metrics(model, source, data, split, request.training, worker)
     if worker.leads:
         _save(model, request, data, split, parent, metrics)
+    if progress.diverged:
+        worker.gathered(None)  # an error of one may end all: not before the model is written
+        raise DivergedError(
+            f"{progress.diverged}. The model {request.output.stem} is written with the weights of epoch "
+            f"{progress.best_epoch}, the best before that"
+        )
+    if worker.leads:
         for path in (keeping.state_path, keeping.best_path):
             path.unlink(missing_ok=True)
     return TrainedModel(

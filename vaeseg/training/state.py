@@ -37,6 +37,8 @@ class Progress:
     """Best dev figures of any epoch, the first first; the higher the better."""
     best_epoch: int = 0
     """From 1; 0 before the first evaluation."""
+    diverged: str = ""
+    """How the loss stopped being finite, where a training ended by that with its best epoch; no state has it."""
 
 
 class WeightMean:

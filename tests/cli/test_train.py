@@ -126,6 +126,31 @@ def test_settings_may_not_change_stage_ones_network(data: str, tmp_path: Path) -
     assert "cannot change" in done.stderr
 
 
+def test_nothing_is_replaced_unasked(data: str, tmp_path: Path) -> None:
+    """Neither a model nor the state of an unfinished training; --force does, but the model it starts from."""
+    common = ["decoder", "--data", data, "--store", tmp_path, "--epochs", 1, *QUICK]
+    model = tmp_path / "models" / "m.safetensors"
+    assert vaeseg(*common, "--name", "m").exit_code == 0
+    before = model.read_bytes()
+    refused = vaeseg(*common, "--name", "m", "--seed", 1)
+    assert (refused.exit_code, model.read_bytes()) == (2, before)
+    assert "another model is called m: choose another --name, or replace it with --force" in refused.stderr
+    parent = ["decoder", "--data", data, "--store", tmp_path, "--epochs", 1, "--vae", "m", "--name", "m"]
+    for option in ([], ["--force"], ["--resume"]):
+        own = vaeseg(*parent, *option)
+        assert (own.exit_code, model.read_bytes()) == (2, before)
+        assert "the model that it starts from" in own.stderr
+    state = tmp_path / "models" / "m.training" / "state.safetensors"
+    state.write_bytes(b"half")
+    unfinished = vaeseg(*common, "--name", "m")
+    assert (unfinished.exit_code, state.read_bytes()) == (2, b"half")
+    assert "--resume goes on, --force starts over" in unfinished.stderr
+    assert vaeseg(*common, "--name", "m", "--force", "--resume").exit_code == 2
+    assert vaeseg(*common, "--name", "m", "--seed", 1, "--force").exit_code == 0
+    assert model.read_bytes() != before
+    assert not state.exists()
+
+
 def test_nothing_to_resume_is_an_error(data: str, tmp_path: Path) -> None:
     """--resume without a state says so and exits 1."""
     done = vaeseg("decoder", "--data", data, "--name", "m", "--store", tmp_path, "--resume", *QUICK)
@@ -154,7 +179,7 @@ def test_metrics_are_served_while_it_trains(data: str, tmp_path: Path, monkeypat
             seen.append(answer.read().decode())
 
     monkeypatch.setattr("vaeseg.training.tensorboard.TensorBoard.on_epoch", scrape)
-    command = ["decoder", "--data", data, "--name", "m", "--store", tmp_path, "--epochs", 2, *QUICK]
+    command = ["decoder", "--data", data, "--name", "m", "--store", tmp_path, "--epochs", 2, "--force", *QUICK]
     assert vaeseg(*command, "--metrics-port", port).exit_code == 0
     assert "vaeseg_training_epochs_planned 2.0" in seen[-1]
     with socket.socket() as taken:

@@ -88,6 +88,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
             click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus on 127.0.0.1."),
             click.option("--half", is_flag=True, help="Store the weights in half precision."),
             click.option("--resume", is_flag=True, help="Go on after an interruption; give the same options."),
+            click.option("--force", is_flag=True, help="Replace a model or an unfinished training of that name."),
             json_option,
         ]
     ):
@@ -175,12 +176,15 @@ def _request(
     state_minutes: float,
     half: bool,
     resume: bool,
+    force: bool,
 ) -> TrainingRequest:
     from vaeseg.io.dataset import open_data_set
     from vaeseg.models.checkpoint import load_checkpoint
     from vaeseg.models.files import model_path, resolve_model
-    from vaeseg.training.run import TrainingRequest, chosen_split
+    from vaeseg.training.run import TrainingRequest, check_nothing_is_replaced, chosen_split
 
+    if resume and force:
+        raise UsageError("--resume goes on with a training, --force starts it over: give one of them")
     directory = directory_for_training(store, name)
     changes = settings_of(settings, ("seed", "split", "fold", *(["epochs"] if epochs else [])))
     parent = resolve_model(vae, directory / "models") if vae else None
@@ -204,6 +208,8 @@ def _request(
     except ValueError as error:
         raise UsageError(str(error)) from error
     chosen_split(prepared, request)
+    if not (resume or force):
+        check_nothing_is_replaced(request)
     if preset == "paper" and prepared.manifest.preprocessing.intensity != "minmax":
         click.echo(
             "vaeseg-batch: the paper scales each volume by its own range: prepare with --intensity minmax", err=True

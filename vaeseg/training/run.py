@@ -72,6 +72,8 @@ class TrainingRequest:
         crop = self.training.crop_size
         if crop and (self.architecture.kind == "paper" or crop % self.architecture.downsampling):
             raise ValueError(f"crop_size {crop} needs a spatial latent and a multiple of its downsampling")
+        if self.parent is not None and self.parent.resolve() == self.output.resolve():
+            raise ValueError(f"{self.output.stem} would replace the model that it starts from: give another --name")
 
     @property
     def directory(self) -> Path:
@@ -199,6 +201,19 @@ def chosen_split(data: DataSet, request: TrainingRequest) -> Split:
                 "training needs slices to train on (train) and to steer by (val)"
             )
     return split
+
+
+def check_nothing_is_replaced(request: TrainingRequest) -> None:
+    """Make sure that a training from the start loses no model and no state of its name.
+
+    Raises:
+        UsageError: one is there.
+    """
+    name = request.output.stem
+    if request.state_path.exists():
+        raise UsageError(f"there is a state of an unfinished training of {name}: --resume goes on, --force starts over")
+    if request.output.exists():
+        raise UsageError(f"another model is called {name}: choose another --name, or replace it with --force")
 
 
 def check_workers(request: TrainingRequest, n_workers: int) -> None:

@@ -112,7 +112,7 @@ class TrainingState:
         vars(self.progress).update(vars(progress))
 
     def _damaged(self) -> TrainingError:
-        return TrainingError(f"the state in {self.path.parent.name} is damaged; train without --resume")
+        return TrainingError(f"the state in {self.path.parent.name} is damaged; remove it, or train with --force")
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -152,7 +152,7 @@ def load_best(path: Path, fingerprint: Mapping[str, str]) -> dict[str, Tensor]:
         found = json.loads(described["fingerprint"]) if "fingerprint" in described else fingerprint
     except (SafetensorError, OSError, ValueError) as error:
         raise TrainingError(
-            f"the weights of the best epoch in {path.parent.name} are gone or damaged; train without --resume"
+            f"the weights of the best epoch in {path.parent.name} are gone or damaged; train with --force"
         ) from error
     _check_same_training(path.parent.name, found, fingerprint)
     return weights
@@ -177,7 +177,7 @@ def _check_same_training(name: str, found: Mapping[str, str], wanted: Mapping[st
         if found.get(key) != wanted[key]:
             raise TrainingError(
                 f"the state in {name} belongs to another training: its {key} is {found.get(key)}, now "
-                f"{wanted[key]}; give the same options, or train without --resume"
+                f"{wanted[key]}; give the same options, or train with --force"
             )
 
 

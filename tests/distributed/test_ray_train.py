@@ -76,6 +76,7 @@ def test_two_workers_have_the_losses_of_one_with_twice_the_batch_even_if_one_is_
         expected = figures(alone)[report.epoch - 1]
         assert figures([report])[0] == pytest.approx(expected, rel=5e-3, abs=2e-3)
     assert load_checkpoint(ask.output).kind == "segmenter"
+    assert load_checkpoint(ask.output).metadata.workers == 2
 
 
 @pytest.mark.slow

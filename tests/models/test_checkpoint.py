@@ -31,6 +31,7 @@ PROVENANCE = Provenance(
     parent_digest="f" * 64,
     seen_tokens=("0" * 16, "1" * 16),
     commit="c" * 40,
+    workers=3,
 )
 
 
@@ -188,6 +189,9 @@ def test_missing_metadata_is_refused_by_name(saved: Path, name: str) -> None:
         ("metrics", '{"dev_iou_label": "very good"}', "metrics"),
         ("metrics", f'{{"dev_iou_label": {10**400}}}', "metrics"),
         ("seen_tokens", "{}", "seen_tokens"),
+        ("workers", "0", "no number of workers"),
+        ("workers", "two", "no number of workers"),
+        ("workers", "9" * 5000, "no number of workers"),
     ],
 )
 def test_impossible_metadata_is_refused(saved: Path, name: str, text: str, said: str) -> None:

@@ -71,6 +71,14 @@ def test_a_preset_as_it_is_needs_no_settings() -> None:
     )
 
 
+@pytest.mark.parametrize(("workers", "option"), [(2, " --workers 2"), (1, ""), (None, "")])
+def test_several_workers_are_an_option(workers: int | None, option: str) -> None:
+    """Two train as one does with twice the batch; an older record does not say how many there were."""
+    training, architecture = configs("vae", "improved", {}, 64, None)
+    found = training_command(record("vae", training, architecture, workers=workers))
+    assert found == f"vaeseg-batch train vae --data DATA --name NAME --preset improved{option}"
+
+
 def test_the_network_of_a_stage_one_model_is_not_set_again() -> None:
     """`train` refuses settings of the network beside --vae."""
     training, architecture = configs("decoder", "paper", {"base_width": "8"}, 64, None)

@@ -95,6 +95,7 @@ def test_run_writes_a_model_that_says_where_it_comes_from(data: str, tmp_path: P
     assert checkpoint.metadata.metrics == result.metrics
     assert {"dev_iou_label_or_prediction", "test_iou_label"} <= set(result.metrics)
     assert json.loads(checkpoint.metadata.training)["epochs"] == 1
+    assert checkpoint.metadata.workers == 1
     assert (result.n_subjects, result.n_slices, result.epochs, result.best_epoch) == (10, 30, 1, 1)
     assert all(value is None or math.isfinite(value) for value in result.metrics.values())
     assert len(checkpoint.metadata.seen_tokens) == 9, "eight subjects to train on, one to choose by"

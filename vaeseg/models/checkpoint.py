@@ -83,6 +83,7 @@ def save_checkpoint(
         "metrics": json.dumps(dict(metadata.metrics), sort_keys=True, allow_nan=False),
         "seen_tokens": json.dumps(sorted(metadata.seen_tokens)),
         **{name: getattr(metadata, name) for name in PLAIN_FIELDS},
+        **({"workers": str(metadata.workers)} if metadata.workers else {}),
     }
     data = checkpoint_bytes(described, {name: stored(weight, half) for name, weight in model.state_dict().items()})
     write_model_file(path, data)

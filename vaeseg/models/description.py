@@ -25,7 +25,7 @@ from vaeseg.paths import AnyPath
 FORMAT_VERSION = "2"
 """Raised when an older vaeseg could misread a newer file. Files of version 1 had no digest of their content."""
 FIRST_VERSION = "1"
-SINCE_SECOND = frozenset({"content_digest", "seen_tokens", "commit"})
+SINCE_SECOND = frozenset({"content_digest", "seen_tokens", "commit", "workers"})
 """Words that no file of version 1 has."""
 PICKLE_STARTS = (b"PK", b"\x80")
 """Of a zip, as torch.save writes it, and of a pickle. A safetensors header of 128 bytes begins like one too."""
@@ -152,6 +152,7 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
         preprocessing = from_json(PreprocessingConfig, described["preprocessing"])
         metrics = json.loads(described["metrics"])
         tokens = json.loads(described["seen_tokens"])
+        workers = _number(described["workers"]) if "workers" in described else None
         plain = {field_name: described[field_name] for field_name in PLAIN_FIELDS}
     except KeyError as error:
         raise CheckpointError(f"model {name} lacks its {error.args[0]}; train it again") from error
@@ -164,7 +165,14 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
             f"model {name} contradicts itself: network for {architecture.image_size} pixels, "
             f"preprocessing for {preprocessing.image_size}"
         )
-    return architecture, preprocessing, Provenance(metrics=metrics, seen_tokens=tuple(map(str, tokens)), **plain)
+    provenance = Provenance(metrics=metrics, seen_tokens=tuple(map(str, tokens)), workers=workers, **plain)
+    return architecture, preprocessing, provenance
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise ValueError(f"{text[:20]} is no number of workers")
+    return int(text)
 
 
 def _are_figures(metrics: object) -> bool:

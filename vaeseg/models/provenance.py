@@ -26,6 +26,8 @@ class Provenance:
     """Figures measured when training ended; None where undefined."""
     training: str = "{}"
     """The `TrainingConfig` as JSON."""
+    workers: int | None = None
+    """How many trained together, at the end; a step had as many batches. None where it was not recorded."""
     parent_digest: str = ""
     """Digest of the checkpoint that training started from; empty for none."""
     vaeseg_version: str = __version__

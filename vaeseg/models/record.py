@@ -44,6 +44,7 @@ def record_of(checkpoint: Checkpoint) -> Record:
         "split_digest": provenance.split_digest or None,
         "seen_tokens": len(provenance.seen_tokens) or None,
         "training": _training(provenance.training),
+        "workers": provenance.workers,
         "metrics": dict(provenance.metrics),
         "parent_digest": provenance.parent_digest or None,
         "commit": provenance.commit or None,

@@ -33,8 +33,9 @@ def training_command(record: Mapping[str, Any]) -> str | None:
     written = [_from_preset(stage, preset, record) for preset in PRESETS]
     start = f"vaeseg-batch train {stage} --data DATA --name NAME"
     parent = " --vae STAGE_ONE" if record["parent_digest"] and stage == "decoder" else ""
+    workers = f" --workers {record['workers']}" if (record.get("workers") or 1) > 1 else ""
     half = " --half" if record["precision"] == "half" else ""
-    return start + parent + min(written, key=len) + half
+    return start + parent + min(written, key=len) + workers + half
 
 
 def _from_preset(

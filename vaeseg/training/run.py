@@ -154,7 +154,7 @@ def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_sour
         _round_weights(model)
     metrics = _final_metrics(model, source, data, split, request.training, worker)
     if worker.leads:
-        _save(model, request, data, split, parent, metrics)
+        _save(model, request, data, split, parent, metrics, worker)
     if progress.diverged:
         worker.gathered(None)  # an error of one may end all: not before the model is written
         raise DivergedError(
@@ -336,6 +336,7 @@ def _save(
     split: Split,
     parent: Checkpoint | None,
     metrics: dict[str, float | None],
+    worker: Worker,
 ) -> None:
     provenance = Provenance(
         data_digest=data.manifest.digest,
@@ -345,6 +346,7 @@ def _save(
         parent_digest=parent.digest if parent else "",
         seen_tokens=_seen(data, split, parent),
         commit=source_commit(),
+        workers=worker.world,
     )
     save_checkpoint(request.output, model, data.manifest.preprocessing, provenance, request.half)
 

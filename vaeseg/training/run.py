@@ -301,8 +301,8 @@ def _round_weights(model: VariationalAutoencoder) -> None:
     model.load_state_dict(rounded)
 
 
-def _divergence(what: str, config: TrainingConfig) -> TrainingError:
-    return TrainingError(
+def _divergence(what: str, config: TrainingConfig) -> DivergedError:
+    return DivergedError(
         f"training diverged: {what}; no model was written. Lower learning_rate (now {config.learning_rate:g})"
     )
 

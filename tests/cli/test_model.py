@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vaeseg.cli import main
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig
 from vaeseg.models import files as model_files
 from vaeseg.models.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
-from vaeseg.models.provenance import Provenance
+from vaeseg.models.provenance import UNKNOWN_TOKEN, Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 
@@ -359,6 +360,27 @@ def test_a_card_says_what_the_record_says(store: Path, tmp_path: Path) -> None:
     assert "| test_iou_label | undefined |" in card
     assert run(store, "card", "lung", "--out", tmp_path / "card.md").exit_code == 0
     assert (tmp_path / "card.md").read_text() == card
+
+
+def test_a_card_says_what_a_model_before_took_away(store: Path) -> None:
+    """Test figures of subjects that it had seen, and the knowledge of all who were seen."""
+    metadata = load_checkpoint(lung(store)).metadata
+    for figure, said, tokens, limit in (
+        (0.5, "`test_` did not.", ("1" * 16,), None),
+        (
+            None,
+            "`test_` is undefined, since the model",
+            (UNKNOWN_TOKEN, "1" * 16),
+            "Whom the models before it have seen",
+        ),
+    ):
+        provenance = replace(metadata, metrics={"dev_loss": 0.5, "test_loss": figure}, seen_tokens=tokens)
+        save_checkpoint(lung(store), Segmenter(ARCHITECTURE), PREPROCESSING, provenance)
+        card = run(store, "card", "lung").stdout
+        assert said in card
+        assert "known by 1 tokens" in card
+        assert ("seen is not recorded" in card) == (limit is not None)
+        assert (limit or "") in card
 
 
 def test_a_card_invents_nothing_and_nothing_breaks_out_of_it(store: Path, tmp_path: Path) -> None:

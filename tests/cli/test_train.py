@@ -151,6 +151,20 @@ def test_nothing_is_replaced_unasked(data: str, tmp_path: Path) -> None:
     assert not state.exists()
 
 
+def test_what_stage_one_has_seen_is_said(data: str, tmp_path: Path) -> None:
+    """By slice it has seen everybody; of the same split there is nothing to say."""
+    common = ["--data", data, "--store", tmp_path, "--epochs", 1]
+    assert vaeseg("vae", "--name", "one", *common, "--split", "slice", *QUICK).exit_code == 0
+    done = vaeseg("decoder", "--vae", "one", "--name", "two", *common, "--json")
+    assert done.exit_code == 0, done.output
+    assert "has seen 1 of the 1 subjects of the test part: there will be no test figures" in done.stderr
+    assert "has seen 1 of the 1 subjects of the dev part" in done.stderr
+    assert json.loads(done.stdout)["metrics"]["test_loss"] is None
+    same = vaeseg("decoder", "--vae", "one", "--name", "three", *common, "--split", "slice")
+    assert same.exit_code == 0, same.output
+    assert "has seen" not in same.stderr
+
+
 def test_nothing_to_resume_is_an_error(data: str, tmp_path: Path) -> None:
     """--resume without a state says so and exits 1."""
     done = vaeseg("decoder", "--data", data, "--name", "m", "--store", tmp_path, "--resume", *QUICK)

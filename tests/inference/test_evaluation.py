@@ -19,6 +19,7 @@ from vaeseg.errors import CheckpointError, UsageError
 from vaeseg.inference import evaluation
 from vaeseg.inference.evaluation import evaluate, load_model, remarks, result_json
 from vaeseg.inference.evaluation_sources import MsdSource, Refused, Subject
+from vaeseg.models.provenance import UNKNOWN_TOKEN
 
 
 @pytest.fixture
@@ -302,6 +303,17 @@ def test_unseen_subjects_are_evaluated(model: Path, three: Known, monkeypatch: p
     assert evaluate(load_model(model), three).overlap_subjects is None
     monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-x"}))
     assert evaluate(load_model(model), three).overlap_subjects == 0
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_model_that_knows_a_part_of_whom_it_saw(model: Path, three: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those it knows are refused; nothing in common with them proves nothing."""
+    monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-x", UNKNOWN_TOKEN}))
+    assert evaluate(load_model(model), three).overlap_subjects is None
+    monkeypatch.setattr(evaluation, "seen_tokens", lambda _: frozenset({"token-b", UNKNOWN_TOKEN}))
+    with pytest.raises(UsageError, match="trained on 1 of these 3 subjects"):
+        evaluate(load_model(model), three)
+    assert evaluate(load_model(model), three, allow_overlap=True).overlap_subjects == 1
 
 
 def test_a_model_whose_values_are_not_finite_has_no_figures(tmp_path: Path) -> None:

@@ -175,6 +175,18 @@ def test_weights_that_are_not_finite_are_divergence(data: str, tmp_path: Path, m
     assert not (tmp_path / "m.safetensors").exists()
 
 
+def test_test_figures_are_not_of_whom_the_model_before_has_seen(data: str, tmp_path: Path) -> None:
+    """On another data set, in which the same subjects are kept back: null; on the same split all is measured."""
+    one_epoch = replace(TINY, epochs=1)
+    vae = tmp_path / "vae.safetensors"
+    run_training(request(data, vae, stage="vae", training=one_epoch))
+    fewer = write_squares(tmp_path / "fewer", n_subjects=3)
+    for name, known in (("same", data), ("fewer", fewer)):
+        metrics = run_training(request(known, tmp_path / f"{name}.safetensors", training=one_epoch, parent=vae)).metrics
+        assert metrics["dev_loss"] is not None
+        assert [metrics[f"test_{figure}"] is None for figure in ("loss", "bce", "iou_label")] == [name == "fewer"] * 3
+
+
 def test_figures_of_half_precision_are_those_of_the_file(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,8 +181,8 @@ def _warn(evaluation: Evaluation, result: dict[str, Any]) -> None:
         click.echo(remark, err=True)
     if evaluation.overlap_subjects is None:
         click.echo(
-            f"whether {evaluation.model} was trained on these subjects cannot be checked: it does not record whom it "
-            "has seen",
+            f"whether {evaluation.model} was trained on these subjects cannot be checked: it does not record all whom "
+            "it has seen",
             err=True,
         )
     elif evaluation.overlap_subjects:

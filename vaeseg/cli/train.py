@@ -182,13 +182,15 @@ def _request(
     from vaeseg.models.checkpoint import load_checkpoint
     from vaeseg.models.files import model_path, resolve_model
     from vaeseg.training.run import TrainingRequest, check_nothing_is_replaced, chosen_split
+    from vaeseg.training.seen import remarks
 
     if resume and force:
         raise UsageError("--resume goes on with a training, --force starts it over: give one of them")
     directory = directory_for_training(store, name)
     changes = settings_of(settings, ("seed", "split", "fold", *(["epochs"] if epochs else [])))
     parent = resolve_model(vae, directory / "models") if vae else None
-    given = load_checkpoint(parent).architecture if parent else None
+    before = load_checkpoint(parent) if parent else None
+    given = before.architecture if before else None
     prepared = open_data_set(data)
     try:
         training, architecture = configs(stage, preset, changes, prepared.manifest.preprocessing.image_size, given)
@@ -207,9 +209,11 @@ def _request(
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    chosen_split(prepared, request)
+    chosen = chosen_split(prepared, request)
     if not (resume or force):
         check_nothing_is_replaced(request)
+    for remark in remarks(prepared, chosen, before) if before else ():
+        click.echo(f"vaeseg-batch: {remark}", err=True)
     if preset == "paper" and prepared.manifest.preprocessing.intensity != "minmax":
         click.echo(
             "vaeseg-batch: the paper scales each volume by its own range: prepare with --intensity minmax", err=True

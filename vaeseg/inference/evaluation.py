@@ -22,6 +22,7 @@ from vaeseg.geometry.resample import covered_by_slice, label_to_model_grid, mask
 from vaeseg.inference.evaluation_sources import Refused, Source, Subject
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint
+from vaeseg.models.provenance import are_all_seen
 from vaeseg.noticed import by_warning, sentences
 from vaeseg.paths import AnyPath, printable
 from vaeseg.records import BoolArray, IntArray, Warn
@@ -72,7 +73,7 @@ class Evaluation:
     """On the model grid, padding beside non-square slices left out."""
     refused: tuple[Refused, ...]
     overlap_subjects: int | None
-    """Evaluated subjects that the model was trained on; None where the model does not say whom it has seen."""
+    """Evaluated subjects that the model was trained on; None where none is known and it does not say whom it saw."""
     n_duplicates: int = 0
     """Evaluated subjects that are another one of them under another name."""
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -134,7 +135,7 @@ def evaluate(
         table=tabulate(parts),
         calibration=calibration,
         refused=tuple(refused),
-        overlap_subjects=n_overlapping if seen else None,
+        overlap_subjects=n_overlapping if n_overlapping or are_all_seen(seen) else None,
         n_duplicates=n_duplicates,
         warnings=by_warning(noticed),
     )

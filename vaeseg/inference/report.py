@@ -236,7 +236,9 @@ def _notes(data: Record) -> str:
             "These are not figures of unseen patients."
         )
     elif data["overlap_subjects"] is None:
-        notes.append("The model does not record whom it has seen: whether it was trained on these subjects is unknown.")
+        notes.append(
+            "The model does not record all whom it has seen: whether it was trained on these subjects is unknown."
+        )
     notes += [escape(remark) for remark in remarks(data)]
     if data["refused"]:
         notes.append(f"{len(data['refused'])} items could not be evaluated; they are listed at the end.")

@@ -95,9 +95,18 @@ def _figures(model: ListedModel, record: Mapping[str, object]) -> str:
         return f"## Figures\n\nFigures: {UNKNOWN}."
     return (
         "## Figures\n\nMeasured when training ended, on the model's own grid; `dev_` may have chosen the weights, "
-        "`test_` did not. `vaeseg-batch evaluate` measures at the image's own resolution.\n\n"
+        f"{_of_test(record)}. `vaeseg-batch evaluate` measures at the image's own resolution.\n\n"
         + table(metrics, absent="undefined")
     )
+
+
+def _of_test(record: Mapping[str, object]) -> str:
+    """A loss is undefined where it was not to be measured."""
+    metrics = record["metrics"]
+    assert isinstance(metrics, Mapping)
+    if record["parent_digest"] and metrics.get("test_loss", 0.0) is None:
+        return "and `test_` is undefined, since the model that it started from had seen subjects of the test part"
+    return "`test_` did not"
 
 
 def _limits(model: ListedModel, record: Mapping[str, object]) -> str:
@@ -106,8 +115,9 @@ def _limits(model: ListedModel, record: Mapping[str, object]) -> str:
         "Slices are read one at a time; nothing is known of the slice above or below.",
         "Images that differ from its training data (other window, organ, reconstruction, contrast) were not measured.",
     ]
-    if not record["seen_tokens"]:
-        limits.append("Whom it has seen is not recorded, so that `evaluate` cannot refuse to measure on them.")
+    if not record["seen_tokens_are_all"]:
+        who = "Whom the models before it have" if record["seen_tokens"] else "Whom it has"
+        limits.append(f"{who} seen is not recorded, so that `evaluate` cannot refuse to measure on them.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 

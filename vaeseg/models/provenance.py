@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from vaeseg import __version__
 
 PLAIN_FIELDS = ("data_digest", "split_digest", "training", "parent_digest", "vaeseg_version", "commit")
 """Of `Provenance`, those that are text in a file too."""
+UNKNOWN_TOKEN = "unknown"
+"""Among the tokens of weights that come from a model which does not say whom it has seen; no subject has it."""
 GIT_SECONDS = 5.0
 
 
@@ -36,6 +38,11 @@ class Provenance:
     """Of the source it was trained with, `+` behind it for changed files; empty where that was no git checkout."""
     seen_tokens: tuple[str, ...] = ()
     """What the subjects are recognised by (`io.identity`) that these weights were trained on or chosen by."""
+
+
+def are_all_seen(tokens: Collection[str]) -> bool:
+    """Whether the tokens of a model are those of everybody whom it has seen."""
+    return bool(tokens) and UNKNOWN_TOKEN not in tokens
 
 
 def source_commit() -> str:

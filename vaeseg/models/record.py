@@ -11,6 +11,7 @@ import torch
 
 from vaeseg.config import ArchitectureConfig
 from vaeseg.models.checkpoint import Checkpoint
+from vaeseg.models.provenance import UNKNOWN_TOKEN, are_all_seen
 from vaeseg.models.vae import latent_shape
 
 Record = dict[str, Any]
@@ -42,7 +43,8 @@ def record_of(checkpoint: Checkpoint) -> Record:
         "preprocessing": asdict(checkpoint.preprocessing),
         "data_digest": provenance.data_digest or None,
         "split_digest": provenance.split_digest or None,
-        "seen_tokens": len(provenance.seen_tokens) or None,
+        "seen_tokens": len({*provenance.seen_tokens} - {UNKNOWN_TOKEN}) or None,
+        "seen_tokens_are_all": are_all_seen(provenance.seen_tokens),
         "training": _training(provenance.training),
         "workers": provenance.workers,
         "metrics": dict(provenance.metrics),

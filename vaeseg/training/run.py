@@ -23,13 +23,13 @@ from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.paths import AnyPath
-from vaeseg.records import IntArray
 from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
 from vaeseg.training.lock import locked
 from vaeseg.training.loop import DivergedError, Keeping, TrainingData, train
 from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.parallel import ALONE, Worker
+from vaeseg.training.seen import n_seen_before, seen_tokens
 from vaeseg.training.sources import ResidentSource, SliceSource, fits
 
 FREE_SHARE = 0.5
@@ -93,7 +93,7 @@ class TrainedModel:
     path: Path
     digest: str
     metrics: dict[str, float | None]
-    """`dev_...` and `test_...` figures of the weights that are kept."""
+    """`dev_...` and `test_...` figures of the weights that are kept; the latter None where the parent has seen them."""
     n_subjects: int
     n_slices: int
     epochs: int
@@ -153,6 +153,8 @@ def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_sour
     if request.half:
         _round_weights(model)
     metrics = _final_metrics(model, source, data, split, request.training, worker)
+    if n_seen_before(data, split, parent, split.test):
+        metrics |= {name: None for name in metrics if name.startswith("test_")}
     if worker.leads:
         _save(model, request, data, split, parent, metrics, worker)
     if progress.diverged:
@@ -344,16 +346,8 @@ def _save(
         metrics=metrics,
         training=as_json(request.training),
         parent_digest=parent.digest if parent else "",
-        seen_tokens=_seen(data, split, parent),
+        seen_tokens=seen_tokens(data, split, parent),
         commit=source_commit(),
         workers=worker.world,
     )
     save_checkpoint(request.output, model, data.manifest.preprocessing, provenance, request.half)
-
-
-def _seen(data: DataSet, split: Split, parent: Checkpoint | None) -> tuple[str, ...]:
-    """Tokens of every subject that had a part in these weights: trained on or chosen by, here or in stage one."""
-    slices: IntArray = data.index.subject_of_slice
-    subjects = {*slices[split.train].tolist(), *slices[split.dev].tolist()}
-    tokens = {token for subject in subjects for token in data.index.tokens[subject]}
-    return tuple(sorted(tokens | set(parent.metadata.seen_tokens if parent else ())))

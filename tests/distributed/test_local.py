@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 
 from vaeseg.distributed.local import start_ray
 from vaeseg.errors import ClusterError, UsageError
+
+A_RAY = """
+import importlib.util, json, os
+from pathlib import Path
+import ray
+from vaeseg.distributed.local import start_local_ray, stop_local_ray
+
+start_local_ray(1)
+found = ray.get(ray.remote(lambda: importlib.util.find_spec("dl") is not None).remote())
+directory = Path(os.environ["RAY_TMPDIR"], "ray")
+before = [path.name for path in directory.iterdir() if path.is_dir()]
+stop_local_ray()
+after = [path.name for path in directory.iterdir() if path.is_dir()]
+print(json.dumps([found, before, after]))
+"""
+"""Whether a worker would import from the working directory; what lies in Ray's directory before and after the end."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,17 +83,30 @@ def test_what_ray_says_of_a_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_python_says_while_ray_starts_is_shown_at_once(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Ray's own greeting is held back; a process that is told to stop meanwhile can say so."""
     seen = []
 
-    def greet(**options: object) -> None:
+    def greet(**options: object) -> SimpleNamespace:
         os.write(2, b"greeting\n")
         sys.stderr.write("interrupted\n")
         seen.append(capfd.readouterr().err)
+        return SimpleNamespace(address_info={"session_dir": str(tmp_path / "session")})
 
     monkeypatch.setattr(ray, "init", greet)
     start_ray(None, 2)
     assert seen == ["interrupted\n"]
     assert capfd.readouterr().err == ""
+
+
+def test_workers_import_nothing_from_where_the_command_runs_and_ray_leaves_no_directory(tmp_path: Path) -> None:
+    """A folder of data named like a module is not one; and what Ray wrote of a command goes with it."""
+    (tmp_path / "dl").mkdir()
+    with tempfile.TemporaryDirectory(prefix="rl") as directory:  # short: sockets must fit in 107 bytes
+        environment = {**os.environ, "RAY_TMPDIR": directory}
+        command = [sys.executable, "-P", "-c", A_RAY]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    found, before, after = json.loads(done.stdout.splitlines()[-1])
+    assert not found
+    assert (bool(before), after) == (True, [])

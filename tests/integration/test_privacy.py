@@ -39,11 +39,19 @@ MAY_HOLD_PATHS = {
 }
 """The columns that docs/data-model.md gives to paths."""
 
-WITH_METRICS = """
+KEEPING_LOGS = """
+from types import SimpleNamespace
+from vaeseg.cli import main
+from vaeseg.distributed import local
+
+local.shutil = SimpleNamespace(rmtree=lambda *_, **__: None)
+"""
+"""Ray's directory stays, to be searched."""
+
+WITH_METRICS = f"""{KEEPING_LOGS}
 import sys, time
 from urllib.request import urlopen
 import ray
-from vaeseg.cli import main
 from vaeseg.distributed import submit
 
 really_stop = submit.stop_local_ray
@@ -54,7 +62,7 @@ def scrape_and_stop():
     metrics = b""
     while b"ray_vaeseg_series_finished_total" not in metrics and time.monotonic() < until:
         time.sleep(0.5)
-        metrics = urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics").read()
+        metrics = urlopen(f"http://{{node['NodeManagerAddress']}}:{{node['MetricsExportPort']}}/metrics").read()
     sys.stderr.write(metrics.decode())
     really_stop()
 
@@ -133,7 +141,8 @@ def test_no_output_names_a_patient(
     assert "ray_vaeseg_series_finished_total{" in crashed.stderr
     run_id = json.loads(crashed.stdout)["run_id"]
     as_json = ("--log-format", "json", "--log-level", "debug")
-    retried = vaeseg_batch(*as_json, "retry", run_id, "--store", store, "--json")
+    searched = f"{KEEPING_LOGS}main()"
+    retried = vaeseg_batch(*as_json, "retry", run_id, "--store", store, "--json", program=searched)
     assert "debug" in {json.loads(line)["level"] for line in retried.stderr.splitlines()}
     assert json.loads(retried.stdout)["outcomes"]["failed"] == 1, retried.stderr
     key = asked("subject-key", "--store", store, text=canaries.ELEMENTS["PatientID"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -16,10 +17,12 @@ from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import TextIOBase
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray.job_config import JobConfig
 
 from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
 from vaeseg.logs import for_printing
@@ -37,6 +40,8 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of tasks that nobody waits for any more: the first that failed was told
 }
+_directories: list[Path] = []
+"""Of the Ray that this process started, while it runs."""
 
 
 def start_ray(address: str | None, n_cpus: int) -> None:
@@ -128,7 +133,7 @@ def start_local_ray(n_cpus: int | None = None) -> None:
     could_not = "Ray cannot be started on this machine"
     with _failure_in_a_line(could_not), _native_stderr_held_back(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own settings
-        _init(
+        context = _init(
             address="local",
             num_cpus=n_cpus or os.cpu_count() or 1,
             include_dashboard=False,
@@ -136,37 +141,50 @@ def start_local_ray(n_cpus: int | None = None) -> None:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
+    _directories.append(Path(context.address_info["session_dir"]))
 
 
-def _init(**options: Any) -> None:
+class _InstalledCodeOnly(JobConfig):  # type: ignore[misc]  # ray has no types
+    """Keeps the driver's working directory off its workers' path, where Ray puts it first unless a job brings its own.
+
+    A folder of somebody's data that is named like a module, such as ``dl``, would be imported in its place.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+def _init(**options: Any) -> Any:
     """`ray.init` in a thread that stays, from where any other thread may use Ray.
 
     In the main thread it would take SIGTERM for itself and end the process without a word to the database. In a thread
     that ends, the next thread that uses Ray would end the process on the spot (exit code 1, no message).
     """
-    started: Future[None] = Future()
+    started: Future[Any] = Future()
 
     def keep() -> None:
         try:
-            ray.init(**options)
+            context = ray.init(job_config=_InstalledCodeOnly(), **options)
         except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
             started.set_exception(error)
             return
-        started.set_result(None)
+        started.set_result(context)
         threading.Event().wait()
 
     threading.Thread(target=keep, name="ray", daemon=True).start()
-    started.result()
+    return started.result()
 
 
 def stop_local_ray() -> None:
     """End the Ray that `start_local_ray` started; only once no other thread uses it.
 
     Object references that are collected after the end, in whichever thread, would end the process on the spot (exit
-    code 1, no message): they are collected first.
+    code 1, no message): they are collected first. Its directory goes with it: Ray itself leaves all logs behind.
     """
     gc.collect()
-    ray.shutdown()
+    ray.shutdown(wait_for_processes=True)
+    while _directories:
+        shutil.rmtree(_directories.pop(), ignore_errors=True)
 
 
 def nodes_with_cpus() -> list[str]:

@@ -11,6 +11,7 @@ import ray.data
 import torch
 
 from vaeseg.distributed.ray_data import presented
+from vaeseg.errors import StoreError, VaesegError
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.slices import SliceSet
 from vaeseg.records import IntArray
@@ -27,6 +28,9 @@ class StreamedSource:
     Args:
         data: the data set; every node that runs a reading task must see its location.
         device: where batches are wanted.
+
+    Raises:
+        StoreError: while it is read, the data set is damaged, or was prepared again.
     """
 
     def __init__(self, data: DataSet, device: torch.device) -> None:
@@ -63,8 +67,11 @@ class StreamedSource:
         """Row groups in the order given, decoded by Ray tasks somewhere in the cluster."""
         dataset = ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups))
         dataset.context.execution_options.preserve_order = True
-        read = presented(dataset.map(_read_row_group, fn_kwargs={"location": self._data.location}), "slices")
+        expected = {"location": self._data.location, "digest": self._data.manifest.digest}
+        read = presented(dataset.map(_read_row_group, fn_kwargs=expected), "slices")
         for row in read.iter_rows():
+            if "error" in row:
+                raise row["error"]
             yield row["group"], SliceSet(images=row["images"], packed_labels=row.get("labels"))
 
 
@@ -72,11 +79,23 @@ def _first_need(needed: Sequence[IntArray]) -> list[int]:
     return list(dict.fromkeys(int(group) for groups in needed for group in groups))
 
 
-_opened = lru_cache(maxsize=1)(open_data_set)
-"""Opened once in each process that reads."""
+@lru_cache(maxsize=1)
+def _opened(location: str, digest: str) -> DataSet:
+    """Opened once in each process that reads; perhaps long after the training itself has opened it."""
+    data = open_data_set(location)
+    if data.manifest.digest != digest:
+        raise StoreError(
+            f"the data set {location} was prepared again while a training reads it (digest "
+            f"{data.manifest.digest[:12]}, expected {digest[:12]}): train on it from the start, without --resume"
+        )
+    return data
 
 
-def _read_row_group(row: dict[str, Any], location: str) -> dict[str, Any]:
-    slices = _opened(location).read_row_group(row["group"])
+def _read_row_group(row: dict[str, Any], location: str, digest: str) -> dict[str, Any]:
+    """Our own errors are values: they would come again, and Ray makes others of them."""
+    try:
+        slices = _opened(location, digest).read_row_group(row["group"])
+    except VaesegError as error:
+        return {"group": row["group"], "error": error}
     read = {"group": row["group"], "images": slices.images}
     return read if slices.packed_labels is None else {**read, "labels": slices.packed_labels}

@@ -1,0 +1,40 @@
+"""Row groups that are read elsewhere, and later than the data set was opened."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_factories import write_squares
+
+from vaeseg.distributed.streaming import StreamedSource, _read_row_group
+from vaeseg.errors import StoreError
+from vaeseg.io.dataset import open_data_set
+
+
+def test_a_data_set_that_was_prepared_again_is_not_read(tmp_path: Path) -> None:
+    """Other slices in the same place would be trained on under the old digest: the error says what to do."""
+    location = write_squares(tmp_path / "set")
+    digest = open_data_set(location).manifest.digest
+    shutil.rmtree(location)
+    write_squares(tmp_path / "set", n_subjects=9)
+    error = _read_row_group({"group": 0}, location, digest)["error"]
+    assert isinstance(error, StoreError)
+    assert "prepared again" in str(error)
+    assert "without --resume" in str(error)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_wrong_with_a_row_group_is_raised_as_it_is(tmp_path: Path) -> None:
+    """Not as Ray's account of it, which would be tried again."""
+    location = write_squares(tmp_path / "set", slices_each=10)
+    source = StreamedSource(open_data_set(location), torch.device("cpu"))
+    (shard,) = (tmp_path / "set" / "slices").iterdir()
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 4] ^= 255
+    shard.write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"part-00000\.parquet .*prepare it again"):
+        list(source.steps([np.arange(10)]))

@@ -12,7 +12,7 @@ import torch
 from training_factories import TINY, request, write_squares
 
 from vaeseg.distributed.train import Workers, train_model
-from vaeseg.errors import TrainingError
+from vaeseg.errors import StoreError, TrainingError
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.run import TrainingRequest, run_training
@@ -77,6 +77,19 @@ def test_two_workers_have_the_losses_of_one_with_twice_the_batch_even_if_one_is_
         assert figures([report])[0] == pytest.approx(expected, rel=5e-3, abs=2e-3)
     assert load_checkpoint(ask.output).kind == "segmenter"
     assert load_checkpoint(ask.output).metadata.workers == 2
+
+
+def test_an_error_of_one_worker_ends_the_training_at_once(data: str, tmp_path: Path) -> None:
+    """The weights of the best epoch cannot be written by worker 0: it is told as it is, the other does not wait for it.
+
+    Nothing is tried again: there was one epoch of one report.
+    """
+    ask = request(data, tmp_path / "m.safetensors", training=replace(CONFIG, batch_size=4, keep="best_loss"))
+    (ask.directory / "best.safetensors").mkdir(parents=True)
+    places = []
+    with pytest.raises(StoreError, match=r"best\.safetensors cannot be written"):
+        train_model(ask, Workers(fewest=2, most=2), Observer(on_step=lambda done, *_: places.append(done)))
+    assert places == [80]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from vaeseg.distributed.failures import last_line
@@ -150,9 +150,10 @@ class _Fitting(threading.Thread):
                 returned = self._trainer.fit().return_value
             self.outcome = returned if returned is not None else self.outcome
         except (RayError, ray.train.TrainingFailedError) as error:
-            self.outcome = TrainingError(
-                f"the workers failed: {last_line(error)}; --resume goes on from the last state"
-            )
+            ours = getattr(error, "controller_failure", None)  # from `_NoMoreTries`
+            if not isinstance(ours, VaesegError):
+                ours = TrainingError(f"the workers failed: {last_line(error)}; --resume goes on from the last state")
+            self.outcome = ours
         except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
             self.outcome = error
 
@@ -171,20 +172,31 @@ def _trainer(request: TrainingRequest, workers: Workers, board: Any) -> TorchTra
             name=f"train-{request.stage}",
             storage_path=str(_ray_storage(request)),
             failure_config=FailureConfig(max_failures=workers.max_failures),
+            callbacks=[_NoMoreTries()],
         ),
     )
 
 
-def _train_worker(config: Mapping[str, Any]) -> TrainedModel | Exception:
-    """One worker's whole life; errors that would come again are returned, so that nobody tries again."""
+class _NoMoreTries(UserCallback):  # type: ignore[misc]  # ray has no types
+    """Ray Train would try again whatever a worker raises; our own errors would come again.
+
+    One that is raised here, in its controller, comes out of `fit` and ends all workers at once: the others may be
+    waiting for the one that failed.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, VaesegError):
+                raise error
+
+
+def _train_worker(config: Mapping[str, Any]) -> TrainedModel:
+    """One worker's whole life."""
     request: TrainingRequest = config["request"]
     context = ray.train.get_context()
     worker = Worker(rank=context.get_world_rank(), world=context.get_world_size())
     request = replace(request, device=str(get_device()), resume=request.state_path.is_file())
-    try:
-        return run_training(request, _observer(worker, config["board"]), worker, StreamedSource)
-    except VaesegError as error:
-        return error
+    return run_training(request, _observer(worker, config["board"]), worker, StreamedSource)
 
 
 def _observer(worker: Worker, board: Any) -> Observer:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from training_factories import TINY, request, write_squares
 
+from vaeseg.distributed import ray_train
+from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError
+from vaeseg.distributed.ray_train import _Stop
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import StoreError, TrainingError
 from vaeseg.models.checkpoint import load_checkpoint
+from vaeseg.training.loop import TrainingInterruptedError
 from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.run import TrainingRequest, run_training
 
@@ -90,6 +97,39 @@ def test_an_error_of_one_worker_ends_the_training_at_once(data: str, tmp_path: P
     with pytest.raises(StoreError, match=r"best\.safetensors cannot be written"):
         train_model(ask, Workers(fewest=2, most=2), Observer(on_step=lambda done, *_: places.append(done)))
     assert places == [80]
+
+
+def test_a_stop_that_is_asked_for_keeps_the_state_of_the_moment(data: str, tmp_path: Path) -> None:
+    """All workers stop after the same step in the middle of an epoch, not before the one that was reported last."""
+    training = replace(CONFIG, batch_size=2, epochs=1, slices_per_epoch=100_000)
+    ask = request(data, tmp_path / "m.safetensors", training=training, state_minutes=60)
+    interruption, places = Interruption("go on"), []
+
+    def interrupt(done: int, total: int, losses: Mapping[str, float]) -> None:
+        places.append(done)
+        interruption.cancel()
+
+    with pytest.raises(TrainingInterruptedError, match="goes on from here"):
+        train_model(ask, Workers(fewest=2, most=2), Observer(on_step=interrupt), interruption)
+    with safe_open(ask.state_path, "pt") as state:
+        place = json.loads(state.metadata()["progress"])["place"]
+    assert places[-1] <= place < 100_000
+
+
+def test_a_stop_is_waited_for_where_workers_train_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that were not seen yet, or do not answer, do not keep a command from ending."""
+    interruption = Interruption("go on")
+    stop = _Stop(interruption.check)
+    stop.check()
+    interruption.cancel()
+    with pytest.raises(RunInterruptedError):
+        stop.check()
+    stop.workers_train = True
+    stop.check()
+    assert stop.asked.is_set()
+    monkeypatch.setattr(ray_train, "STOP_SECONDS", -1.0)
+    with pytest.raises(RunInterruptedError):
+        stop.check()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import redirect_stdout
@@ -30,7 +31,7 @@ from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
 from vaeseg.errors import TrainingError, VaesegError
 from vaeseg.training.lock import locked
-from vaeseg.training.loop import INTERRUPTED, TrainingInterruptedError
+from vaeseg.training.loop import TrainingInterruptedError
 from vaeseg.training.observing import EpochReport, Observer
 from vaeseg.training.parallel import Worker
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
@@ -38,6 +39,8 @@ from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 SPARE_CPUS = 2
 """Logical CPUs of a local Ray beside the workers': for reading slices, and for Ray Train's own controller."""
 POLL_SECONDS = 0.5
+STOP_SECONDS = 120.0
+"""How long workers that were asked to stop have for the step they are at, and for their state."""
 STEP_REPORTS_KEPT = 64
 """Reports that wait for the driver; of more, the oldest are dropped."""
 
@@ -54,7 +57,7 @@ def train_on_ray(
         check: raises `RunInterruptedError` to stop.
 
     Raises:
-        TrainingInterruptedError: `check` asked to stop; the last state is kept.
+        TrainingInterruptedError: `check` asked to stop; the state of that moment is kept, if workers train and answer.
         TrainingError: divergence, nothing to resume, or workers that keep dying.
         StoreError, UsageError: as `training.run.run_training`.
     """
@@ -67,8 +70,10 @@ def _train(request: TrainingRequest, workers: Workers, observer: Observer, check
         _make_ready(request)
     ray_is_ours = not ray.is_initialized()
     trained: TrainedModel | None = None
+    stop = _Stop(check)
     try:
-        for event in consume_in_thread(lambda: _events(request, workers), check):
+        for event in consume_in_thread(lambda: _events(request, workers, stop.asked), stop.check):
+            stop.workers_train = True
             match event:
                 case TrainedModel():
                     trained = event
@@ -77,7 +82,8 @@ def _train(request: TrainingRequest, workers: Workers, observer: Observer, check
                 case (done, total, losses):
                     observer.on_step(done, total, losses)
     except RunInterruptedError:
-        raise TrainingInterruptedError(INTERRUPTED) from None
+        go_on = "with --resume goes on from the last state" if request.state_path.is_file() else "starts over"
+        raise TrainingInterruptedError(f"training was interrupted; the same command {go_on}") from None
     if ray_is_ours:
         stop_local_ray()
     shutil.rmtree(_ray_storage(request), ignore_errors=True)
@@ -93,7 +99,36 @@ def _make_ready(request: TrainingRequest) -> None:
     shutil.rmtree(_ray_storage(request), ignore_errors=True)  # Ray Train would take up what a killed one left there
 
 
-def _events(request: TrainingRequest, workers: Workers) -> Generator[Any]:
+class _Stop:
+    """What was asked of this process, handed on to the workers, which keep their state before they end.
+
+    Args:
+        check: raises `RunInterruptedError` to stop.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self._asked_at = 0.0
+        self.asked = threading.Event()
+        self.workers_train = False
+
+    def check(self) -> None:
+        """Pass it on.
+
+        Raises:
+            RunInterruptedError: nobody trains yet, or not for long any more.
+        """
+        try:
+            self._check()
+        except RunInterruptedError:
+            if not self.asked.is_set():
+                self._asked_at = time.monotonic()
+                self.asked.set()
+            if not self.workers_train or time.monotonic() - self._asked_at > STOP_SECONDS:
+                raise
+
+
+def _events(request: TrainingRequest, workers: Workers, stop: threading.Event) -> Generator[Any]:
     """What the workers report, and at last the model; Ray is started here, outside the main thread."""
     start_ray(workers.address, workers.most + SPARE_CPUS)
     board = _Board.remote()  # type: ignore[attr-defined]  # Ray adds it
@@ -101,6 +136,8 @@ def _events(request: TrainingRequest, workers: Workers) -> Generator[Any]:
     fitting.start()
     while fitting.is_alive():
         fitting.join(POLL_SECONDS)
+        if stop.is_set():
+            board.ask_to_stop.remote()
         yield from ray.get(board.taken.remote())
     yield from ray.get(board.taken.remote())
     outcome = fitting.outcome
@@ -119,10 +156,11 @@ def _ray_storage(request: TrainingRequest) -> Path:
 
 @ray.remote(num_cpus=0)
 class _Board:
-    """Where worker 0 pins up what it reports, for the driver to take down."""
+    """Where worker 0 pins up what it reports, for the driver to take down, and reads whether to stop."""
 
     def __init__(self) -> None:
         self._reports: list[Any] = []
+        self._stop = False
 
     def pin(self, report: Any) -> None:
         steps = [kept for kept in self._reports if isinstance(kept, tuple)]
@@ -133,6 +171,12 @@ class _Board:
     def taken(self) -> list[Any]:
         taken, self._reports = self._reports, []
         return taken
+
+    def ask_to_stop(self) -> None:
+        self._stop = True
+
+    def stop_is_asked(self) -> bool:
+        return self._stop
 
 
 class _Fitting(threading.Thread):
@@ -200,7 +244,7 @@ def _train_worker(config: Mapping[str, Any]) -> TrainedModel:
 
 
 def _observer(worker: Worker, board: Any) -> Observer:
-    """Worker 0 tells the driver; all of them tell Ray Train, which waits for each."""
+    """Worker 0 tells the driver, and asks it for all; all of them tell Ray Train, which waits for each."""
     metrics = ray_training_metrics()
 
     def on_step(done: int, total: int, losses: Mapping[str, float]) -> None:
@@ -215,3 +259,8 @@ def _observer(worker: Worker, board: Any) -> Observer:
             board.pin.remote(report)
 
     return Observer(on_step=on_step, on_epoch=on_epoch, on_resume=metrics.on_resume)
+
+    def should_stop() -> bool:
+        return any(worker.gathered(worker.leads and ray.get(board.stop_is_asked.remote())))
+
+    return Observer(on_step=on_step, on_epoch=on_epoch, should_stop=should_stop)

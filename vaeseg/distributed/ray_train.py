@@ -258,9 +258,7 @@ def _observer(worker: Worker, board: Any) -> Observer:
             metrics.on_epoch(report)
             board.pin.remote(report)
 
-    return Observer(on_step=on_step, on_epoch=on_epoch, on_resume=metrics.on_resume)
-
     def should_stop() -> bool:
         return any(worker.gathered(worker.leads and ray.get(board.stop_is_asked.remote())))
 
-    return Observer(on_step=on_step, on_epoch=on_epoch, should_stop=should_stop)
+    return Observer(on_resume=metrics.on_resume, on_step=on_step, on_epoch=on_epoch, should_stop=should_stop)

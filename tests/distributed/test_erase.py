@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from ledger_factories import Clock, begin_run, failed, files_of, group_of, scan, segmented, series_row
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from vaeseg.db.drivers import take_archive
+from vaeseg.db.erasure import subject_rows
 from vaeseg.db.events import account
 from vaeseg.db.index_files import changed_groups, record_files
 from vaeseg.db.parts import next_part_name
@@ -18,13 +20,13 @@ from vaeseg.db.tables import Base, ChangedGroupTable, EventTable, FindingTable, 
 from vaeseg.db.work import WorkItem, plan_work
 from vaeseg.distributed import erase
 from vaeseg.distributed.commit import commit_group
-from vaeseg.distributed.erase import ERASE_STEPS, erase_subject, find_traces
+from vaeseg.distributed.erase import ERASE_STEPS, FilesLeft, erase_subject, find_traces, look_for_files
 from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.errors import ArchiveBusyError, StoreError, UsageError
 from vaeseg.io.store import Store
 from vaeseg.records import IndexedFile, SegmentedSeries
 
-SUBJECT, OTHER = "5b1e" * 8, "07e2" * 8
+SUBJECT, OTHER, CORRECTED = "5b1e" * 8, "07e2" * 8, "3c9a" * 8
 OWN = ["1.2.911", "1.2.912"]
 THEIRS = "1.2.700"
 
@@ -99,7 +101,7 @@ def test_nothing_is_left_of_the_subject_and_all_of_the_others(
         "exclusions": 0,
     }
     assert found.file_counts == {"parquet_rows": 4 + 6 + 9 + 3, "parquet_files": 13, "mask_files": 6}
-    assert found.rows.n_files_present == 6
+    assert len(found.rows.files) == 6
     assert_erased(store, database)
     left = find_traces(store, database, OTHER)
     assert (left.rows, left.mask_directories, left.file_counts) == (
@@ -270,3 +272,127 @@ def test_an_erasure_does_not_give_names_of_parts_again(database: Database, store
     finish_run(database, run_id, "interrupted")
     erase_subject(store, database, SUBJECT)
     assert next_part_name(database, run_id) == "part-00003.parquet"
+
+
+def correct(database: Database, key: str, subject_key: str) -> None:
+    """A scan finds one of the series under another patient id, corrected in place."""
+    scan(database, [series_row(key, study_instance_uid="1.2.91", subject_key=subject_key, fingerprint="e" * 64)])
+
+
+def rows_of(store: Store, series_instance_uid: str) -> list[str]:
+    """Data sets of the rows of a series in Parquet."""
+    paths = sorted(store.parquet.rglob("*.parquet"))
+    rows = [(path.parts[-3], row) for path in paths for row in pq.read_table(path, partitioning=None).to_pylist()]
+    return [dataset for dataset, row in rows if row["series_instance_uid"] == series_instance_uid]
+
+
+def test_rows_go_whatever_key_they_have_in_parquet(database: Database, store: Store, archive_id: int) -> None:
+    """Findings in SQL follow a corrected patient id, their rows in Parquet keep the key of their time."""
+    correct(database, OWN[0], CORRECTED)
+    assert rows_of(store, OWN[0]).count("findings") == 3
+    erase_subject(store, database, CORRECTED)
+    assert (rows_of(store, OWN[0]), rows_of(store, OWN[1])) == ([], ["findings"])
+    assert kinds(store, database) == []
+
+
+def test_findings_that_parquet_has_under_the_key_go(database: Database, store: Store, archive_id: int) -> None:
+    """Their series is somebody else's by now, and stays, to be done again; in SQL nothing has the key any more."""
+    for key in OWN:
+        correct(database, key, OTHER)
+    found = erase_subject(store, database, SUBJECT)
+    assert (found.rows.counts["series"], found.rows.counts["findings"], found.rows.n_findings_of_others) == (0, 4, 4)
+    assert SUBJECT not in content(store, database)
+    assert (find_traces_of_masks(store), rows_of(store, OWN[0])) == (1, [])
+    assert kinds(store, database) == []
+    run_id = begin_run(database, archive_id)
+    assert [item.series_key for item in plan_work(database, run_id, [*OWN, THEIRS]).pending] == OWN
+
+
+def test_killed_without_a_series_the_same_command_goes_on(
+    database: Database, store: Store, archive_id: int, clock: Clock
+) -> None:
+    """Once the findings are gone from SQL nothing there knows the key, and its file may still lie among the parts."""
+    for key in OWN:
+        correct(database, key, OTHER)
+    for last in ERASE_STEPS[:-1]:
+
+        def die(step: str, last: str = last) -> None:
+            if step == last:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            erase_subject(store, database, SUBJECT, die)
+        clock.advance(3600)
+    erase_subject(store, database, SUBJECT)
+    assert SUBJECT not in content(store, database)
+    assert kinds(store, database) == []
+    with pytest.raises(StoreError, match="no such subject"):
+        erase_subject(store, database, SUBJECT)
+
+
+def test_what_an_older_erasure_left_behind_goes(database: Database, store: Store, archive_id: int) -> None:
+    """Older versions left rows that were under the key of their time; the same command again removes them, once."""
+    correct(database, OWN[0], CORRECTED)
+    path = next(path for path in store.parquet.rglob("findings/*/*.parquet") if pq.read_metadata(path).num_rows == 2)
+    before = path.read_bytes()
+    erase_subject(store, database, CORRECTED)
+    path.write_bytes(before)
+    digest = hashlib.sha256(before).hexdigest()
+    with database.write() as connection:
+        of_file = "UPDATE parts SET sha256 = :digest WHERE dataset = 'findings' AND name = :name AND run_id = :run"
+        place = {"name": path.name, "run": path.parent.name.removeprefix("run_id=")}
+        connection.execute(text(of_file), {"digest": digest} | place)
+    assert kinds(store, database) == ["rows_differ"]
+    again = erase_subject(store, database, CORRECTED)
+    assert (again.n_left_behind, again.file_counts["parquet_rows"], sum(again.rows.counts.values())) == (1, 1, 0)
+    assert (rows_of(store, OWN[0]), rows_of(store, THEIRS).count("findings")) == ([], 1)
+    assert kinds(store, database) == []
+    with pytest.raises(StoreError, match="no such subject"):
+        erase_subject(store, database, CORRECTED)
+
+
+@pytest.mark.parametrize("was_left_behind", [False, True])
+@pytest.mark.parametrize("erased", [0, 1])
+def test_of_volumes_that_failed_alike_the_right_row_goes(
+    database: Database, store: Store, erased: int, was_left_behind: bool
+) -> None:
+    """One series UID, two patients, nothing that tells their rows apart but the key; also where SQL has one alone."""
+    keys = [SUBJECT, OTHER]
+    rows = [series_row(name, subject_key=key) for name, key in zip(("1.2.8", "1.2.8-2"), keys, strict=True)]
+    archive_id = scan(database, rows)
+    run_id = begin_run(database, archive_id)
+    items = plan_work(database, run_id, ["1.2.8", "1.2.8-2"]).pending
+    commit_group(run_id, [(item, failed(item)) for item in reversed(items)], store, database)
+    finish_run(database, run_id, "finished")
+    key = keys.pop(erased)
+    if was_left_behind:
+        with database.write() as connection:
+            connection.execute(delete(FindingTable).where(FindingTable.subject_key == key))
+    erase_subject(store, database, key)
+    (path,) = store.parquet.rglob("findings/*/*.parquet")
+    assert pq.read_table(path, partitioning=None).column("subject_key").to_pylist() == keys
+    assert kinds(store, database) == []
+
+
+def test_an_archive_of_rows_that_were_left_behind_is_taken(database: Database, store: Store, archive_id: int) -> None:
+    """No finding tells of it any more: two erasures must not write the same file."""
+    with database.write() as connection:
+        of_series = select(FindingTable.id).where(FindingTable.series_instance_uid == OWN[1])
+        connection.execute(delete(FindingTable).where(FindingTable.id.in_(of_series)))
+    live = begin_run(database, archive_id)
+    take_archive(database, archive_id, live)
+    with pytest.raises(ArchiveBusyError, match=live):
+        erase_subject(store, database, "0" * 32)
+
+
+def test_files_are_looked_for_where_they_lay(database: Database, tmp_path: Path) -> None:
+    """Those that are there now count; of an archive that cannot be listed, what its last scan found."""
+    root = tmp_path / "archive"
+    row = series_row(OWN[0], subject_key=SUBJECT)
+    scan(database, [row], root=str(root))
+    rows = subject_rows(database, SUBJECT)
+    assert look_for_files(rows) == FilesLeft(n_there=0, n_unseen=3)
+    for file in files_of(row)[:2]:
+        (root / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (root / file.path).touch()
+    assert look_for_files(rows) == FilesLeft(n_there=2, n_unseen=0)

@@ -12,12 +12,13 @@ from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, LesionTable, WorkItemTable
 from vaeseg.db.work import WorkItem, plan_work
+from vaeseg.distributed import verify as verify_module
 from vaeseg.distributed.commit import commit_group
 from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.errors import UsageError
 from vaeseg.io.store import Store
 from vaeseg.paths import AnyPath, matches
-from vaeseg.records import SegmentedSeries
+from vaeseg.records import PartFile, SegmentedSeries
 
 KEYS = [f"1.2.{n}" for n in range(4)]
 
@@ -154,3 +155,20 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
     assert not staged.exists()
     assert collect_garbage(store, database, dry_run=False) == []
     assert kinds(store, database) == []
+
+
+def test_a_part_that_comes_meanwhile_is_not_unknown(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of another archive commits while files and SQL are compared: SQL is asked after the files were listed."""
+    other = begin_run(database, scan(database, [series_row("1.2.77")], root="/archive/other"))
+    (item,) = plan_work(database, other, ["1.2.77"]).pending
+    recorded = verify_module.recorded_parts
+
+    def asked(database: Database) -> list[tuple[PartFile, bool]]:
+        known = recorded(database)
+        commit_group(other, [(item, failed(item))], store, database)
+        return known
+
+    monkeypatch.setattr(verify_module, "recorded_parts", asked)
+    assert verify_module.unknown_parts(store, database) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vaeseg.io.listing import list_directory, walk
+from vaeseg.io.listing import count_there, list_directory, walk
 from vaeseg.paths import AnyPath
 from vaeseg.remote import RemotePath
 
@@ -75,3 +76,28 @@ def test_a_directory_whose_files_cannot_be_looked_at(
     monkeypatch.setattr("vaeseg.io.listing.os.scandir", scanned)
     listing = list_directory(tmp_path, "a")
     assert (listing.is_readable, [file.path for file in listing.files]) == (is_readable, [] if is_readable else ["a/."])
+
+
+def test_files_are_counted_that_are_there(bucket: RemotePath, tmp_path: Path) -> None:
+    """By name; in an archive that is empty, or gone, nothing is known of them."""
+    paths = ["a/1.dcm", "a/2.dcm", "b/c/3.dcm", "4.dcm"]
+    for root in (tmp_path / "root", bucket):
+        assert count_there(root, paths) is None
+        for name in ("a/2.dcm", "a/5.dcm", "4.dcm"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"1")
+        assert count_there(root, paths) == 2
+
+
+def test_files_below_a_directory_that_is_closed_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be there; what lay in a directory that is gone is not."""
+    (tmp_path / "a").mkdir()
+    scandir = os.scandir
+
+    def closed(path: Path) -> Iterator[os.DirEntry[str]]:
+        if path == tmp_path / "a":
+            raise PermissionError
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert count_there(tmp_path, ["a/1.dcm", "a/2.dcm", "b/1.dcm"]) == 2

@@ -12,7 +12,7 @@ from vaeseg.cli.options import json_option, opened_for_query, store_options
 from vaeseg.errors import EXIT_OK, EXIT_USAGE
 
 if TYPE_CHECKING:
-    from vaeseg.distributed.erase import Traces
+    from vaeseg.distributed.erase import FilesLeft, Traces
     from vaeseg.paths import AnyPath
 
 
@@ -30,18 +30,20 @@ def command(ctx: click.Context, /, subject_key: str, yes: bool, store: AnyPath, 
 
     Exit codes: 0 erased, 1 no such subject, or a run has one of its archives, 2 without --yes, no key or no such store.
     """
-    from vaeseg.distributed.erase import erase_subject, find_traces
+    from vaeseg.distributed.erase import erase_subject, find_traces, look_for_files
     from vaeseg.io.store import Store
 
     with opened_for_query(store, db) as database:
         work = erase_subject if yes else find_traces
         traces = work(Store(store.absolute()), database, subject_key)
+    files = look_for_files(traces.rows)
     if as_json:
-        counts = {"rows": traces.rows.counts, **traces.file_counts, "files_in_archive": traces.rows.n_files_present}
-        print(json.dumps({"erased": yes, **counts}))
+        left = {"files_in_archive": files.n_there, "files_unseen": files.n_unseen}
+        print(json.dumps({"erased": yes, "rows": traces.rows.counts, **traces.file_counts, **left}))
     else:
         _print(traces)
-    _note_what_is_left(traces, yes)
+    _note_what_else_goes(traces)
+    _note_what_is_left(files, yes)
     ctx.exit(EXIT_OK if yes else EXIT_USAGE)
 
 
@@ -52,9 +54,26 @@ def _print(traces: Traces) -> None:
     print(f"masks   {counts['mask_files']} files")
 
 
-def _note_what_is_left(traces: Traces, was_erased: bool) -> None:
-    if present := traces.rows.n_files_present:
+def _note_what_else_goes(traces: Traces) -> None:
+    if count := traces.rows.n_findings_of_others:
         print(
-            f"{present} files of this subject are still in the archive: the next scan reads them again", file=sys.stderr
+            f"{count} of the findings are of series that are somebody else's by now: the next run makes again what was "
+            "current of them, where the files are there",
+            file=sys.stderr,
+        )
+    if count := traces.n_left_behind:
+        print(f"{count} of the rows of Parquet are what an earlier erasure left: no finding has them", file=sys.stderr)
+
+
+def _note_what_is_left(files: FilesLeft, was_erased: bool) -> None:
+    if count := files.n_there:
+        print(
+            f"{count} files of this subject are still in the archive: the next scan reads them again", file=sys.stderr
+        )
+    if count := files.n_unseen:
+        print(
+            f"{count} files of this subject were in the archive when it was last scanned; now it cannot be listed, or "
+            "is empty: what is still there is read again by the next scan",
+            file=sys.stderr,
         )
     print("erased" if was_erased else "nothing was erased: add --yes to do it", file=sys.stderr)

@@ -1,7 +1,9 @@
-"""What the ledger claims, in the form in which it can be compared with files: for `verify` and `gc`."""
+"""What the ledger claims, in the form in which it can be compared with files: for `verify`, `gc` and
+`erase`."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +33,18 @@ def rows_of_part(database: Database, part: PartFile, columns: tuple[str, ...]) -
     with database.read() as connection:
         found = connection.execute(selected.where(FindingTable.run_id == part.run_id, FindingTable.part == part.name))
         return [tuple(row) for row in found]
+
+
+def findings_of_run(database: Database, run_id: str, columns: tuple[str, ...]) -> dict[str, list[tuple[Any, ...]]]:
+    """Some columns of a run's findings by the part that they were committed with, in the order of its rows."""
+    selected = select(FindingTable.part, *(getattr(FindingTable, name) for name in columns))
+    found: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    with database.read() as connection:
+        for part, *values in connection.execute(
+            selected.where(FindingTable.run_id == run_id).order_by(FindingTable.id)
+        ):
+            found[part].append(tuple(values))
+    return found
 
 
 def lesions_of_part(database: Database, part: PartFile) -> list[tuple[Any, ...]]:

@@ -1,7 +1,8 @@
 """What the database holds of one subject, and its removal.
 
 A subject's series are those that carry its key; a finding that was made under its key counts as well, although its
-series may be somebody else's by now (a patient id that was corrected), and so do files whose headers name it.
+series may be somebody else's by now (a patient id that was corrected), and so do files whose headers name it. Under
+which key a finding was made, Parquet knows: here, findings follow their series (`db.index_series`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from sqlalchemy import Connection, delete, func, select, update
 from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
+    ArchiveTable,
     ChangedGroupTable,
+    EventTable,
     ExclusionTable,
     FindingTable,
     InstanceTable,
     LesionTable,
     PartTable,
+    RunTable,
     SeriesTable,
     WorkItemTable,
 )
@@ -48,10 +52,7 @@ class SubjectFinding:
     work_item_id: int
     archive_id: int
     series_key: str
-    series_instance_uid: str
     study_instance_uid: str
-    subject_key: str | None
-    outcome: str
     mask_uri: str | None
     run_id: str
     part: str
@@ -67,8 +68,8 @@ class SubjectRows:
     instances: tuple[int, ...]
     groups: tuple[tuple[int, str], ...]
     """Archive and group of those files."""
-    n_files_present: int
-    """Of `instances`, files that the last scan found in the archive."""
+    files: tuple[tuple[str, str], ...]
+    """Of `instances`, files that the last scan found: root of their archive, and path below it."""
     n_lesions: int
     n_exclusions: int
 
@@ -77,6 +78,12 @@ class SubjectRows:
         """Archives that are touched, in order."""
         of_rows = {series.archive_id for series in self.series} | {finding.archive_id for finding in self.findings}
         return tuple(sorted(of_rows | {archive_id for archive_id, _ in self.groups}))
+
+    @property
+    def n_findings_of_others(self) -> int:
+        """Findings of series that are somebody else's by now."""
+        own = {(series.archive_id, series.series_key) for series in self.series}
+        return sum((finding.archive_id, finding.series_key) not in own for finding in self.findings)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -91,17 +98,18 @@ class SubjectRows:
         }
 
 
-def subject_rows(database: Database, subject_key: str) -> SubjectRows:
+def subject_rows(database: Database, subject_key: str, made_under: Sequence[int] = ()) -> SubjectRows:
     """What there is of a subject; empty for one that is not known.
 
     Args:
         database: where.
         subject_key: 32 hex digits; also looked for, as a JSON string, in what files said.
+        made_under: ids of findings that were made under its key.
     """
     with database.read() as connection:
         series = _series(connection, subject_key)
         series_ids = [row.id for row in series]
-        items = _work_items(connection, subject_key, series_ids)
+        items = _work_items(connection, subject_key, series_ids, made_under)
         findings = _findings(connection, items)
         instances = _instances(connection, subject_key, series_ids)
         return SubjectRows(
@@ -110,7 +118,7 @@ def subject_rows(database: Database, subject_key: str) -> SubjectRows:
             work_items=tuple(items),
             instances=tuple(sorted(row.id for row in instances)),
             groups=tuple(sorted({(row.archive_id, row.group_key) for row in instances if row.group_key is not None})),
-            n_files_present=sum(row.missing_since is None for row in instances),
+            files=tuple(sorted((row.root, row.path) for row in instances if row.missing_since is None)),
             n_lesions=_count(connection, LesionTable.finding_id, [finding.id for finding in findings]),
             n_exclusions=_count(connection, ExclusionTable.series_id, series_ids),
         )
@@ -125,6 +133,20 @@ def masks_of_others(database: Database, rows: SubjectRows) -> set[str]:
     with database.read() as connection:
         found = _selected(connection, named, FindingTable.study_instance_uid, sorted(studies))
         return {row.mask_uri for row in found if row.work_item_id not in own}
+
+
+def archives_of_runs(database: Database, run_ids: Sequence[str]) -> set[int]:
+    """Archives that some runs worked on."""
+    with database.read() as connection:
+        found = _selected(connection, select(RunTable.archive_id), RunTable.id, run_ids)
+        return {row.archive_id for row in found if row.archive_id is not None}
+
+
+def erasure_is_unfinished(database: Database) -> bool:
+    """Whether the last erasure that deleted rows was killed or interrupted before its end."""
+    steps = select(EventTable.kind).where(EventTable.kind.in_(("subject_rows_erased", "subject_erased")))
+    with database.read() as connection:
+        return connection.scalar(steps.order_by(EventTable.id.desc()).limit(1)) == "subject_rows_erased"
 
 
 def delete_rows(
@@ -175,9 +197,13 @@ def _series(connection: Connection, subject_key: str) -> list[SubjectSeries]:
     return [SubjectSeries(**row._mapping) for row in found]
 
 
-def _work_items(connection: Connection, subject_key: str, series_ids: Sequence[int]) -> list[int]:
+def _work_items(
+    connection: Connection, subject_key: str, series_ids: Sequence[int], made_under: Sequence[int]
+) -> list[int]:
     """Of its series, and those that a finding under its key came of: other findings of such an item go with it."""
-    found = set(connection.scalars(select(FindingTable.work_item_id).where(FindingTable.subject_key == subject_key)))
+    of_finding = select(FindingTable.work_item_id)
+    found = set(connection.scalars(of_finding.where(FindingTable.subject_key == subject_key)))
+    found |= {row.work_item_id for row in _selected(connection, of_finding, FindingTable.id, made_under)}
     found |= {row.id for row in _selected(connection, select(WorkItemTable.id), WorkItemTable.series_id, series_ids)}
     return sorted(found)
 
@@ -188,10 +214,7 @@ def _findings(connection: Connection, items: Sequence[int]) -> list[SubjectFindi
         FindingTable.work_item_id,
         SeriesTable.archive_id,
         SeriesTable.series_key,
-        FindingTable.series_instance_uid,
         FindingTable.study_instance_uid,
-        FindingTable.subject_key,
-        FindingTable.outcome,
         FindingTable.mask_uri,
         FindingTable.run_id,
         FindingTable.part,
@@ -205,10 +228,12 @@ def _instances(connection: Connection, subject_key: str, series_ids: Sequence[in
     statement = select(
         InstanceTable.id,
         InstanceTable.archive_id,
+        ArchiveTable.root,
+        InstanceTable.path,
         InstanceTable.directory,
         InstanceTable.group_key,
         InstanceTable.missing_since,
-    )
+    ).join(ArchiveTable, ArchiveTable.id == InstanceTable.archive_id)
     own = list(_selected(connection, statement, InstanceTable.series_id, series_ids))
     own += connection.execute(statement.where(InstanceTable.header.contains(f'"{subject_key}"', autoescape=True))).all()
     gone = statement.where(InstanceTable.reason.is_not(None), InstanceTable.missing_since.is_not(None))

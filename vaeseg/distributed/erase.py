@@ -7,29 +7,40 @@
     compacted   a SQLite file holds nothing any more of what was deleted
     forgotten   its series are gone
 
-Killed anywhere, the same command begins again and finishes: the series, by which it finds the subject, go last. Nothing
-here knows Ray.
+Killed anywhere, the same command begins again and finishes: the series, by which it finds the subject, go last, and
+where it had none, that the last erasure was not finished is known from the events. Nothing here knows Ray.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from vaeseg.db.drivers import close_lost_runs, take_archive
-from vaeseg.db.erasure import SubjectFinding, SubjectRows, delete_rows, delete_series, masks_of_others, subject_rows
+from vaeseg.db.erasure import (
+    SubjectRows,
+    archives_of_runs,
+    delete_rows,
+    delete_series,
+    erasure_is_unfinished,
+    masks_of_others,
+    subject_rows,
+)
 from vaeseg.db.parts import recorded_parts
 from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
 from vaeseg.distributed.verify import remove_file, unknown_parts
+from vaeseg.distributed.written import WrittenFinding, written_findings
 from vaeseg.errors import StoreError, UsageError, VaesegError
-from vaeseg.io.parts import rows_of_series, stage_without
+from vaeseg.io.listing import count_there
+from vaeseg.io.parts import read_recorded, stage_without
 from vaeseg.io.store import Store
-from vaeseg.paths import AnyPath, below, matches, remove_tree
+from vaeseg.paths import AnyPath, any_path, below, matches, remove_tree
 from vaeseg.records import PartFile
 
 ERASE_STEPS = ("staged", "unmasked", "recorded", "published", "compacted", "forgotten")
@@ -46,8 +57,12 @@ class Traces:
     """What a store holds of a subject."""
 
     rows: SubjectRows
-    parts: tuple[tuple[PartFile, int], ...]
-    """Part files that hold rows of it, and how many."""
+    archive_ids: tuple[int, ...]
+    """Archives that nobody else may work on meanwhile, in order."""
+    parts: tuple[tuple[PartFile, frozenset[int]], ...]
+    """Part files that hold rows of it, and which: numbers from 0."""
+    n_left_behind: int
+    """Of those, rows that no finding in SQL has any more, whoever's they were."""
     mask_directories: tuple[AnyPath, ...]
     n_mask_files: int
     """Masks and previews in them."""
@@ -56,14 +71,24 @@ class Traces:
     def file_counts(self) -> dict[str, int]:
         """What goes besides rows of the database."""
         return {
-            "parquet_rows": sum(count for _, count in self.parts),
+            "parquet_rows": sum(len(numbers) for _, numbers in self.parts),
             "parquet_files": len(self.parts),
             "mask_files": self.n_mask_files,
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilesLeft:
+    """Of the files that the last scan found of a subject."""
+
+    n_there: int
+    """In their archive now."""
+    n_unseen: int
+    """In an archive that cannot be listed now, or is empty."""
+
+
 def find_traces(store: Store, database: Database, subject_key: str) -> Traces:
-    """What there is of a subject; changes nothing.
+    """What there is of a subject, and what erasures of older versions left of anybody; changes nothing.
 
     Raises:
         UsageError: this cannot be the key of a subject.
@@ -71,13 +96,18 @@ def find_traces(store: Store, database: Database, subject_key: str) -> Traces:
     """
     if not SUBJECT_KEY.fullmatch(subject_key):
         raise UsageError("a subject's key is 32 hexadecimal digits: 'vaeseg-batch subject-key' gives that of a patient")
-    rows = subject_rows(database, subject_key)
-    if not (rows.series or rows.work_items or rows.instances):
+    written = dict(written_findings(store, database))
+    rows = subject_rows(database, subject_key, _made_under(subject_key, written))
+    parts = (*_findings_parts(rows, written), *_other_parts(store, database, rows))
+    if not (rows.series or rows.work_items or rows.instances or parts or erasure_is_unfinished(database)):
         raise StoreError("no such subject in this store: nothing is left to erase")
     directories = _mask_directories(store, database, rows)
+    archive_ids = {*rows.archive_ids, *archives_of_runs(database, sorted({part.run_id for part, _ in parts}))}
     return Traces(
         rows=rows,
-        parts=tuple(_parts(store, database, rows)),
+        archive_ids=tuple(sorted(archive_ids)),
+        parts=parts,
+        n_left_behind=sum(row.finding_id is None for of_part in written.values() for row in of_part),
         mask_directories=directories,
         n_mask_files=sum(len(matches(directory, "*")) for directory in directories),
     )
@@ -103,7 +133,7 @@ def erase_subject(store: Store, database: Database, subject_key: str, step: Step
     """
     close_lost_runs(database)
     recover_parts(store, database)  # also of an erasure that was interrupted
-    archive_ids = find_traces(store, database, subject_key).rows.archive_ids
+    archive_ids = find_traces(store, database, subject_key).archive_ids
     with _erasing(database, archive_ids) as (run_id, reached):
 
         def done(name: str) -> None:
@@ -111,7 +141,7 @@ def erase_subject(store: Store, database: Database, subject_key: str, step: Step
             reached()
 
         found = find_traces(store, database, subject_key)  # again, now that no run adds to it
-        parts = [stage_without(store, part, _series_in(part, found.rows)) for part, _ in found.parts]
+        parts = [stage_without(store, part, numbers) for part, numbers in found.parts]
         done("staged")
         for directory in found.mask_directories:
             _remove_directory(store, directory)
@@ -129,6 +159,16 @@ def erase_subject(store: Store, database: Database, subject_key: str, step: Step
     return found
 
 
+def look_for_files(rows: SubjectRows) -> FilesLeft:
+    """Whether the files of a subject are in their archives at this moment."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for root, path in rows.files:
+        paths[root].append(path)
+    found = {root: count_there(any_path(root), paths[root]) for root in paths}
+    n_unseen = sum(len(paths[root]) for root, count in found.items() if count is None)
+    return FilesLeft(n_there=sum(count or 0 for count in found.values()), n_unseen=n_unseen)
+
+
 @contextmanager
 def _erasing(database: Database, archive_ids: tuple[int, ...]) -> Iterator[tuple[str, Callable[[], None]]]:
     """A run that has some archives for itself; its id, and what to call where it is safe to stop."""
@@ -144,30 +184,35 @@ def _erasing(database: Database, archive_ids: tuple[int, ...]) -> Iterator[tuple
     finish_run(database, run_id, "finished")
 
 
-def _parts(store: Store, database: Database, rows: SubjectRows) -> Iterator[tuple[PartFile, int]]:
-    touched = {(finding.run_id, finding.part) for finding in rows.findings}
-    for run_id in sorted({run_id for run_id, _ in touched}):
+def _made_under(subject_key: str, written: Mapping[PartFile, Sequence[WrittenFinding]]) -> list[int]:
+    """Findings that were made under a key, whosever their series are by now."""
+    rows = [row for of_part in written.values() for row in of_part if row.subject_key == subject_key]
+    return sorted(row.finding_id for row in rows if row.finding_id is not None)
+
+
+def _findings_parts(
+    rows: SubjectRows, written: Mapping[PartFile, Sequence[WrittenFinding]]
+) -> Iterator[tuple[PartFile, frozenset[int]]]:
+    """Findings files with rows of findings that go, or of findings that SQL has no more."""
+    going = {finding.id for finding in rows.findings} | {None}
+    for part, of_part in written.items():
+        if numbers := frozenset(number for number, row in enumerate(of_part) if row.finding_id in going):
+            yield part, numbers
+
+
+def _other_parts(store: Store, database: Database, rows: SubjectRows) -> Iterator[tuple[PartFile, frozenset[int]]]:
+    """Files of lesions, slices and masks with rows of the subject's series."""
+    series_keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for finding in rows.findings:
+        series_keys[finding.run_id, finding.part].add(finding.series_key)
+    for run_id in sorted({run_id for run_id, _ in series_keys}):
         for part, is_published in recorded_parts(database, run_id):
-            if not is_published or (run_id, part.name) not in touched:
+            touched = series_keys.get((run_id, part.name))
+            if part.dataset == "findings" or not is_published or not touched:
                 continue  # not in its place: lost, or what `recover_parts` moves
-            if count := rows_of_series(store, part, _series_in(part, rows)):
-                yield part, count
-
-
-def _series_in(part: PartFile, rows: SubjectRows) -> set[tuple[str | None, ...]]:
-    """What the subject's rows are known by in one part file: values of `io.parquet.SERIES_COLUMNS`."""
-    here = [finding for finding in rows.findings if (finding.run_id, finding.part) == (part.run_id, part.name)]
-    return {_row_key(finding) if part.dataset == "findings" else (finding.series_key,) for finding in here}
-
-
-def _row_key(finding: SubjectFinding) -> tuple[str | None, ...]:
-    return (
-        finding.series_instance_uid,
-        finding.study_instance_uid,
-        finding.subject_key,
-        finding.outcome,
-        finding.mask_uri,
-    )
+            keys = read_recorded(store, part, ("series_key",))
+            if numbers := frozenset(number for number, (key,) in enumerate(keys) if key in touched):
+                yield part, numbers
 
 
 def _mask_directories(store: Store, database: Database, rows: SubjectRows) -> tuple[AnyPath, ...]:

@@ -125,10 +125,11 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
 
 def unknown_parts(store: Store, database: Database) -> list[PurePath]:
     """Files among the published parts, relative to the store, that SQL does not know."""
+    files = list(published_files(store))  # first: SQL knows of a file before it lies there
     known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
     return [
         below(published_path(store, part), store.root)
-        for part in published_files(store)
+        for part in files
         if (part.run_id, part.dataset, part.name) not in known
     ]
 

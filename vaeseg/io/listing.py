@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vaeseg.errors import StoreError
 from vaeseg.paths import AnyPath, below
 from vaeseg.remote import RemotePath, RemoteStatus
 
@@ -135,3 +136,21 @@ def is_there(root: AnyPath) -> bool:
             return next(entries, None) is not None
     except OSError:
         return False
+
+
+def count_there(root: AnyPath, paths: Collection[str]) -> int | None:
+    """How many of some files are in an archive now; None where it cannot be listed or is empty, as `is_there`.
+
+    Args:
+        root: an absolute path.
+        paths: relative to it; those below a directory that is there and cannot be listed count.
+    """
+    directories = {path.rpartition("/")[0] for path in paths}
+    try:
+        if not is_there(root):
+            return None
+        listings = [list_directory(root, directory) for directory in sorted(directories)]
+    except (OSError, StoreError):  # a root that dropped out, an object store that cannot be reached
+        return None
+    found = {file.path for listing in listings for file in listing.files}
+    return sum(path in found or f"{path.rpartition('/')[0]}/." in found for path in paths)

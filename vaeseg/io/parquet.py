@@ -117,15 +117,6 @@ SCHEMAS: dict[str, pa.Schema] = {
 """Every data set under `parquet/`, in the order in which a part's files are written and published."""
 
 
-SERIES_COLUMNS: dict[str, tuple[str, ...]] = {
-    "findings": ("series_instance_uid", "study_instance_uid", "subject_key", "outcome", "mask_uri"),
-    "lesions": ("series_key",),
-    "slices": ("series_key",),
-    "masks": ("series_key",),
-}
-"""Columns that tell which series of its part, of which subject, a row belongs to."""
-
-
 class StoredMask(NamedTuple):
     """One row of the masks data set, decoded."""
 
@@ -213,14 +204,14 @@ def read_columns(path: AnyPath, columns: Sequence[str]) -> list[tuple[Any, ...]]
     return list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
 
 
-def copy_without(source: AnyPath, target: AnyPath, dataset: str, series: Set[tuple[Any, ...]]) -> int:
-    """Write a file of a data set again, without the rows of some series; where none is left, nothing is written.
+def copy_without(source: AnyPath, target: AnyPath, dataset: str, numbers: Set[int]) -> int:
+    """Write a file of a data set again, without some of its rows; where none is left, nothing is written.
 
     Args:
         source: the file as it is.
         target: where to write; its directory exists.
         dataset: a key of `SCHEMAS`.
-        series: values of `SERIES_COLUMNS`.
+        numbers: of those rows, from 0 in the order of `read_columns`.
 
     Returns:
         Rows that are left.
@@ -229,8 +220,7 @@ def copy_without(source: AnyPath, target: AnyPath, dataset: str, series: Set[tup
         OSError: one cannot be read or written.
     """
     table = pq.read_table(_source(source), schema=SCHEMAS[dataset], partitioning=None)
-    keys = zip(*(table.column(name).to_pylist() for name in SERIES_COLUMNS[dataset]), strict=True)
-    kept = table.filter(pa.array([key not in series for key in keys], pa.bool_()))
+    kept = table.filter(pa.array([number not in numbers for number in range(len(table))], pa.bool_()))
     if len(kept):
         _write(kept, target)
     return len(kept)

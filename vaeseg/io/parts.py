@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from vaeseg.errors import StoreError
-from vaeseg.io.parquet import SCHEMAS, SERIES_COLUMNS, copy_without, read_columns, write_dataset_file
+from vaeseg.io.parquet import SCHEMAS, copy_without, read_columns, write_dataset_file
 from vaeseg.io.store import Store
 from vaeseg.paths import AnyPath, below, matches, move, sha256_of
 from vaeseg.records import PartFile
@@ -38,13 +38,13 @@ def stage_part(store: Store, run_id: str, name: str, rows: Mapping[str, Sequence
         raise _cannot_write(store, error) from error
 
 
-def rows_of_series(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) -> int:
-    """How many rows of some series a published file holds; none where it is gone.
+def read_recorded(store: Store, part: PartFile, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Some columns of a published file, a tuple a row; no row where it is gone.
 
     Args:
         store: where.
         part: as recorded, with its digest.
-        series: values of `parquet.SERIES_COLUMNS`.
+        columns: of its data set.
 
     Raises:
         StoreError: the file is not what was recorded.
@@ -52,22 +52,22 @@ def rows_of_series(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) -
     path = published_path(store, part)
     try:
         if not path.exists():
-            return 0
+            return []
         if sha256_of(path) != part.sha256:
             where = below(path, store.root)
             raise StoreError(f"{where} is not the file that was recorded: restore it or delete it, then try again")
-        return sum(key in series for key in read_columns(path, SERIES_COLUMNS[part.dataset]))
+        return read_columns(path, columns)
     except OSError as error:
         raise StoreError(f"cannot read the store {store.root}: {error.strerror or error}") from error
 
 
-def stage_without(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) -> PartFile:
-    """Write a published file again into staging, without the rows of some series, and make it durable.
+def stage_without(store: Store, part: PartFile, numbers: Set[int]) -> PartFile:
+    """Write a published file again into staging, without some of its rows, and make it durable.
 
     Args:
         store: where.
         part: as recorded.
-        series: values of `parquet.SERIES_COLUMNS`.
+        numbers: of those rows, from 0 in the order of `read_recorded`.
 
     Returns:
         The file as it shall be; where no row is left its `n_rows` is 0, and nothing is staged.
@@ -78,7 +78,7 @@ def stage_without(store: Store, part: PartFile, series: Set[tuple[Any, ...]]) ->
     target = staged_path(store, part)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        kept = copy_without(published_path(store, part), target, part.dataset, series)
+        kept = copy_without(published_path(store, part), target, part.dataset, numbers)
         if not kept:
             remove_staged(store, part)
             return replace(part, n_rows=0, sha256="")

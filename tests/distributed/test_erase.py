@@ -295,6 +295,18 @@ def test_rows_go_whatever_key_they_have_in_parquet(database: Database, store: St
     assert kinds(store, database) == []
 
 
+def test_rows_go_whatever_study_they_have_in_parquet(database: Database, store: Store, archive_id: int) -> None:
+    """As of a study that was merged with another."""
+    with database.write() as connection:
+        for table in (SeriesTable, FindingTable):
+            connection.execute(
+                update(table).where(table.series_instance_uid == OWN[0]).values(study_instance_uid="1.9")
+            )
+    erase_subject(store, database, SUBJECT)
+    assert rows_of(store, OWN[0]) == []
+    assert kinds(store, database) == []
+
+
 def test_findings_that_parquet_has_under_the_key_go(database: Database, store: Store, archive_id: int) -> None:
     """Their series is somebody else's by now, and stays, to be done again; in SQL nothing has the key any more."""
     for key in OWN:

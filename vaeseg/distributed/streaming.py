@@ -86,7 +86,7 @@ def _opened(location: str, digest: str) -> DataSet:
     if data.manifest.digest != digest:
         raise StoreError(
             f"the data set {location} was prepared again while a training reads it (digest "
-            f"{data.manifest.digest[:12]}, expected {digest[:12]}): train on it from the start, without --resume"
+            f"{data.manifest.digest[:12]}, expected {digest[:12]}): train on it from the start, with --force"
         )
     return data
 

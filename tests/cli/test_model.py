@@ -19,9 +19,11 @@ from safetensors.torch import save as save_tensors
 from vaeseg.canonical import as_json
 from vaeseg.cli import main
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig
+from vaeseg.errors import CheckpointError
 from vaeseg.models import files as model_files
 from vaeseg.models.checkpoint import checkpoint_bytes, load_checkpoint, save_checkpoint
 from vaeseg.models.provenance import UNKNOWN_TOKEN, Provenance
+from vaeseg.models.registry import halved
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 
@@ -307,6 +309,14 @@ def test_export_gives_the_file_and_half_of_it(store: Path, tmp_path: Path) -> No
     assert one.metadata == other.metadata
     assert one.described["content_digest"] != other.described["content_digest"]
     assert torch.equal(other.state["mean.weight"], one.state["mean.weight"].half().float())
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_not_exported(store: Path) -> None:
+    """It would become infinite, and the file could not be read again."""
+    checkpoint = load_checkpoint(lung(store))
+    large = replace(checkpoint, state=checkpoint.state | {"mean.weight": checkpoint.state["mean.weight"] * 0 + 1e5})
+    with pytest.raises(CheckpointError, match=r"mean\.weight does not fit into half precision"):
+        halved(large)
 
 
 def test_export_wants_a_fitting_suffix(store: Path, tmp_path: Path) -> None:

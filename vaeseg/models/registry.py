@@ -131,10 +131,16 @@ def upgraded(name: str, data: bytes) -> bytes:
 
 
 def halved(checkpoint: Checkpoint) -> bytes:
-    """Its model file with weights of two and more dimensions in float16: another model, with another digest."""
-    return checkpoint_bytes(
-        checkpoint.described, {key: stored(weight, True) for key, weight in checkpoint.state.items()}
-    )
+    """Its model file with weights of two and more dimensions in float16: another model, with another digest.
+
+    Raises:
+        CheckpointError: a weight is too large for float16.
+    """
+    state = {key: stored(weight, True) for key, weight in checkpoint.state.items()}
+    for key, weight in state.items():
+        if not weight.isfinite().all():
+            raise CheckpointError(f"weight {key} does not fit into half precision: export the model without --half")
+    return checkpoint_bytes(checkpoint.described, state)
 
 
 def _places(store_models: AnyPath) -> Iterator[tuple[Literal["store", "shipped"], AnyPath]]:

@@ -62,7 +62,7 @@ def test_the_database_refuses_to_change_or_delete_events(one_event: Database) ->
 def test_a_downgrade_takes_the_refusal_away_and_an_upgrade_brings_it_back(one_event: Database) -> None:
     """With an event in the table, which stays."""
     with one_event.write() as connection:
-        alembic.command.downgrade(migrate._config(connection), "-1")
+        alembic.command.downgrade(migrate._config(connection), "0004")
         connection.execute(text("UPDATE events SET actor = 'joan'"))
         migrate.migrate(connection)
     assert recorded(one_event) == [("archive_added", "joan", None)]

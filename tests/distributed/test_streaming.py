@@ -24,7 +24,7 @@ def test_a_data_set_that_was_prepared_again_is_not_read(tmp_path: Path) -> None:
     error = _read_row_group({"group": 0}, location, digest)["error"]
     assert isinstance(error, StoreError)
     assert "prepared again" in str(error)
-    assert "without --resume" in str(error)
+    assert "with --force" in str(error)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -35,9 +35,10 @@ Written = list[tuple[Metric, str, float]]
 
 
 def planned(directory: Path) -> SeriesRow:
-    """Two slices of air in one NIfTI file."""
+    """Two slices of air, and a voxel of water, in one NIfTI file."""
     affine = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1.0]])
     air = np.full(SHAPE, -1000, dtype=np.int16)
+    air[0, 0, 0] = 0
     (directory / "study").mkdir()
     write_nifti(directory / "study" / "case.nii.gz", air, VolumeGeometry(shape=SHAPE, lps_from_kji=affine))
     (verdict,) = scan_archive(directory / "study", ReadingConfig()).verdicts

@@ -28,6 +28,7 @@ def test_a_data_set_that_was_prepared_again_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # of its own settings
 def test_what_is_wrong_with_a_row_group_is_raised_as_it_is(tmp_path: Path) -> None:
     """Not as Ray's account of it, which would be tried again."""
     location = write_squares(tmp_path / "set", slices_each=10)

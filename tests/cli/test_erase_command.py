@@ -99,7 +99,7 @@ def test_findings_of_a_series_that_is_somebody_else_s_by_now(store: Store, subje
     with closing(open_database(sqlite_url(store.database_path))) as database:
         scan(database, [series_row("1.2.3", subject_key="0" * 32)], root=str(tmp_path / "archive"))
     shown = vaeseg(store, "erase", subject)
-    assert "1 of the findings are of series that are somebody else's by now" in shown.stderr
+    assert "1 of the findings are of series that are not this subject's by now" in shown.stderr
     assert vaeseg(store, "erase", subject, "--yes").exit_code == 0
     assert vaeseg(store, "verify").exit_code == 0
     assert vaeseg(store, "erase", subject).exit_code == 1

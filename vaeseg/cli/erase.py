@@ -57,8 +57,8 @@ def _print(traces: Traces) -> None:
 def _note_what_else_goes(traces: Traces) -> None:
     if count := traces.rows.n_findings_of_others:
         print(
-            f"{count} of the findings are of series that are not this subject's by now: the next run makes again what was "
-            "current of them, where the files are there",
+            f"{count} of the findings are of series that are not this subject's by now: the next run makes again what "
+            "was current of them, where the files are there",
             file=sys.stderr,
         )
     if count := traces.n_left_behind:

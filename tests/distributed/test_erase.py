@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,11 +152,9 @@ class KilledError(Exception):
     pass
 
 
-def test_killed_after_any_step_the_same_command_goes_on(
-    database: Database, store: Store, archive_id: int, clock: Clock
-) -> None:
-    """Killed after each step in turn, it is begun again every time and ends with nothing left and no disagreement."""
-    for last in ERASE_STEPS:
+def killed_after_each(steps: Sequence[str], store: Store, database: Database, clock: Clock) -> None:
+    """Begin the erasure once for each step, and have it die there."""
+    for last in steps:
 
         def die(step: str, last: str = last) -> None:
             if step == last:
@@ -164,6 +163,13 @@ def test_killed_after_any_step_the_same_command_goes_on(
         with pytest.raises(KilledError):
             erase_subject(store, database, SUBJECT, die)
         clock.advance(3600)
+
+
+def test_killed_after_any_step_the_same_command_goes_on(
+    database: Database, store: Store, archive_id: int, clock: Clock
+) -> None:
+    """Killed after each step in turn, it is begun again every time and ends with nothing left and no disagreement."""
+    killed_after_each(ERASE_STEPS, store, database, clock)
     with pytest.raises(StoreError, match="no such subject"):
         erase_subject(store, database, SUBJECT)
     assert_erased(store, database)
@@ -326,15 +332,7 @@ def test_killed_without_a_series_the_same_command_goes_on(
     """Once the findings are gone from SQL nothing there knows the key, and its file may still lie among the parts."""
     for key in OWN:
         correct(database, key, OTHER)
-    for last in ERASE_STEPS[:-1]:
-
-        def die(step: str, last: str = last) -> None:
-            if step == last:
-                raise KilledError
-
-        with pytest.raises(KilledError):
-            erase_subject(store, database, SUBJECT, die)
-        clock.advance(3600)
+    killed_after_each(ERASE_STEPS[:-1], store, database, clock)
     erase_subject(store, database, SUBJECT)
     assert SUBJECT not in content(store, database)
     assert kinds(store, database) == []

@@ -62,24 +62,19 @@ def is_above_int16(volume: Volume) -> bool:
     return volume.volume_hu.dtype != np.int16 and bool(volume.volume_hu.max() > INT16_MAX)
 
 
-def check_levels(volume: Volume) -> None:
-    """Refuse a NIfTI image that has as few values as a label, or of which whole numbers would leave next to nothing.
+def check_levels(volume: Volume, *, allow_whole: bool) -> None:
+    """Refuse an image with so few levels that whole numbers would leave next to nothing of it.
+
+    Args:
+        volume: any.
+        allow_whole: take one of whole numbers all the same; a NIfTI file of so few is a label.
 
     Raises:
         ReadingError: ``not_hounsfield_units``.
     """
+    if allow_whole and volume.volume_hu.dtype == np.int16:
+        return
     low, high = float(volume.volume_hu.min()), float(volume.volume_hu.max())
     if high - low < FEWEST_LEVELS:
-        detail = f"values between {low:g} and {high:g}, as of a label or of fractions"
+        detail = f"values between {low:g} and {high:g}, as of fractions or of a label"
         raise ReadingError(Reason.NOT_HOUNSFIELD_UNITS, detail)
-
-
-def check_fractions(volume: Volume) -> None:
-    """Refuse an image of which whole numbers would leave next to nothing.
-
-    Raises:
-        ReadingError: ``not_hounsfield_units``.
-    """
-    low, high = float(volume.volume_hu.min()), float(volume.volume_hu.max())
-    if volume.volume_hu.dtype != np.int16 and high - low < FEWEST_LEVELS:
-        raise ReadingError(Reason.NOT_HOUNSFIELD_UNITS, f"fractions between {low:g} and {high:g}")

@@ -59,7 +59,7 @@ def read_image(path: AnyPath, config: ReadingConfig) -> Volume:
         ReadingError: as `read_nifti`, and ``not_hounsfield_units``.
     """
     volume = read_nifti(path, config)
-    check_levels(volume)
+    check_levels(volume, allow_whole=False)
     if is_above_int16(volume):
         detail = f"values up to {volume.volume_hu.max():g}, allowed are {INT16_MAX}"
         raise ReadingError(Reason.NOT_HOUNSFIELD_UNITS, detail)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vaeseg.config import ReadingConfig
 from vaeseg.io.ahead import read_ahead
 from vaeseg.io.dicom import quiet_pydicom
-from vaeseg.io.hounsfield import HuStack, check_fractions, is_above_int16
+from vaeseg.io.hounsfield import HuStack, check_levels, is_above_int16
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import read_image
 from vaeseg.io.pixels import read_instance_hu
@@ -51,7 +51,7 @@ def _read_dicom(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
             stack.put(k, values)
             noticed |= warnings
     volume = Volume(volume_hu=stack.volume_hu, geometry=manifest.geometry)
-    check_fractions(volume)
+    check_levels(volume, allow_whole=True)
     if is_above_int16(volume):
         noticed.add(Warn.VALUES_ABOVE_INT16)
     return replace(volume, warnings=tuple(sorted(noticed | stack.warnings)))

@@ -302,12 +302,16 @@ def test_rows_go_whatever_key_they_have_in_parquet(database: Database, store: St
 
 
 def test_rows_go_whatever_study_they_have_in_parquet(database: Database, store: Store, archive_id: int) -> None:
-    """As of a study that was merged with another."""
+    """As of a study that was merged with another; nor are they taken for nobody's when somebody else is erased."""
     with database.write() as connection:
         for table in (SeriesTable, FindingTable):
             connection.execute(
                 update(table).where(table.series_instance_uid == OWN[0]).values(study_instance_uid="1.9")
             )
+    before = rows_of(store, OWN[0])
+    erase_subject(store, database, OTHER)
+    assert rows_of(store, OWN[0]) == before
+    assert kinds(store, database) == []
     erase_subject(store, database, SUBJECT)
     assert rows_of(store, OWN[0]) == []
     assert kinds(store, database) == []

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ray import cloudpickle
 from vaeseg.distributed import spread
 from vaeseg.distributed.failures import PipelineError
 from vaeseg.distributed.spread import here_at_first, on_ray
+from vaeseg.errors import ClusterError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # no worker can import it
@@ -71,6 +72,48 @@ def test_what_is_left_after_some_seconds_is_done_by_tasks(monkeypatch: pytest.Mo
     here = [item for item in ITEMS[:20] if pids[item] == str(os.getpid())]
     assert here == ITEMS[: len(here)]
     assert 0 < len(here) < 20
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As if none were up; what is given to it is done elsewhere."""
+
+    def on_ray(_function: spread.Function, items: Sequence[str], _check: Callable[[], None]) -> Iterator[str]:
+        spread.start_local_ray()
+        yield from (f"{item} elsewhere" for item in items)
+
+    monkeypatch.setattr(spread, "HERE_SECONDS", 0)
+    monkeypatch.setattr(spread, "on_ray", on_ray)
+    monkeypatch.setattr(spread.ray, "is_initialized", lambda: False)
+    return monkeypatch
+
+
+def test_work_goes_on_here_while_ray_starts(tmp_path: Path, no_ray: pytest.MonkeyPatch) -> None:
+    """A start that takes until item 7 is done hinders nobody; what is left then is given away."""
+    until = time.monotonic() + 60
+
+    def start() -> None:
+        while not (tmp_path / "7").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+
+    no_ray.setattr(spread, "start_local_ray", start)
+    done = list(here_at_first(partial(notes, tmp_path), ITEMS[:20], nothing))
+    n_here = len(list(tmp_path.iterdir()))
+    assert done == ITEMS[:n_here] + [f"{item} elsewhere" for item in ITEMS[n_here:20]]
+    assert 8 <= n_here < 20
+
+
+def test_a_ray_that_cannot_start_is_told_of_where_it_is_needed(tmp_path: Path, no_ray: pytest.MonkeyPatch) -> None:
+    """Not where all was done before."""
+
+    def fail() -> None:
+        time.sleep(0.5)
+        raise ClusterError("no")
+
+    no_ray.setattr(spread, "start_local_ray", fail)
+    assert list(here_at_first(partial(notes, tmp_path), ITEMS[:1], nothing)) == ITEMS[:1]
+    with pytest.raises(ClusterError, match=r"^no$"):
+        list(here_at_first(partial(notes, tmp_path), ITEMS[:20], nothing))
 
 
 def test_a_task_whose_process_dies_is_tried_once_more(tmp_path: Path) -> None:

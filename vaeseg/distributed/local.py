@@ -42,6 +42,8 @@ ENVIRONMENT = {
 }
 _directories: list[Path] = []
 """Of the Ray that this process started, while it runs."""
+_starting = threading.Lock()
+"""Held while one thread starts Ray: another waits for it, and uses that."""
 
 
 def start_ray(address: str | None, n_cpus: int) -> None:
@@ -126,8 +128,12 @@ def start_local_ray(n_cpus: int | None = None) -> None:
     Raises:
         ClusterError: it cannot be started.
     """
-    if ray.is_initialized():
-        return
+    with _starting:
+        if not ray.is_initialized():
+            _start_local_ray(n_cpus)
+
+
+def _start_local_ray(n_cpus: int | None) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     could_not = "Ray cannot be started on this machine"

@@ -1,9 +1,12 @@
-"""One function over many items: here for as long as Ray takes to start, and as tasks on Ray if some are left then."""
+"""One function over many items: here while there is no Ray to ask, and as tasks on Ray if many are left by then."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,13 +16,18 @@ from ray.exceptions import RayError
 
 from vaeseg.config import HERE_SECONDS
 from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
-from vaeseg.distributed.lifecycle import consume_in_thread
+from vaeseg.distributed.lifecycle import STOP_SECONDS, consume_in_thread
 from vaeseg.distributed.local import start_local_ray
+from vaeseg.errors import ClusterError
+
+logger = logging.getLogger(__name__)
 
 TASKS_AT_ONCE = 64
 """That were given to Ray and whose results were not fetched."""
 HANDED_OVER = 64
 """Results that wait for the driver."""
+WORKER_SECONDS = 0.5
+"""A worker takes as long to import what it needs, so that less is done sooner here, even where Ray is up."""
 
 Function = Callable[[str], Iterable[str]]
 """Text to texts, so that any machine understands both; raising ends the whole."""
@@ -40,13 +48,42 @@ def here(function: Function, items: Sequence[str], check: Callable[[], None]) ->
 
 
 def here_at_first(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:
-    """All results: of one item after the other for `HERE_SECONDS`, then of those that are left as `on_ray` has them."""
-    until = time.monotonic() + HERE_SECONDS
-    for number, item in enumerate(items):
-        if time.monotonic() >= until:
-            yield from on_ray(function, items[number:], check)
-            return
-        yield from here(function, [item], check)
+    """All results: of one item after the other while there is no Ray, then of those that are left as `on_ray` has them.
+
+    After `HERE_SECONDS` Ray is started beside; at the end it has started, or failed to.
+    """
+    until = time.monotonic() + (min(HERE_SECONDS, WORKER_SECONDS) if ray.is_initialized() else HERE_SECONDS)
+    started: Future[None] | None = None
+    try:
+        for number, item in enumerate(items):
+            if time.monotonic() >= until:
+                started = started or _ray_beside()
+                if started.done():
+                    yield from on_ray(function, items[number:], check)
+                    return
+            yield from here(function, [item], check)
+    finally:
+        if started is not None:
+            wait([started], timeout=STOP_SECONDS)
+
+
+def _ray_beside() -> Future[None]:
+    """Done when Ray is up, or cannot be started, which is told to whoever needs it."""
+    over: Future[None] = Future()
+    if ray.is_initialized():
+        over.set_result(None)
+        return over
+
+    def start() -> None:
+        try:
+            start_local_ray()
+        except ClusterError as error:
+            logger.debug("%s", error)
+        finally:
+            over.set_result(None)
+
+    threading.Thread(target=start, name="ray-start", daemon=True).start()
+    return over
 
 
 def on_ray(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:

@@ -284,8 +284,8 @@ class PhantomConfig:
 SERIES_AT_ONCE = 500
 """Series of a run in one pipeline: their manifests are in memory."""
 HERE_SECONDS = 5.0
-"""For so long the driver reads headers before it starts a Ray of this machine, and reads on until that is up: starting one
-takes as long, and by then it has read more than ten thousand from a local disk."""
+"""For so long the driver reads headers before it starts a Ray of this machine, and reads on until that is up: starting
+one takes as long, and by then it has read more than ten thousand from a local disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

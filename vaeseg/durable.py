@@ -6,8 +6,28 @@ import errno
 import os
 import secrets
 
+from vaeseg.errors import StoreError
 from vaeseg.paths import AnyPath
 from vaeseg.remote import RemotePath
+
+
+def write_file(path: AnyPath, data: bytes | memoryview, what: str, *, synced: bool = True) -> None:
+    """`write_atomically` into a directory that is made where it is missing.
+
+    Args:
+        path: of the file.
+        data: all of it.
+        what: the file's name for people.
+        synced: flush to disk.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, bytes(data), synced=synced)
+    except OSError as error:
+        raise StoreError(f"{what} cannot be written: {error.strerror}") from error
 
 
 def write_atomically(path: AnyPath, data: bytes, *, synced: bool = True) -> None:

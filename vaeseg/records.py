@@ -295,6 +295,11 @@ class FileCount:
         if self.found != self.in_series + self.refused + self.waiting:
             raise ValueError(f"{self} does not add up")
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Without the reasons."""
+        return {name: value for name, value in vars(self).items() if name != "refused_by_reason"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PartFile:

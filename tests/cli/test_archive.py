@@ -53,7 +53,7 @@ def test_the_index_alone_is_brought_up_to_date(ward: Path) -> None:
     assert "series  1 readable, 0 refused" in shown
     status = json.loads(vaeseg(ward, "status", "--json").stdout)
     assert [(run["kind"], run["status"]) for run in status] == [("index", "finished")] * 3
-    assert status[-1]["files"] == {"found": 6, "in_series": 0, "refused": 0}
+    assert status[-1]["files"] == {"found": 6, "in_series": 0, "refused": 0, "waiting": 6}
 
 
 def test_a_dry_run_of_a_scan_writes_nothing(ward: Path) -> None:

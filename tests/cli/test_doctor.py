@@ -10,8 +10,8 @@ import pytest
 from called import vaeseg
 from click.testing import CliRunner
 
-import vaeseg.distributed.machine as machine
 from vaeseg.cli import main
+from vaeseg.distributed import machine_checks
 from vaeseg.models.files import resolve_model
 
 GIB = 2**30
@@ -19,7 +19,7 @@ GIB = 2**30
 
 @pytest.fixture(autouse=True)
 def _a_large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "memory_available", lambda: 64 * GIB)
+    monkeypatch.setattr(machine_checks, "memory_available", lambda: 64 * GIB)
     for name in ("VAESEG_ADDRESS", "RAY_ADDRESS", "VAESEG_DB_FILE", "VAESEG_SUBJECT_KEY"):
         monkeypatch.delenv(name, raising=False)
 

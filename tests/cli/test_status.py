@@ -48,7 +48,7 @@ def test_one_run_as_json(store: Store, run_id: str) -> None:
     shown = json.loads(result.stdout)
     assert (shown["run_id"], shown["status"], shown["model"], shown["pending"]) == (run_id, "running", "phantom-v1", 1)
     assert shown["outcomes"] == {"segmented": 1, "skipped": 0, "failed": 1, "crashed": 0}
-    assert shown["files"] == {"found": 5, "in_series": 3, "refused": 2}
+    assert shown["files"] == {"found": 5, "in_series": 3, "refused": 2, "waiting": 0}
     assert shown["refused_by_reason"] == {"not_an_image": 2}
     assert shown["started_at"].endswith("+00:00")
 
@@ -58,7 +58,7 @@ def test_one_run_for_people(store: Store, now_database: Database, run_id: str) -
     finish_run(now_database, run_id, "finished")
     result = _status(store, run_id)
     assert "1 segmented, 0 skipped, 1 failed, 0 crashed, 1 pending" in result.stdout
-    assert "5 found, 3 in series, 2 refused" in result.stdout
+    assert "5 found, 3 in series, 2 refused, 0 waiting" in result.stdout
     assert "2 not_an_image" in result.stdout
     assert "not for clinical use" in result.stderr
 

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, event, insert, make_url, select, text
 from sqlalchemy.exc import StatementError
 
 from vaeseg.db.migrate import current_revision
-from vaeseg.db.session import Database, _masked, open_database, sqlite_url, utc_now
+from vaeseg.db.session import Database, masked, open_database, sqlite_url, utc_now
 from vaeseg.db.tables import ArchiveTable, EventTable, SeriesTable
 from vaeseg.errors import DatabaseAwayError, DatabaseVersionError, StoreError, UsageError
 from vaeseg.io.store import Store
@@ -215,8 +215,9 @@ def test_a_server_that_is_not_there_costs_one_line_without_the_password(url: str
 
 def test_passwords_are_masked_for_people() -> None:
     """Both ways in which a URL can hold one."""
-    assert _masked(make_url("postgresql+psycopg://u:s3cret@h/d")) == "postgresql://u:***@h/d"
-    assert "s3cret" not in _masked(make_url("postgresql+psycopg://u@h/d?password=s3cret"))
+    assert masked(make_url("postgresql+psycopg://u:s3cret@h/d")) == "postgresql://u:***@h/d"
+    in_query = make_url("postgresql+psycopg://u@h/d?password=s3cret&sslmode=require")
+    assert masked(in_query) == "postgresql://u@h/d?password=***&sslmode=require"
 
 
 def test_what_a_server_interrupts_is_done_again(postgres_url: str) -> None:

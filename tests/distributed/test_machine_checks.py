@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vaeseg import memory
 from vaeseg.checks import ArchiveRoot
 from vaeseg.distributed import local, machine, machine_checks
 from vaeseg.distributed.machine import (
@@ -13,7 +14,6 @@ from vaeseg.distributed.machine import (
     GIB,
     gpu_check,
     gpu_devices,
-    memory_available,
     memory_check,
     shared_memory_check,
 )
@@ -65,8 +65,8 @@ def test_the_limit_of_a_container_counts(
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-        monkeypatch.setattr(machine, name, tmp_path / name)
-    assert memory_available() == available_kib * 1024
+        monkeypatch.setattr(memory, name, tmp_path / name)
+    assert memory.memory_available() == available_kib * 1024
 
 
 def test_a_library_that_does_not_load_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,15 +16,18 @@ from called import InThisProcess
 from object_store import Server, copy_tree, make_bucket, s3_server
 from sqlalchemy import select
 
+from vaeseg.config import PreprocessingConfig
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.summaries import Progress, run_summary
 from vaeseg.db.tables import FindingTable
 from vaeseg.distributed.erase import erase_subject
+from vaeseg.distributed.prepare import ArchiveSource, PreparationReport, PreparationRequest, prepare
 from vaeseg.distributed.submit import Submission, preview, submit
 from vaeseg.distributed.verify import collect_garbage, verify
+from vaeseg.io.dataset_manifest import Recipe
 from vaeseg.io.parquet import read_masks
 from vaeseg.io.store import Store
-from vaeseg.paths import matches
+from vaeseg.paths import AnyPath, matches
 from vaeseg.remote import RemotePath
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -90,6 +93,20 @@ def test_results_are_those_of_a_disk(submission: Submission, archive: Path, buck
         assert len(matches(store.masks, "*/*/*/mask.nii.gz")) == len(measured(database)) == 2
         assert list(verify(store, database)) == []
         assert collect_garbage(store, database, dry_run=True) == []
+
+
+def test_a_data_set_prepared_from_objects_is_that_of_a_disk(archive: Path, bucket: RemotePath, tmp_path: Path) -> None:
+    """Images, labels and what is written: all are objects, and the digest is the same."""
+    copy_tree(archive, bucket / "archive")
+
+    def prepared(root: AnyPath, out: AnyPath) -> PreparationReport:
+        source = ArchiveSource(path=root / "dicom", label_dir=root / "labels", store_root=tmp_path)
+        recipe = Recipe(preprocessing=PreprocessingConfig(image_size=16))
+        return prepare(PreparationRequest(source=source, recipe=recipe, out=str(out)))
+
+    there = prepared(bucket / "archive", bucket / "prepared")
+    assert (there.complete, len(there.manifest.subjects)) == (True, 3)
+    assert there.manifest.digest == prepared(archive, tmp_path / "prepared").manifest.digest
 
 
 @pytest.fixture

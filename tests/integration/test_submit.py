@@ -18,6 +18,7 @@ from PIL import Image
 
 from vaeseg.distributed.report import RunReport
 from vaeseg.distributed.submit import Submission, preview, submit
+from vaeseg.errors import StoreError
 from vaeseg.geometry.resample import to_model_grid
 from vaeseg.inference.predictor import Predictor
 from vaeseg.io.parquet import read_masks
@@ -240,6 +241,21 @@ def test_a_short_series_is_skipped_by_rule(submission: Submission, archive: Path
     ahead = preview(replace(submission, study_dir=study))
     assert (ahead.to_skip, ahead.already_done) == (0, 1)
     assert ahead.to_segment > 0
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["gone", "not mounted"])
+def test_labels_that_are_away_end_a_run_before_its_index(
+    submission: Submission, tmp_path: Path, is_there: bool
+) -> None:
+    """One line, a run that has failed, and no finding without the IoU that was asked for."""
+    labels = tmp_path / "labels"
+    if is_there:
+        labels.mkdir()
+    away = replace(submission, config=replace(submission.config, label_dir=str(labels)))
+    with pytest.raises(StoreError, match=r"^the label directory cannot be listed, or is empty: is .* mounted\?$"):
+        submit(away)
+    assert rows(away, "SELECT status FROM runs") == [{"status": "failed"}]
+    assert rows(away, "SELECT * FROM instances") == []
 
 
 def test_labels_on_another_grid_are_resampled_or_refused(submitted: Submission, archive: Path, tmp_path: Path) -> None:

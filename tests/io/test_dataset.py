@@ -280,11 +280,12 @@ def test_other_programs_can_read_it(location: Path) -> None:
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the file and the cause; no manifest says that there is a data set."""
 
-    def full(path: Path, data: bytes) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vaeseg.io.location.write_atomically", full)
-    with pytest.raises(StoreError, match=r"cannot write slices/part-00000\.parquet to .*: No space left on device"):
+    monkeypatch.setattr("vaeseg.durable.write_atomically", full)
+    refused = r"slices/part-00000\.parquet of .* cannot be written: No space left on device"
+    with pytest.raises(StoreError, match=refused):
         write_data_set(tmp_path / "set", volumes())
     assert not (tmp_path / "set/manifest.json").exists()
 

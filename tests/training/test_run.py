@@ -289,6 +289,6 @@ def test_memory_decides_where_slices_are_kept(data: str, tmp_path: Path, monkeyp
     ask = request(data, tmp_path / "m.safetensors")
     assert stays_in_memory(ask)
     assert not stays_in_memory(replace(ask, memory="stream"))
-    monkeypatch.setattr("vaeseg.training.run._free_bytes", lambda: 1000)
+    monkeypatch.setattr("vaeseg.training.run.memory_available", lambda: 2000)
     assert not stays_in_memory(ask)
     assert stays_in_memory(replace(ask, memory="resident"))

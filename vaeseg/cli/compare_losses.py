@@ -59,7 +59,7 @@ def command(
 
     Exit codes: 0 ok, 1 a training failed or was interrupted, 2 usage.
     """
-    from vaeseg.durable import write_atomically
+    from vaeseg.durable import write_file
     from vaeseg.training.comparison import compare_losses, draw_comparison
 
     changes = settings_of(settings, ("seed", "split", *(["epochs"] if epochs else [])))
@@ -67,7 +67,8 @@ def command(
     with going_on_by_itself():
         comparison = compare_losses(request, _trained)
     draw_comparison(comparison, out / "losses.png")
-    write_atomically(out / "losses.json", json.dumps(comparison.as_json(), indent=1, allow_nan=False).encode())
+    figures = json.dumps(comparison.as_json(), indent=1, allow_nan=False).encode()
+    write_file(out / "losses.json", figures, str(out / "losses.json"))
     if as_json:
         click.echo(json.dumps(comparison.as_json(), allow_nan=False))
     else:

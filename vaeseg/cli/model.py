@@ -84,10 +84,10 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
 
     The graph takes "intensity" (batch, 1, S, S) in [0, 1] and gives "probability" of the same shape.
     """
+    from vaeseg.durable import write_file
     from vaeseg.models.checkpoint import load_checkpoint
     from vaeseg.models.files import SUFFIX, read_model_file, resolve_model
     from vaeseg.models.registry import halved
-    from vaeseg.models.writing import write_model_file
 
     if half and kind == "onnx":
         raise UsageError("--half goes with --format safetensors only: the graph computes in single precision")
@@ -99,10 +99,10 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
         from vaeseg.models.onnx import to_onnx
 
         exported = to_onnx(path.stem, checkpoint)
-        write_model_file(out, exported.data)
+        write_file(out, exported.data, str(out))
         print(f"{out}: largest difference of a probability from torch {exported.max_difference:.2g}")
     else:
-        write_model_file(out, halved(checkpoint) if half else read_model_file(path))
+        write_file(out, halved(checkpoint) if half else read_model_file(path), str(out))
         print(f"{out}: sha256 {load_checkpoint(out).digest}")
 
 
@@ -112,14 +112,14 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
 @store_option
 def card_command(model: str, out: Path | None, store: AnyPath) -> None:
     """Write the model card of MODEL, a name or a file, in Markdown: what its record says, and nothing else."""
+    from vaeseg.durable import write_file
     from vaeseg.models.card import model_card
-    from vaeseg.models.writing import write_model_file
 
     card = model_card(_shown(model, store))
     if out is None:
         print(card, end="")
     else:
-        write_model_file(out, card.encode())
+        write_file(out, card.encode(), str(out))
 
 
 def _shown(model: str, store: AnyPath) -> ListedModel:

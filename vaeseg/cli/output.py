@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vaeseg.errors import StoreError, UsageError
+from vaeseg.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,6 +83,8 @@ def write_rows(
         StoreError: the file cannot be written.
         UsageError: values that Parquet cannot hold in one column.
     """
+    from vaeseg.durable import write_file
+
     if output_format == "parquet":
         from vaeseg.io.tables import parquet_bytes
 
@@ -94,7 +96,7 @@ def write_rows(
     if out is None:
         sys.stdout.write(data.decode())
     else:
-        _write_file(out, data)
+        write_file(out, data, str(out))
 
 
 def _csv(columns: Sequence[str], rows: Rows) -> str:
@@ -134,12 +136,3 @@ def _json_value(value: Any) -> Any:
         return value
     value = _text(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_file(out: Path, data: bytes) -> None:
-    from vaeseg.durable import write_atomically
-
-    try:
-        write_atomically(out, data)
-    except OSError as error:
-        raise StoreError(f"{out} cannot be written: {error.strerror}") from error

@@ -254,20 +254,19 @@ def _not_known_yet(shown: dict[str, Any]) -> dict[str, Any]:
 def _as_json(report: RunReport, store_root: AnyPath, db: str | None) -> dict[str, Any]:
     from sqlalchemy import make_url
 
-    from vaeseg.db.session import sqlite_url
+    from vaeseg.db.session import masked, sqlite_url
     from vaeseg.io.store import Store
 
     store = Store(store_root.absolute())
-    url = make_url(db or sqlite_url(store.database_path))
     return {
         "run_id": report.run_id,
         "status": report.status,
         "store": str(store.root),
-        "db": url.render_as_string(hide_password=True),
+        "db": masked(make_url(db or sqlite_url(store.database_path))),
         "n_series": report.n_series,
         "outcomes": report.outcomes,
         "left_out_by_rule": report.left_out_by_rule,
-        "files": {name: getattr(report.files, name) for name in ("found", "in_series", "refused", "waiting")},
+        "files": report.files.numbers,
         "index": report.index,
         "seconds": round(report.seconds, 3),
         "slices_per_second": round(report.n_slices / report.seconds, 3) if report.n_slices else None,

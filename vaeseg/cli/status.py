@@ -80,9 +80,7 @@ def _as_json(summary: RunSummary) -> dict[str, Any]:
         "seconds": summary.seconds,
         "outcomes": summary.outcomes,
         "pending": summary.pending,
-        "files": None
-        if files is None
-        else {"found": files.found, "in_series": files.in_series, "refused": files.refused},
+        "files": None if files is None else files.numbers,
         "refused_by_reason": {} if files is None else files.refused_by_reason,
         "counts": summary.counts,
     }
@@ -132,7 +130,7 @@ def _print_summary(summary: RunSummary) -> None:
 def _files(summary: RunSummary) -> str:
     if summary.files is None:
         return "-"
-    return f"{summary.files.found} found, {summary.files.in_series} in series, {summary.files.refused} refused"
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.files.numbers.items())
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote_plus
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -38,6 +39,9 @@ RECONNECT_SECONDS = 1.0
 
 AWAY_CODES = ("08", "57P")
 """SQLSTATE classes: connection exceptions; shutting down, crashed, starting up."""
+
+HIDDEN = "***"
+"""What people see of a password."""
 
 _WRITES = "vaeseg_writes"
 
@@ -178,7 +182,7 @@ def unmigrated_database(url: str, *, create: bool = True, now: Callable[[], date
     """
     parsed = supported_url(url)
     check_file(parsed, create)
-    return Database(engine=_engine(parsed), shown_url=_masked(parsed), now=now)
+    return Database(engine=_engine(parsed), shown_url=masked(parsed), now=now)
 
 
 def supported_url(url: str) -> URL:
@@ -197,6 +201,14 @@ def supported_url(url: str) -> URL:
     if kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed.set(drivername="sqlite")
     raise UsageError(f"--db names {kind}, which is not supported: use sqlite:///FILE or postgresql://...")
+
+
+def masked(url: URL) -> str:
+    """For people: without a password, wherever in the URL one stands."""
+    shown = url.set(drivername=url.get_backend_name())
+    secrets = [key for key in shown.query if "pass" in key.lower()]
+    text = shown.update_query_dict(dict.fromkeys(secrets, HIDDEN)).render_as_string(hide_password=True)
+    return text.replace(quote_plus(HIDDEN), HIDDEN)
 
 
 def check_file(url: URL, create: bool) -> None:
@@ -259,9 +271,9 @@ def _clear_failures(url: URL) -> Iterator[None]:
         yield
     except DBAPIError as error:
         kind = DatabaseAwayError if _is_away(error) else StoreError
-        raise kind(f"database {_masked(url)}: {_reason(url, error)}") from error
+        raise kind(f"database {masked(url)}: {_reason(url, error)}") from error
     except sqlite3.Error as error:  # raised inside the connect event, past SQLAlchemy
-        raise StoreError(f"database {_masked(url)}: {error}") from error
+        raise StoreError(f"database {masked(url)}: {error}") from error
 
 
 def _is_away(error: DBAPIError) -> bool:
@@ -281,10 +293,4 @@ def _reason(url: URL, error: DBAPIError) -> str:
     if "disk is full" in reason:
         reason += "; free space, then run the same command again"
     password = url.password
-    return reason.replace(password, "***") if password else reason
-
-
-def _masked(url: URL) -> str:
-    shown = url.set(drivername=url.get_backend_name())
-    secrets = [key for key in shown.query if "pass" in key.lower()]
-    return shown.update_query_dict(dict.fromkeys(secrets, "***")).render_as_string(hide_password=True)
+    return reason.replace(password, HIDDEN) if password else reason

@@ -22,10 +22,6 @@ ENOUGH_SHARED_BYTES = 2 * GIB
 """What a Ray of our own takes for its objects (`local.OBJECT_STORE_BYTES`)."""
 DEVICES = Path("/dev")
 SHARED_MEMORY = Path("/dev/shm")
-MEMORY_FACTS = Path("/proc/meminfo")
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
-MEMORY_PARTS = Path("/sys/fs/cgroup/memory.stat")
 
 
 def versions() -> dict[str, str]:
@@ -82,32 +78,10 @@ def memory_check(available_bytes: int) -> Check:
     return passed("memory", found)
 
 
-def memory_available() -> int:
-    """Bytes that a process may still take: of the machine, or of the container where that is less.
-
-    Raises:
-        OSError: the system does not tell.
-    """
-    of_machine = _number(r"MemAvailable:\s+(\d+) kB", MEMORY_FACTS) * 1024
-    try:
-        cached = _number(r"inactive_file (\d+)", MEMORY_PARTS)  # counts as used, and is given up when it is needed
-        in_container = int(MEMORY_LIMIT.read_text()) - int(MEMORY_USED.read_text()) + cached
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return of_machine
-    return min(of_machine, in_container)
-
-
-def _number(pattern: str, file: Path) -> int:
-    found = re.search(f"^{pattern}$", file.read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(0, f"{file} does not say it")
-    return int(found[1])
-
-
-def shared_memory_check(size_bytes: int, needed_bytes: int = ENOUGH_SHARED_BYTES) -> Check:
+def shared_memory_check(size_bytes: int) -> Check:
     """Whether Ray's object store fits into shared memory; Ray itself goes on, on disk."""
     found = f"{size_bytes / GIB:.1f} GiB in {SHARED_MEMORY}"
-    if size_bytes < needed_bytes:
-        advice = f"give it {needed_bytes / GIB:.0f} GiB (--shm-size of a container): Ray would use the disk, slowly"
+    if size_bytes < ENOUGH_SHARED_BYTES:
+        advice = f"give it {ENOUGH_SHARED_BYTES // GIB} GiB (--shm-size of a container): Ray would use the disk, slowly"
         return warned("shared_memory", found, advice)
     return passed("shared_memory", found)

@@ -9,6 +9,7 @@ from functools import partial
 
 from vaeseg.checks import ArchiveRoot, Check, Look, looked
 from vaeseg.distributed import machine
+from vaeseg.memory import memory_available
 from vaeseg.paths import AnyPath
 
 REINSTALL = "install vaeseg anew: pip install -c constraints.txt vaeseg"
@@ -70,6 +71,6 @@ def _archive(archive: ArchiveRoot) -> list[Check]:
 
 _MEANS: dict[str, Look] = {
     "gpus": lambda: [machine.gpu_check(machine.gpus_seen(), machine.gpu_devices())],
-    "memory": lambda: [machine.memory_check(machine.memory_available())],
+    "memory": lambda: [machine.memory_check(memory_available())],
     "shared_memory": lambda: [machine.shared_memory_check(shutil.disk_usage(machine.SHARED_MEMORY).total)],
 }

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig, TrainingConfig
 from vaeseg.distributed.prepare import PreparationRequest, prepare
 from vaeseg.distributed.train import Workers, train_model
-from vaeseg.durable import write_atomically
-from vaeseg.errors import StoreError, UsageError
+from vaeseg.durable import write_file
+from vaeseg.errors import UsageError
 from vaeseg.inference.evaluation import evaluate, load_model, result_json
 from vaeseg.inference.evaluation_sources import DataSource
 from vaeseg.io.dataset import DataSet, open_data_set
@@ -235,10 +235,8 @@ def _evaluated(
         listener.say(f"{decoder.stem}: evaluating on {part}")
         evaluation = evaluate(model, DataSource(data, part, kind), allow_overlap=True)
         parts[part] = result_json(evaluation, request.training.seed)
-    try:
-        write_atomically(table, json.dumps({"digest": digest, "parts": parts}, indent=1, allow_nan=False).encode())
-    except OSError as error:
-        raise StoreError(f"{TABLE_FILE} of {decoder.stem} cannot be written: {error.strerror}") from error
+    content = json.dumps({"digest": digest, "parts": parts}, indent=1, allow_nan=False).encode()
+    write_file(table, content, f"{TABLE_FILE} of {decoder.stem}")
     return parts
 
 

@@ -109,6 +109,7 @@ def execute_run(
     """
     started = time.monotonic()
     with _executed(database, store, run_id) as run:
+        _check_labels(run.config)
         report = _process(run, run.update_index(), on_progress)
     report.seconds = time.monotonic() - started
     counts = {
@@ -187,6 +188,12 @@ def not_entered(store_root: AnyPath, config: RunConfig) -> tuple[AnyPath, ...]:
     if config.label_dir is not None:
         paths.append(any_path(config.label_dir))
     return tuple(path.resolve() for path in paths)
+
+
+def _check_labels(config: RunConfig) -> None:
+    """Before hours of index, and before findings without the IoU that was asked for."""
+    if config.label_dir is not None and not is_there(any_path(config.label_dir)):
+        raise StoreError("the label directory cannot be listed, or is empty: is its file system mounted?")
 
 
 def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> RunReport:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vaeseg import __version__
-from vaeseg.durable import write_atomically
+from vaeseg.durable import write_file
 from vaeseg.errors import StoreError
 from vaeseg.evaluation.agreement import Agreement, bland_altman
 from vaeseg.evaluation.bootstrap import N_DRAWS
@@ -92,11 +92,8 @@ def write_report(report: Report, directory: Path) -> None:
         "report.html": lambda: render_page(report, data),  # last, so that no trouble with a drawing costs the tables
     }
     make_report_directory(directory)
-    try:
-        for name, made in files.items():
-            write_atomically(directory / name, made().encode())
-    except OSError as error:
-        raise StoreError(f"the report cannot be written to {directory}: {error.strerror}") from error
+    for name, made in files.items():
+        write_file(directory / name, made().encode(), f"{name} of the report")
 
 
 def make_report_directory(directory: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vaeseg.config import ReadingConfig
-from vaeseg.errors import ReadingError
+from vaeseg.errors import ReadingError, StoreError
 from vaeseg.geometry.affine import same_grid
 from vaeseg.geometry.resample import label_in_grid, share_inside
 from vaeseg.io.nifti import read_label
@@ -45,9 +45,12 @@ def find_labels(label_dir: AnyPath, names: Mapping[str, Sequence[str]]) -> tuple
         Series key to label path; and how many label files belong to no series.
 
     Raises:
-        OSError: the directory cannot be listed.
+        StoreError: the directory cannot be listed.
     """
-    listed: list[AnyPath] = [*label_dir.iterdir()]
+    try:
+        listed: list[AnyPath] = [*label_dir.iterdir()]
+    except OSError as error:
+        raise StoreError(f"the label directory cannot be listed: {error.strerror}") from error
     labels = sorted((path for path in listed if path.name.endswith((".nii", ".nii.gz"))), key=lambda path: path.name)
     by_name = {_stem(path.name): path for path in labels}
     found = {key: by_name[name] for key, own in names.items() for name in own if name in by_name}

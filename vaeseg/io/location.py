@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vaeseg.durable import write_atomically
+from vaeseg.durable import write_file
 from vaeseg.errors import StoreError
 from vaeseg.paths import AnyPath, any_path
 
@@ -65,12 +65,7 @@ class Location:
         Raises:
             StoreError: it cannot be written.
         """
-        path = self._path(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, bytes(data))
-        except OSError as error:
-            raise StoreError(f"cannot write {name} to {self.url}: {error.strerror}") from error
+        write_file(self._path(name), data, f"{name} of {self.url}")
 
     def make(self, directory: str) -> None:
         """Make a directory, and those above it, unless it is there.

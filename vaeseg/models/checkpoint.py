@@ -19,13 +19,13 @@ from torch import Tensor
 
 from vaeseg.canonical import as_json
 from vaeseg.config import ArchitectureConfig, PreprocessingConfig
+from vaeseg.durable import write_file
 from vaeseg.errors import CheckpointError
 from vaeseg.models.description import FORMAT_VERSION, Description, content_digest, parse_description, parse_words
 from vaeseg.models.files import read_model_file
 from vaeseg.models.provenance import PLAIN_FIELDS, Provenance
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
-from vaeseg.models.writing import write_model_file
 from vaeseg.paths import AnyPath
 
 _NETWORKS: Mapping[str, type[VariationalAutoencoder]] = {"vae": VariationalAutoencoder, "segmenter": Segmenter}
@@ -86,7 +86,7 @@ def save_checkpoint(
         **({"workers": str(metadata.workers)} if metadata.workers else {}),
     }
     data = checkpoint_bytes(described, {name: stored(weight, half) for name, weight in model.state_dict().items()})
-    write_model_file(path, data)
+    write_file(path, data, f"model {path.name}")
     return hashlib.sha256(data).hexdigest()
 
 

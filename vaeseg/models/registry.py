@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from vaeseg.durable import write_file
 from vaeseg.errors import CheckpointError, ModelNotFoundError, UsageError
 from vaeseg.models import files
 from vaeseg.models.checkpoint import (
@@ -22,7 +23,6 @@ from vaeseg.models.description import FIRST_VERSION, FORMAT_VERSION, SINCE_SECON
 from vaeseg.models.files import model_file_name, read_model_file
 from vaeseg.models.onnx import from_onnx
 from vaeseg.models.record import Record, record_of
-from vaeseg.models.writing import write_model_file
 from vaeseg.paths import AnyPath, matches
 
 Where = Literal["store", "shipped", "file"]
@@ -105,7 +105,7 @@ def import_model(source: AnyPath, store_models: AnyPath, name: str, force: bool 
         return ImportedModel(path=holder, digest=digest, outcome="unchanged")
     if holder is not None and not force:
         raise UsageError(f"another model is called {name}: choose another --name, or replace it with --force")
-    write_model_file(target, data)
+    write_file(target, data, f"model {target.name}")
     return ImportedModel(path=target, digest=digest, outcome="imported" if holder is None else "replaced")
 
 

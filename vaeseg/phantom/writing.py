@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.config import PhantomConfig
-from vaeseg.durable import write_atomically
-from vaeseg.errors import StoreError, UsageError, VaesegError
+from vaeseg.durable import write_file
+from vaeseg.errors import UsageError, VaesegError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.phantom.patient import PhantomPatient
 from vaeseg.records import VolumeGeometry
@@ -120,11 +120,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StoreError: it cannot be written; a full disk, most often.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content, synced=False)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    write_file(path, content, str(path), synced=False)
 
 
 def _each_patient(

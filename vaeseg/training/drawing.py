@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.durable import write_atomically
-from vaeseg.errors import StoreError
+from vaeseg.durable import write_file
 from vaeseg.records import FloatArray
 
 if TYPE_CHECKING:
@@ -65,11 +64,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, png.getvalue())
-    except OSError as error:
-        raise StoreError(f"the figure {path.name} cannot be written: {error.strerror}") from error
+    write_file(path, png.getvalue(), f"the figure {path.name}")
 
 
 def draw_line(

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +25,7 @@ from vaeseg.io.msd import MsdItem, label_value
 from vaeseg.io.nifti import read_image
 from vaeseg.io.slices import PreparedVolume, SliceSet
 from vaeseg.io.volume import read_volume
-from vaeseg.paths import AnyPath
+from vaeseg.paths import AnyPath, any_path
 from vaeseg.records import Reason, Volume
 
 
@@ -152,7 +150,7 @@ def _prepared(item: PreparationItem, recipe: Recipe, reading: ReadingConfig, wit
     grid_hu = to_model_grid(axial_hu, geometry.spacing_mm, preprocessing.image_size)
     packed, warnings = None, volume.warnings
     if with_labels:
-        label = read_label_on_grid(Path(item.label), volume.geometry, reading, recipe.organ)
+        label = read_label_on_grid(any_path(item.label), volume.geometry, reading, recipe.organ)
         on_grid = label_to_model_grid(order.to_axial(label.mask), geometry.spacing_mm, preprocessing.image_size)
         packed = np.packbits(on_grid, axis=-1)
         warnings += label.warnings
@@ -170,8 +168,8 @@ def _prepared(item: PreparationItem, recipe: Recipe, reading: ReadingConfig, wit
 
 def _read(item: PreparationItem, reading: ReadingConfig) -> Volume:
     if item.manifest:
-        return read_volume(Path(item.image), SeriesManifest.from_json(item.manifest), reading)
-    return read_image(Path(item.image), reading)
+        return read_volume(any_path(item.image), SeriesManifest.from_json(item.manifest), reading)
+    return read_image(any_path(item.image), reading)
 
 
 def _check_size(n_slices: int, preprocessing: PreprocessingConfig, reading: ReadingConfig) -> None:
@@ -180,9 +178,3 @@ def _check_size(n_slices: int, preprocessing: PreprocessingConfig, reading: Read
     if n_pixels > reading.max_voxels:
         detail = f"{n_pixels} pixels on the model grid, allowed are {reading.max_voxels}"
         raise ReadingError(Reason.TOO_LARGE, detail)
-
-
-def counted(refused: Sequence[RefusedItem]) -> dict[str, Any]:
-    """How many items were refused, by reason, the most frequent first."""
-    reasons = [item.reason for item in refused]
-    return dict(sorted(((reason, reasons.count(reason)) for reason in set(reasons)), key=lambda pair: (-pair[1], pair)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from vaeseg.errors import TrainingError, UsageError
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.dataset_writer import SLICE_SPLITS_NAME, SUBJECT_SPLITS_NAME
 from vaeseg.io.splits import Split
+from vaeseg.memory import memory_available
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stored
 from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
@@ -266,11 +266,9 @@ def stays_in_memory(request: TrainingRequest) -> bool:
 
 
 def _stays_in_memory(data: DataSet, request: TrainingRequest) -> bool:
-    return request.memory == "resident" or (request.memory == "auto" and fits(data, _free_bytes()))
-
-
-def _free_bytes() -> int:
-    return int(FREE_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if request.memory != "auto":
+        return request.memory == "resident"
+    return fits(data, int(FREE_SHARE * memory_available()))
 
 
 def _fingerprint(request: TrainingRequest, data: DataSet, split: Split, parent: Checkpoint | None) -> dict[str, str]:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from vaeseg.durable import write_file
 from vaeseg.errors import TrainingError
-from vaeseg.models.writing import write_model_file
 
 
 @dataclass(kw_only=True)
@@ -164,7 +164,7 @@ def _as_text(fingerprint: Mapping[str, str]) -> str:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], described: dict[str, str]) -> None:
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_model_file(path, save_tensors(stored, described))
+    write_file(path, save_tensors(stored, described), f"model {path.name}")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

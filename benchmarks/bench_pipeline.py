@@ -131,7 +131,7 @@ _segment: Segment
 
 def _load_model(config: StageConfig) -> None:
     global _segment
-    _segment = Segment(config)
+    _segment = Segment(config, cores=lambda: 1)
 
 
 def on_pool(pool: ProcessPoolExecutor, archive: Path, store: Path) -> None:
@@ -150,8 +150,9 @@ def with_monai(archive: Path, store: Path) -> None:
     from monai_series import MonaiSeries
     from torch.utils.data import DataLoader
 
-    config = replace(stage_config(MODEL, store), num_threads=CORES)
-    segment, series = Segment(config), MonaiSeries(list(planned_rows(archive, config)), config.image_size)
+    config = stage_config(MODEL, store)
+    segment = Segment(config, cores=os.cpu_count)
+    series = MonaiSeries(list(planned_rows(archive, config)), config.image_size)
     for row in DataLoader(series, batch_size=None, num_workers=CORES):
         finished(measure(segment(row), config))
 

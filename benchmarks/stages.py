@@ -14,7 +14,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,13 +61,12 @@ def stage_config(model: str, store: Path) -> StageConfig:
         reading=ReadingConfig(),
         output_types=("nifti",),
         device="cpu",
-        num_threads=1,
     )
 
 
 def series_times(root: Path, config: StageConfig) -> Iterator[tuple[int, tuple[float, ...]]]:
     """Slices of each readable series, and processor seconds of its stages; the first series is done once before."""
-    segment = Segment(config)
+    segment = Segment(config, cores=lambda: 1)
     manifests = [verdict.manifest for verdict in scan_archive(root, config.reading).verdicts if verdict.manifest]
     for n, manifest in enumerate([manifests[0], *manifests]):
         row, seconds = planned_row(n, manifest, str(root), "", f"masks/{n}"), []
@@ -82,8 +80,8 @@ def series_times(root: Path, config: StageConfig) -> Iterator[tuple[int, tuple[f
 
 def one_process(model: str, archive: Path, store: Path) -> None:
     """What a plain script does with an archive: one series after the other, torch on all cores."""
-    config = replace(stage_config(model, store), num_threads=os.cpu_count())
-    segment = Segment(config)
+    config = stage_config(model, store)
+    segment = Segment(config, cores=os.cpu_count)
     for row in planned_rows(archive, config):
         finished(measure(segment(read(row, config)), config))
 

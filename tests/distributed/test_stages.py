@@ -230,9 +230,7 @@ def test_a_node_with_another_model_segments_nothing(tmp_path: Path) -> None:
 def test_a_model_without_finite_values_fails_the_series(tmp_path: Path) -> None:
     """No tumour would be a finding; the reason is the model's, not the series'."""
     path = write_overflowing_model(tmp_path / "m.safetensors")
-    asked = config(
-        tmp_path, model=str(path), model_digest=load_checkpoint(path).digest, image_size=IMAGE_SIZE, num_threads=1
-    )
+    asked = config(tmp_path, model=str(path), model_digest=load_checkpoint(path).digest, image_size=IMAGE_SIZE)
     row = measure(Segment(asked)(read(planned(tmp_path), asked)), asked)
     failure = failure_of(row)
     assert failure is not None

@@ -48,14 +48,6 @@ def test_subject_means_weigh_subjects_and_not_slices() -> None:
     assert protocol.mean_over_subjects(per_subject) == pytest.approx(1.4 / 3)
 
 
-def test_volume_iou_pools_the_voxels_of_a_subject() -> None:
-    """Slices 0 and 1 together: one pixel shared of three; subject c has nothing at all."""
-    ious = protocol.subject_volume_ious(MASKS, LABELS, ["a", "a", "b", "c"])
-    assert list(ious) == ["a", "b", "c"]
-    assert (ious["a"], ious["b"]) == (pytest.approx(1 / 3), 0.0)
-    assert math.isnan(ious["c"])
-
-
 def test_lengths_and_shapes_must_agree() -> None:
     """Silently broadcasting a figure would report nonsense."""
     with pytest.raises(ValueError, match="expected the same"):

@@ -80,10 +80,11 @@ def command(
     Exit codes: 0 ok, 1 the model cannot be used, 2 usage, 3 some volumes could not be evaluated.
     """
     from vaeseg.distributed.evaluate import EvaluationRequest
+    from vaeseg.io.store import Store
     from vaeseg.models.files import name_or_path
 
     request = EvaluationRequest(
-        model=name_or_path(model, store / "models"),
+        model=name_or_path(model, Store(store).models),
         data=str(Path(data).absolute()) if data and "://" not in data else data,
         msd_dir=str(msd_dir.absolute()) if msd_dir else None,
         report_dir=str(report_dir.absolute()) if report_dir else None,

@@ -34,9 +34,10 @@ def command() -> None:
 @click.pass_context
 def list_command(ctx: click.Context, store: AnyPath, as_json: bool) -> None:
     """List models; damaged ones with their reason."""
+    from vaeseg.io.store import Store
     from vaeseg.models.registry import list_models
 
-    models = list_models(store / "models")
+    models = list_models(Store(store).models)
     if as_json:
         print(json.dumps([model.as_json() for model in models], allow_nan=False))
     else:
@@ -67,9 +68,10 @@ def import_command(file: Path, name: str, force: bool, store: AnyPath) -> None:
 
     A file of an older format is written in the present one.
     """
+    from vaeseg.io.store import Store
     from vaeseg.models.registry import import_model
 
-    imported = import_model(file, store / "models", name, force)
+    imported = import_model(file, Store(store).models, name, force)
     print(f"{imported.outcome} {name}  sha256 {imported.digest}")
 
 
@@ -85,6 +87,7 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
     The graph takes "intensity" (batch, 1, S, S) in [0, 1] and gives "probability" of the same shape.
     """
     from vaeseg.durable import write_file
+    from vaeseg.io.store import Store
     from vaeseg.models.checkpoint import load_checkpoint
     from vaeseg.models.files import SUFFIX, read_model_file, resolve_model
     from vaeseg.models.registry import halved
@@ -93,7 +96,7 @@ def export_command(model: str, kind: Literal["safetensors", "onnx"], out: Path, 
         raise UsageError("--half goes with --format safetensors only: the graph computes in single precision")
     if out.suffix != (".onnx" if kind == "onnx" else SUFFIX):
         raise UsageError(f"--out {out} does not end with {'.onnx' if kind == 'onnx' else SUFFIX}")
-    path = resolve_model(model, store / "models")
+    path = resolve_model(model, Store(store).models)
     checkpoint = load_checkpoint(path)
     if kind == "onnx":
         from vaeseg.models.onnx import to_onnx
@@ -123,10 +126,12 @@ def card_command(model: str, out: Path | None, store: AnyPath) -> None:
 
 
 def _shown(model: str, store: AnyPath) -> ListedModel:
+    from vaeseg.io.store import Store
     from vaeseg.models.files import resolve_model
     from vaeseg.models.registry import show_model
 
-    return show_model(resolve_model(model, store / "models"), store / "models")
+    models = Store(store).models
+    return show_model(resolve_model(model, models), models)
 
 
 def _print_list(models: list[ListedModel]) -> None:

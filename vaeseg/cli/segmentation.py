@@ -95,6 +95,7 @@ def submission(
     from vaeseg.config import RunConfig, SegmentationConfig
     from vaeseg.distributed.submit import Submission
     from vaeseg.io.rules import read_rules
+    from vaeseg.io.store import Store
     from vaeseg.models.files import name_or_path, resolve_model
 
     if address is None and of_run["device"] == "cuda":
@@ -103,7 +104,7 @@ def submission(
         choose_device("cuda")
     config = RunConfig(
         segmentation=SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None),
-        model_path=name_or_path(model, store / "models"),
+        model_path=name_or_path(model, Store(store).models),
         label_dir=str(label_dir) if label_dir else None,
         rules=read_rules(rules_file) if rules_file else None,
         plan_until=plan_until.astimezone(UTC).isoformat() if plan_until else None,
@@ -113,7 +114,7 @@ def submission(
         study_dir=root,
         store_root=store,
         database_url=db,
-        model=resolve_model(model, store / "models").stem,
+        model=resolve_model(model, Store(store).models).stem,
         address=address,
         wait=wait,
         config=config,

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from vaeseg.config import ReadingConfig
-from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError, interruptible
+from vaeseg.distributed.lifecycle import Interruption, interruptible
 from vaeseg.distributed.prepare_tasks import prepared_items
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.archive import ArchiveScan, scan_archive
@@ -123,7 +122,7 @@ def prepare(request: PreparationRequest, on_progress: ProgressCallback = lambda 
     location = locate(request.out)
     existing = None if request.force else _existing(location, request.recipe)
     _check_place(location)
-    with interruptible() as interruption:
+    with interruptible("no data set was made, the same command starts over") as interruption:
         plan = _plan(request, location)
         if existing is None:
             clear(location)
@@ -256,8 +255,7 @@ def _run(
     left = dict(enumerate(plan.items))
     noticed: list[tuple[str, tuple[str, ...]]] = []
     n_slices = 0
-    check = partial(_check, interruption)
-    for number, outcome in prepared_items(plan.items, recipe, request.reading, row_format, check):
+    for number, outcome in prepared_items(plan.items, recipe, request.reading, row_format, interruption.check):
         del left[number]
         if isinstance(outcome, RefusedItem):
             refused.append(outcome)
@@ -283,11 +281,6 @@ def _run(
         sources=plan.sources,
     )
     return manifest, by_warning(noticed)
-
-
-def _check(interruption: Interruption) -> None:
-    if interruption.signalled:
-        raise RunInterruptedError("interrupted; no data set was made, the same command starts over")
 
 
 def _crashed(item: PreparationItem) -> RefusedItem:

@@ -73,7 +73,6 @@ class StageConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = 32
     precision: Precision = "auto"
-    num_threads: int | None = None
     actors: tuple[int, int] | None = None
     """Fewest and most that segment; None: as many as the cluster has GPUs, or nodes."""
     plan_until: datetime | None = None
@@ -96,9 +95,9 @@ class Segment:
     """Model on its device, loaded once; turns slices into mask bits.
 
     Args:
-        config: whose `num_threads`, where it is given, is the number of passes at a time on a CPU.
+        config: for the workers.
         write: where figures go.
-        cores: how many there may be otherwise; asked where the model is.
+        cores: how many passes at a time on a CPU, each with a thread; asked where the model is.
     """
 
     def __init__(
@@ -110,8 +109,7 @@ class Segment:
 
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)
-        n_passes = config.num_threads or cores()
-        self._predictor = Predictor(checkpoint, config.device, config.batch_size, n_passes, config.precision)
+        self._predictor = Predictor(checkpoint, config.device, config.batch_size, cores(), config.precision)
         logger.info("the model computes in %s, %s", self._predictor.computes_in, self._predictor.engine.form)
         self._config, self._size, self._write = config, config.image_size, write
 
@@ -124,14 +122,13 @@ class Segment:
         slices = unpack_slices(row["slices"], self._size)
         mask = self._predictor.segment(slices)
         self._count(len(mask), time.perf_counter() - started)
-        fullest = int(mask.sum(axis=(1, 2)).argmax()) if mask.any() else len(mask) // 2
         return SeriesRow(
             **{
                 **row,
                 "slices": b"",
                 "mask_bits": pack_mask(mask),
                 "hu_inside": slices[mask].tobytes(),
-                "preview": slices[fullest].tobytes(),
+                "preview": slices[_fullest_slice(mask)].tobytes(),
                 "segment_seconds": time.perf_counter() - started,
             }
         )
@@ -279,14 +276,19 @@ def _write_files(
     try:
         sha256 = write_mask(directory, mask, SeriesManifest.from_json(row["manifest"]).geometry)
         if "png" in config.output_types:
-            fullest = int(model_mask.sum(axis=(1, 2)).argmax()) if model_mask.any() else len(model_mask) // 2
+            outlined = model_mask[_fullest_slice(model_mask)]
             pixel_mm = (
                 max(axial.shape[1] * axial.spacing_mm[1], axial.shape[2] * axial.spacing_mm[2]) / config.image_size
             )
-            write_preview(directory, unpack_slices(row["preview"], config.image_size)[0], model_mask[fullest], pixel_mm)
+            write_preview(directory, unpack_slices(row["preview"], config.image_size)[0], outlined, pixel_mm)
     except OSError as error:
         raise StoreError(f"cannot write masks to the store: {error.strerror}; free space and submit again") from error
     return sha256
+
+
+def _fullest_slice(mask: BoolArray) -> int:
+    """The one that a preview shows; of an empty mask, the middle."""
+    return int(mask.sum(axis=(1, 2)).argmax()) if mask.any() else len(mask) // 2
 
 
 def _slice_records(mask: BoolArray, label: BoolArray | None, geometry: VolumeGeometry) -> tuple[SliceRecord, ...]:

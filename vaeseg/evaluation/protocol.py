@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.evaluation.slices import count_slices, ratio
+from vaeseg.evaluation.slices import count_slices
 from vaeseg.records import BoolArray, FloatArray
 
 
@@ -81,28 +81,6 @@ def subject_mean_ious(ious: FloatArray, subjects: Sequence[str]) -> dict[str, fl
     """
     of_subject = _slices_of(subjects, len(ious))
     return {subject: _mean(ious[slices]) for subject, slices in of_subject.items()}
-
-
-def subject_volume_ious(masks: BoolArray, labels: BoolArray, subjects: Sequence[str]) -> dict[str, float]:
-    """IoU over all voxels of each subject together, the figure that per-patient benchmarks report.
-
-    Args:
-        masks: (N, J, I) bool, predicted.
-        labels: (N, J, I) bool.
-        subjects: N subject keys, in any order.
-
-    Returns:
-        Subject to IoU, by order of first slice; NaN for a subject with neither label nor prediction.
-
-    Raises:
-        ValueError: shapes or lengths differ.
-    """
-    counts = count_slices(masks, labels)
-    of_subject = _slices_of(subjects, len(counts))
-    return {
-        subject: float(ratio(counts.shared[slices].sum(), counts.union[slices].sum()))
-        for subject, slices in of_subject.items()
-    }
 
 
 def mean_over_subjects(per_subject: dict[str, float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from vaeseg.telemetry import (
     DEV_IOU,
@@ -18,34 +17,7 @@ from vaeseg.telemetry import (
     Write,
     write_to_registry,
 )
-
-
-class FinishedEpoch(Protocol):
-    """What of `training.observing.EpochReport` becomes metrics."""
-
-    @property
-    def epoch(self) -> int:
-        """From 1."""
-
-    @property
-    def epochs(self) -> int:
-        """How many there are to be."""
-
-    @property
-    def losses(self) -> Mapping[str, float]:
-        """By name, `LOSS_PARTS`."""
-
-    @property
-    def dev(self) -> Mapping[str, float | None]:
-        """By name, `LOSS_PARTS` and `IOU_KINDS`."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the epoch's last step."""
-
-    @property
-    def slices_per_second(self) -> float:
-        """Evaluation not counted."""
+from vaeseg.training.observing import EpochReport
 
 
 class TrainingMetrics:
@@ -69,7 +41,7 @@ class TrainingMetrics:
         self._slices_done = done
         self._write_all(LOSS, losses)
 
-    def on_epoch(self, report: FinishedEpoch) -> None:
+    def on_epoch(self, report: EpochReport) -> None:
         """Set everything that an epoch gave; a figure that is undefined becomes NaN."""
         self._slices_done = 0
         self._write(EPOCHS_FINISHED, "", report.epoch)

@@ -19,6 +19,10 @@ FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
+MM3_PER_ML = 1000.0
+OUTCOMES = ("segmented", "skipped", "failed", "crashed")
+"""What may become of a series that was to be done."""
+
 
 class Reason(StrEnum):
     """Why a file, group of files or series was refused: the closed list that SQL, JSON and docs share."""
@@ -137,6 +141,11 @@ class VolumeGeometry:
     def voxel_volume_mm3(self) -> float:
         """Absolute determinant of the affine, right for sheared and mirrored grids too."""
         return float(abs(np.linalg.det(self.lps_from_kji[:3, :3])))
+
+    @cached_property
+    def pixel_area_mm2(self) -> float:
+        """Of a voxel within its slice, right for sheared grids too."""
+        return float(np.linalg.norm(np.cross(self.lps_from_kji[:3, 1], self.lps_from_kji[:3, 2])))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

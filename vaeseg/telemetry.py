@@ -14,7 +14,8 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-OUTCOMES = ("segmented", "skipped", "failed", "crashed")
+from vaeseg.records import OUTCOMES
+
 STAGES = ("read", "segment", "measure", "commit")
 
 REGISTRY = CollectorRegistry()

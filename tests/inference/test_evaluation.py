@@ -79,7 +79,8 @@ def test_labels_on_another_grid_are_named(model: Path, tmp_path: Path) -> None:
     found = evaluated(model, list_subjects(tmp_path, "a", "short", "swapped"))
     assert (found["n_subjects"], found["n_label_slices"], found["duplicate_subjects"]) == (3, 5, 0)
     assert found["warnings"] == {"label_covers_part": ["short"], "label_resampled": ["short", "swapped"]}
-    (covers, resampled) = remarks(found)
+    unknown, covers, resampled = remarks(found)
+    assert unknown.endswith("is unknown: it does not record all whom it has seen")
     assert covers.startswith("label_covers_part: the label does not reach everywhere in its image")
     assert covers.endswith("1 (short)")
     assert resampled.endswith("2 (short, swapped)")

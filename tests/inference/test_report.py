@@ -177,7 +177,7 @@ def test_remarks_on_subjects_are_said_at_the_head(tmp_path: Path) -> None:
 
 def test_overlap_is_said_at_the_head(tmp_path: Path) -> None:
     """Figures of subjects that were trained on look good and mean little."""
-    assert "The model was trained on 3 of these" in written(empty(overlap_subjects=3), tmp_path)
+    assert "was trained on 3 of these" in written(empty(overlap_subjects=3), tmp_path)
     assert "trained on" not in written(empty(overlap_subjects=0), tmp_path)
     assert "is unknown" in written(empty(overlap_subjects=None), tmp_path)
 

@@ -180,19 +180,6 @@ def _warn(evaluation: Evaluation, result: dict[str, Any]) -> None:
         click.echo(f"left out {item.name}: {item.reason}: {item.detail}", err=True)
     for remark in remarks(result):
         click.echo(remark, err=True)
-    if evaluation.overlap_subjects is None:
-        click.echo(
-            f"whether {evaluation.model} was trained on these subjects cannot be checked: it does not record all whom "
-            "it has seen",
-            err=True,
-        )
-    elif evaluation.overlap_subjects:
-        n_subjects = len(evaluation.table.subjects)
-        click.echo(
-            f"{evaluation.model} was trained on {evaluation.overlap_subjects} of these {n_subjects} subjects: these "
-            "are not figures of unseen patients",
-            err=True,
-        )
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
@@ -205,6 +192,7 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
 
 def _print_table(result: dict[str, Any]) -> None:
     from vaeseg.inference.report import TITLES
+    from vaeseg.training.lines import figure
 
     print(f"{result['model']}  sha256 {result['digest'][:16]}  threshold {result['threshold']:g}")
     print(
@@ -212,12 +200,8 @@ def _print_table(result: dict[str, Any]) -> None:
         f"{len(result['refused'])} left out"
     )
     for name, text in TITLES.items():
-        print(f"  {text:52s} {_figure(result[name]):>8s}  {_interval(result['confidence'][name])}")
+        print(f"  {text:52s} {figure(result[name]):>8s}  {_interval(result['confidence'][name])}")
     print(f"95 % intervals over subjects; {NOTICE}", file=sys.stderr)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _interval(bounds: list[float] | None) -> str:

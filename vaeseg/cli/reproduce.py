@@ -107,12 +107,14 @@ def _request(
 
 
 def _table(result: dict[str, Any]) -> str:
+    from vaeseg.training.lines import figure
+
     kinds = list(result["splits"])
     size, epochs = result["image_size"], result["epochs"]
     heads = [["paper", *("here" for _ in kinds)], [f"split by {kind}" for kind in ("slice", *kinds)]]
     parts = ("train", "dev", "test")
     rows = [
-        [_figure(result["paper"][part]), *(_figure(result["splits"][kind][part]) for kind in kinds)] for part in parts
+        [figure(result["paper"][part]), *(figure(result["splits"][kind][part]) for kind in kinds)] for part in parts
     ]
     lines = [
         f"{size} x {size} pixels, {epochs['vae']} epochs of the autoencoder and {epochs['decoder']} of the decoder; "
@@ -127,7 +129,3 @@ def _table(result: dict[str, Any]) -> str:
     if result["quick"]:
         lines.append("--quick: few epochs on small slices; this shows that it runs, not how good it is.")
     return "\n".join(lines)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -106,12 +106,9 @@ def epoch_lines(title: str) -> Observer:
 
 
 def _epoch_line(report: EpochReport) -> str:
-    dev = [
-        f"{label} {'-' if value is None else format(value, '.4f')}"
-        for name, label in SHOWN_DEV_FIGURES.items()
-        if name in report.dev
-        for value in [report.dev[name]]
-    ]
+    from vaeseg.training.lines import figure
+
+    dev = [f"{label} {figure(report.dev[name])}" for name, label in SHOWN_DEV_FIGURES.items() if name in report.dev]
     return (
         f"epoch {report.epoch}/{report.epochs}, loss {report.losses['loss']:.4g}, dev {' '.join(dev)}, "
         f"{report.slices_per_second:.0f} slices/s"

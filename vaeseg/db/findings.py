@@ -13,7 +13,6 @@ from vaeseg.db.archives import archive_named
 from vaeseg.db.drivers import run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
-    OUTCOMES,
     FindingTable,
     LesionTable,
     PartTable,
@@ -25,7 +24,7 @@ from vaeseg.db.upsert import in_batches
 from vaeseg.db.views import LATEST_FINDINGS
 from vaeseg.db.work import DONE, RunKey, WorkItem
 from vaeseg.errors import StoreError
-from vaeseg.records import LesionRecord, PartFile
+from vaeseg.records import OUTCOMES, LesionRecord, PartFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
 
 from vaeseg.db.drivers import is_lost, run_not_found, waits_for_cluster
 from vaeseg.db.session import Database
-from vaeseg.db.tables import OUTCOMES, ArchiveTable, FindingTable, ModelTable, RunTable, WorkItemTable
-from vaeseg.records import FileCount
+from vaeseg.db.tables import ArchiveTable, FindingTable, ModelTable, RunTable, WorkItemTable
+from vaeseg.records import OUTCOMES, FileCount
 
 
 @dataclass(frozen=True, kw_only=True)

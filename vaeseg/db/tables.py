@@ -16,11 +16,11 @@ from sqlalchemy import CheckConstraint, Date, ForeignKey, Index, MetaData, Uniqu
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from vaeseg.db.types import BigKey, CleanText, Json, PathText, UtcDateTime
+from vaeseg.records import OUTCOMES
 
 VERDICTS = ("readable", "refused")
 RUN_STATUSES = ("running", "finished", "interrupted", "failed", "nothing_to_do")
-WORK_STATES = ("pending", "segmented", "skipped", "failed", "crashed")
-OUTCOMES = ("segmented", "skipped", "failed", "crashed")
+WORK_STATES = ("pending", *OUTCOMES)
 COVERAGE = ("segmented", "left_out_by_rule", "refused", "failed", "crashed", "pending", "waiting")
 
 

@@ -34,7 +34,13 @@ from vaeseg.evaluation.lesions import measure_lesions
 from vaeseg.evaluation.overlap import dice, iou
 from vaeseg.evaluation.protocol import slice_ious
 from vaeseg.geometry.orientation import axial_geometry, axial_order
-from vaeseg.geometry.resample import label_to_model_grid, mask_to_native, model_pixel_of_voxel, to_model_grid
+from vaeseg.geometry.resample import (
+    label_to_model_grid,
+    mask_to_native,
+    model_pixel_mm,
+    model_pixel_of_voxel,
+    to_model_grid,
+)
 from vaeseg.io.labels import read_label_on_grid
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.masks import MASK_NAME, write_mask, write_preview
@@ -42,7 +48,7 @@ from vaeseg.io.parquet import encode_mask
 from vaeseg.io.volume import read_volume
 from vaeseg.logs import logged_with, set_up_worker_logging
 from vaeseg.paths import any_path
-from vaeseg.records import BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
+from vaeseg.records import MM3_PER_ML, BoolArray, Overlap, Reason, SegmentedSeries, SliceRecord, VolumeGeometry
 from vaeseg.telemetry import (
     FILES_READ_BYTES,
     GPU_BUSY_SECONDS,
@@ -54,8 +60,6 @@ from vaeseg.telemetry import (
 )
 
 logger = logging.getLogger(__name__)
-
-MM3_PER_ML = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +281,7 @@ def _write_files(
         sha256 = write_mask(directory, mask, SeriesManifest.from_json(row["manifest"]).geometry)
         if "png" in config.output_types:
             outlined = model_mask[_fullest_slice(model_mask)]
-            pixel_mm = (
-                max(axial.shape[1] * axial.spacing_mm[1], axial.shape[2] * axial.spacing_mm[2]) / config.image_size
-            )
+            pixel_mm = model_pixel_mm(axial.shape, axial.spacing_mm, config.image_size)
             write_preview(directory, unpack_slices(row["preview"], config.image_size)[0], outlined, pixel_mm)
     except OSError as error:
         raise StoreError(f"cannot write masks to the store: {error.strerror}; free space and submit again") from error
@@ -292,8 +294,7 @@ def _fullest_slice(mask: BoolArray) -> int:
 
 
 def _slice_records(mask: BoolArray, label: BoolArray | None, geometry: VolumeGeometry) -> tuple[SliceRecord, ...]:
-    in_plane = np.cross(geometry.lps_from_kji[:3, 1], geometry.lps_from_kji[:3, 2])
-    areas = np.array([np.count_nonzero(plane) for plane in mask]) * float(np.linalg.norm(in_plane))
+    areas = np.array([np.count_nonzero(plane) for plane in mask]) * geometry.pixel_area_mm2
     ious = np.full(len(mask), np.nan) if label is None else slice_ious(mask, label)
     return tuple(
         SliceRecord(slice_index=k, tumour_area_mm2=float(area), iou=_measured(float(value)))

@@ -15,12 +15,10 @@ import numpy.typing as npt
 
 from vaeseg.evaluation.boxes import Box, bounding_box
 from vaeseg.geometry.affine import to_lps_mm
-from vaeseg.records import BoolArray, FloatArray, IntArray, LesionRecord, VolumeGeometry
+from vaeseg.records import MM3_PER_ML, BoolArray, FloatArray, IntArray, LesionRecord, VolumeGeometry
 
 CONNECTIVITY = 26
 """Voxels that touch by a face, an edge or a corner belong to the same lesion."""
-
-MM3_PER_ML = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.evaluation.lesions import MM3_PER_ML, find_components
+from vaeseg.evaluation.lesions import find_components
 from vaeseg.evaluation.slices import SliceCounts, concatenate_counts, count_slices
-from vaeseg.records import BoolArray, IntArray
+from vaeseg.records import MM3_PER_ML, BoolArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

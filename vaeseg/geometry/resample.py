@@ -71,12 +71,18 @@ def label_to_model_grid(label: BoolArray, spacing_mm: tuple[float, float, float]
     return np.asarray(covered >= 0.5 - 1e-6)
 
 
+def model_pixel_mm(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size: int) -> float:
+    """Side of a pixel of the model grid, whose longer native side fills it."""
+    _, height, width = shape
+    return max(height * spacing_mm[1], width * spacing_mm[2]) / size
+
+
 def model_pixel_of_voxel(
     shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size: int
 ) -> tuple[IntArray, IntArray]:
     """Model row of each native row, and model column of each native column: (J,) and (I,) intp."""
     _, height, width = shape
-    pixel_mm = max(height * spacing_mm[1], width * spacing_mm[2]) / size
+    pixel_mm = model_pixel_mm(shape, spacing_mm, size)
     return (
         _nearest_model_index(height, spacing_mm[1], pixel_mm, size),
         _nearest_model_index(width, spacing_mm[2], pixel_mm, size),
@@ -88,7 +94,7 @@ def covered_by_slice(
 ) -> tuple[slice, slice]:
     """Rows and columns of the model grid whose centres lie within the native slice; all of them for a square one."""
     _, height, width = shape
-    pixel_mm = max(height * spacing_mm[1], width * spacing_mm[2]) / size
+    pixel_mm = model_pixel_mm(shape, spacing_mm, size)
     return _covered(height * spacing_mm[1] / pixel_mm, size), _covered(width * spacing_mm[2] / pixel_mm, size)
 
 

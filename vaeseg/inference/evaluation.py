@@ -172,6 +172,16 @@ def remarks(result: Mapping[str, Any]) -> Iterator[str]:
     Args:
         result: from `result_json`.
     """
+    if result["overlap_subjects"] is None:
+        yield (
+            f"whether {result['model']} was trained on these subjects is unknown: it does not record all whom it has "
+            "seen"
+        )
+    elif result["overlap_subjects"]:
+        yield (
+            f"{result['model']} was trained on {result['overlap_subjects']} of these {result['n_subjects']} subjects: "
+            "these are not figures of unseen patients"
+        )
     if result["duplicate_subjects"]:
         yield (
             f"{result['duplicate_subjects']} of the {result['n_subjects']} subjects are copies of others, so that "

@@ -244,9 +244,4 @@ def _described(preprocessing: PreprocessingConfig) -> str:
 
 def grid_of(geometry: VolumeGeometry) -> Grid:
     """Sizes of the voxels of a grid in axial order, right for oblique and sheared ones too."""
-    in_plane = np.cross(geometry.lps_from_kji[:3, 1], geometry.lps_from_kji[:3, 2])
-    return Grid(
-        spacing_mm=geometry.spacing_mm,
-        pixel_mm2=float(np.linalg.norm(in_plane)),
-        voxel_mm3=geometry.voxel_volume_mm3,
-    )
+    return Grid(spacing_mm=geometry.spacing_mm, pixel_mm2=geometry.pixel_area_mm2, voxel_mm3=geometry.voxel_volume_mm3)

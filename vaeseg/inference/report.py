@@ -226,17 +226,7 @@ def _head(data: Record) -> str:
 
 def _notes(data: Record) -> str:
     """What a reader must know before any figure."""
-    notes = []
-    if data["overlap_subjects"]:
-        notes.append(
-            f"<b>The model was trained on {data['overlap_subjects']} of these {data['n_subjects']} subjects.</b> "
-            "These are not figures of unseen patients."
-        )
-    elif data["overlap_subjects"] is None:
-        notes.append(
-            "The model does not record all whom it has seen: whether it was trained on these subjects is unknown."
-        )
-    notes += [escape(remark) for remark in remarks(data)]
+    notes = [escape(remark) for remark in remarks(data)]
     if data["refused"]:
         notes.append(f"{len(data['refused'])} items could not be evaluated; they are listed at the end.")
     return "".join(f'<p class="note">{note}</p>' for note in notes)

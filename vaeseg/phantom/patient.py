@@ -25,7 +25,7 @@ from vaeseg.phantom.skeleton import paint_bones
 from vaeseg.phantom.texture import Texture, draw_texture
 from vaeseg.phantom.tumours import Tumour, label_tumour, paint_tumour
 from vaeseg.phantom.vessels import Vessels, draw_vessels, paint_vessels
-from vaeseg.records import BoolArray, FloatArray, VolumeGeometry
+from vaeseg.records import MM3_PER_ML, BoolArray, FloatArray, VolumeGeometry
 
 SLAB_PLANES = 16
 """Planes painted at once: enough to share the cost of small shapes, few enough to stay in the cache."""
@@ -204,7 +204,7 @@ def _truth(tumour: Tumour, n_voxels: int, geometry: VolumeGeometry) -> TumourTru
     return TumourTruth(
         kind=tumour.kind.value,
         diameter_mm=round(tumour.diameter_mm, 3),
-        volume_ml=n_voxels * geometry.voxel_volume_mm3 / 1000.0,
+        volume_ml=n_voxels * geometry.voxel_volume_mm3 / MM3_PER_ML,
         n_voxels=n_voxels,
         centre_lps_mm=(x, y, z),
     )

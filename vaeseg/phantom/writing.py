@@ -23,7 +23,7 @@ from vaeseg.durable import write_file
 from vaeseg.errors import UsageError, VaesegError
 from vaeseg.geometry.affine import ras_from_ijk
 from vaeseg.phantom.patient import PhantomPatient
-from vaeseg.records import VolumeGeometry
+from vaeseg.records import MM3_PER_ML, VolumeGeometry
 
 TRUTH_NAME = "phantom.json"
 """Written last: an archive without it is unfinished."""
@@ -90,7 +90,7 @@ def truth_of(patient: PhantomPatient, name: str, seed: int) -> PatientEntry:
         "shape": list(patient.geometry.shape),
         "spacing_mm": list(patient.geometry.spacing_mm),
         "n_slices_with_tumour": int(patient.label.any(axis=(1, 2)).sum()),
-        "tumour_volume_ml": int(patient.label.sum()) * patient.geometry.voxel_volume_mm3 / 1000.0,
+        "tumour_volume_ml": int(patient.label.sum()) * patient.geometry.voxel_volume_mm3 / MM3_PER_ML,
         "tumours": [asdict(tumour) for tumour in patient.tumours],
     }
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.models.checkpoint import load_checkpoint
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import IntArray
+from vaeseg.training.drawing import examples_of
 from vaeseg.training.figures import (
     draw_curves,
     draw_predictions,
@@ -29,9 +29,6 @@ from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.run import TrainingRequest, chosen_split
 from vaeseg.training.sources import batch_of
 from vaeseg.training.tensorboard import EVENTS_DIRECTORY, TensorBoard
-
-N_EXAMPLES = 6
-"""Dev slices shown, evenly from the first to the last."""
 
 
 @contextmanager
@@ -71,5 +68,4 @@ def _examples(data: DataSet, request: TrainingRequest) -> IntArray:
     dev = chosen_split(data, request).dev
     labelled = dev[data.index.tumour_pixels[dev] > 0]
     shown = labelled if len(labelled) else dev
-    places = np.unique(np.linspace(0, len(shown) - 1, N_EXAMPLES).round().astype(int))
-    return np.asarray(shown[places])
+    return examples_of(shown)

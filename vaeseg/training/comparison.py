@@ -20,13 +20,11 @@ from vaeseg.models.vae import VariationalAutoencoder, latent_shape
 from vaeseg.records import FloatArray, IntArray
 from vaeseg.training.batches import Batch
 from vaeseg.training.continuation import keyed, train_once
-from vaeseg.training.drawing import canvas, draw_line, grey, save_figure, show
+from vaeseg.training.drawing import canvas, draw_line, examples_of, grey, save_figure, show
 from vaeseg.training.history import HISTORY_FILE, EpochRecord, read_history
 from vaeseg.training.run import TrainedModel, TrainingRequest, chosen_split
 from vaeseg.training.sources import batch_of
 
-N_EXAMPLES = 6
-"""Dev slices shown, evenly from the first to the last."""
 MEASURED_SLICES = 16
 """Slices of the dev part in memory at a time."""
 
@@ -117,7 +115,7 @@ def compare_losses(request: TrainingRequest, train: Callable[[TrainingRequest], 
     """
     data = open_data_set(request.data)
     dev = chosen_split(data, request).dev
-    examples = dev[np.unique(np.linspace(0, len(dev) - 1, N_EXAMPLES).round().astype(int))]
+    examples = examples_of(dev)
     images = batch_of(data.read(examples), torch.device("cpu")).images
     losses = tuple(_compared(_with_loss(request, data, loss), loss, data, dev, images, train) for loss in LOSSES)
     return LossComparison(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaeseg.durable import write_file
-from vaeseg.records import FloatArray
+from vaeseg.records import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,10 +25,17 @@ Picture = npt.NDArray[np.uint8]
 """(height, width, 3), red green blue."""
 
 DOTS_PER_INCH = 120
+N_EXAMPLES = 6
+"""Dev slices shown."""
 MARKED_EPOCHS = 20
 """A curve of fewer epochs has a dot at each."""
 STYLE = {"font.size": 8.0, "axes.titlesize": 9.0}
 """Changes to matplotlib's own style."""
+
+
+def examples_of(slices: IntArray) -> IntArray:
+    """`N_EXAMPLES` of some slices, or all if there are fewer, evenly from the first to the last."""
+    return np.asarray(slices[np.unique(np.linspace(0, len(slices) - 1, N_EXAMPLES).round().astype(int))])
 
 
 @contextmanager

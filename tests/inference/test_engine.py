@@ -65,7 +65,7 @@ def expected(network: Segmenter) -> torch.Tensor:
 def made(network: Segmenter, precision: Precision) -> tuple[Engine, torch.Tensor]:
     built = engine_for(network, CPU, precision, batch=4)
     with torch.inference_mode():
-        return built, built.probability(INTENSITY)
+        return built, torch.sigmoid(built.logits(INTENSITY))
 
 
 def test_float32_is_fused_and_exact(network: Segmenter) -> None:

@@ -43,10 +43,6 @@ class Engine:
         """Logits of tumour, (B, S, S) float32, of intensity (B, S, S) float32 in [0, 1] on the same device."""
         return self.network.logits(_images(intensity, self.dtype))[:, 0].float()
 
-    def probability(self, intensity: Tensor) -> Tensor:
-        """Their probability, of the same shape."""
-        return torch.sigmoid(self.logits(intensity))
-
 
 def engine_for(network: Segmenter, device: torch.device, precision: Precision, batch: int) -> Engine:
     """The fastest form of a network that gives what its plain form gives.

@@ -8,9 +8,10 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from factories import axial_affine_ras, write_nifti, write_series
+from factories import axial_affine_ras, stored_values, write_nifti, write_series
 from reading import CONFIG, assert_volume, judge, read_one, reasons
 
 from vaeseg.errors import ReadingError
@@ -150,6 +151,21 @@ def test_a_file_that_changes_after_the_scan_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ReadingError, match="changed_while_reading"):
         read_volume(scan.root, manifest, CONFIG)
     series.paths[3].unlink()
+    with pytest.raises(ReadingError, match="changed_while_reading"):
+        read_volume(scan.root, manifest, CONFIG)
+
+
+@pytest.mark.parametrize(("n_slices", "pixel_mm"), [(6, 3.0), (5, 1.0)])
+def test_a_nifti_file_that_is_replaced_after_the_scan_is_noticed(
+    tmp_path: Path, n_slices: int, pixel_mm: float
+) -> None:
+    """What is found in it would be measured by the spacing of the file before."""
+    values = stored_values().T.astype(np.int16) - 1024
+    write_nifti(tmp_path / "v.nii.gz", values, np.diag([1.0, 1.0, 2.5, 1.0]))
+    scan = scan_archive(tmp_path, CONFIG)
+    manifest = scan.verdicts[0].manifest
+    assert manifest is not None
+    write_nifti(tmp_path / "v.nii.gz", values[..., :n_slices], np.diag([pixel_mm, pixel_mm, 2.5, 1.0]))
     with pytest.raises(ReadingError, match="changed_while_reading"):
         read_volume(scan.root, manifest, CONFIG)
 

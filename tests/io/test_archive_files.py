@@ -236,5 +236,24 @@ def test_an_error_of_the_disk_is_not_the_files_fault(
     def fail(*_: object) -> None:
         raise OSError(number, "so it is")
 
-    monkeypatch.setattr("vaeseg.io.dicom.read_elements", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr("vaeseg.io.dicom.read_elements", fail)
+        assert set(reasons(tmp_path)) == {reason}
+    monkeypatch.setattr("vaeseg.io.pixels.read_whole", fail)
     assert set(reasons(tmp_path)) == {reason}
+
+
+@pytest.mark.parametrize("where", ["vaeseg.io.archive.sha256_of", "vaeseg.io.nifti.read_whole"])
+def test_an_error_of_the_disk_within_a_nifti_file_is_not_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """While it is listed, and while its voxels are read; nothing of it tells the path."""
+    write_nifti(tmp_path / "CANARY.nii.gz", stored_values().T.astype(np.int16) - 1024)
+
+    def fail(path: Path, *_: object) -> None:
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr(where, fail)
+    (judged,) = judge(tmp_path)
+    assert judged.reason == "unreadable_file"
+    assert "CANARY" not in judged.verdict.fingerprint + str(judged.detail)

@@ -59,3 +59,21 @@ def write_atomically(path: AnyPath, data: bytes, *, synced: bool = True) -> None
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def fsync_directories(directory: AnyPath, root: AnyPath) -> None:
+    """Make the names in a directory, and in those above it up to `root`, survive a power cut; those of objects do.
+
+    Raises:
+        OSError: one cannot be opened or flushed.
+    """
+    if isinstance(directory, RemotePath):
+        return
+    for level in (directory, *directory.parents):
+        descriptor = os.open(level, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if level == root:
+            return

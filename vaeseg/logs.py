@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from io import TextIOBase
+from types import TracebackType
 from typing import Any, TextIO
 
 from vaeseg.errors import UsageError, VaesegError
@@ -177,6 +178,15 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr.behind if isinstance(sys.stderr, _LinesAsRecords) else sys.stderr
+
+
+def show_uncaught_errors() -> None:
+    """Have errors that end this process because nobody catches them shown by `without_messages`."""
+    sys.excepthook = _show
+
+
+def _show(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    fail(without_messages(error))
 
 
 def without_messages(error: BaseException) -> str:

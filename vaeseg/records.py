@@ -153,7 +153,7 @@ class Volume:
     """A CT volume in Hounsfield units with its place in the patient."""
 
     volume_hu: npt.NDArray[np.int16] | npt.NDArray[np.float32]
-    """(K, J, I); int16, or float32 where the rescale is fractional. Never below HU_FLOOR."""
+    """(K, J, I); int16, or float32 where values are fractional or above 32767. Never below HU_FLOOR."""
     geometry: VolumeGeometry
     warnings: tuple[Warn, ...] = ()
     """What was noticed while reading, in addition to what the headers told."""

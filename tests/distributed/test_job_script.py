@@ -47,6 +47,37 @@ def test_a_job_says_why_it_failed_in_json_where_its_node_asks_for_it(tmp_path: P
     assert record["message"].startswith("run 20261122T013000-1a2b3c: no store at")
 
 
+UNEXPECTED = """
+from pathlib import Path
+from vaeseg.distributed import {module}
+
+def broken(*_):
+    Path("/archive/" + "CANARY" + "NAME").read_bytes()
+
+{module}.{name} = broken
+{module}.{call}
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "option"),
+    [
+        ("job", "existing_store", "run_job('', broken)", "--run-id"),
+        ("doctor_job", "checks_of_head", "run_check('')", "--check-id"),
+    ],
+)
+def test_a_job_that_ends_with_an_error_of_others_does_not_quote_it(
+    module: str, name: str, call: str, option: str
+) -> None:
+    """It is the log of the job, for everybody who may look at the cluster."""
+    program = UNEXPECTED.format(module=module, name=name, call=call)
+    command = [sys.executable, "-c", program, option, "1"]
+    environment = {**os.environ, "VAESEG_DB": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, "FileNotFoundError" in done.stderr) == (1, True)
+    assert "CANARYNAME" not in done.stdout + done.stderr
+
+
 def test_an_entry_point_carries_the_run_and_nothing_else() -> None:
     """Everybody who may look at the cluster sees it."""
     command = entry_point("segment_archive", "20261122T013000-1a2b3c")

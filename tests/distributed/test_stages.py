@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -172,6 +173,24 @@ def test_our_own_errors_tell_where_and_not_what(tmp_path: Path, monkeypatch: pyt
     assert isinstance(outcome, FailedSeries)
     assert outcome.reason == "internal_error"
     assert outcome.detail.startswith("KeyError at test_stages.py:")
+
+
+def test_a_mask_outlasts_a_power_cut_once_its_finding_may_be_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not its bytes alone are flushed, but the names that lead to it."""
+    flushed: set[Path] = set()
+    really_flush = os.fsync
+
+    def flush(descriptor: int) -> None:
+        flushed.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        really_flush(descriptor)
+
+    row = segmented(read(planned(tmp_path), config(tmp_path)))
+    monkeypatch.setattr(os, "fsync", flush)
+    assert isinstance(outcome_of(measure(row, config(tmp_path))), SegmentedSeries)
+    store = tmp_path / "store"
+    assert {store / below for below in ("", "masks", "masks/s", "masks/s/x", "masks/s/x/model")} <= flushed
 
 
 def test_a_full_disk_stops_the_run_and_blames_no_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

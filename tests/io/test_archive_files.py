@@ -8,9 +8,10 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
-from factories import axial_affine_ras, write_nifti, write_series
+from factories import axial_affine_ras, stored_values, write_nifti, write_series
 from reading import CONFIG, assert_volume, judge, read_one, reasons
 
 from vaeseg.errors import ReadingError
@@ -154,6 +155,21 @@ def test_a_file_that_changes_after_the_scan_is_noticed(tmp_path: Path) -> None:
         read_volume(scan.root, manifest, CONFIG)
 
 
+@pytest.mark.parametrize(("n_slices", "pixel_mm"), [(6, 3.0), (5, 1.0)])
+def test_a_nifti_file_that_is_replaced_after_the_scan_is_noticed(
+    tmp_path: Path, n_slices: int, pixel_mm: float
+) -> None:
+    """What is found in it would be measured by the spacing of the file before."""
+    values = stored_values().T.astype(np.int16) - 1024
+    write_nifti(tmp_path / "v.nii.gz", values, np.diag([1.0, 1.0, 2.5, 1.0]))
+    scan = scan_archive(tmp_path, CONFIG)
+    manifest = scan.verdicts[0].manifest
+    assert manifest is not None
+    write_nifti(tmp_path / "v.nii.gz", values[..., :n_slices], np.diag([pixel_mm, pixel_mm, 2.5, 1.0]))
+    with pytest.raises(ReadingError, match="changed_while_reading"):
+        read_volume(scan.root, manifest, CONFIG)
+
+
 def test_excluded_directories_are_not_entered(tmp_path: Path) -> None:
     """A store inside the archive is not part of it."""
     write_series(tmp_path / "a")
@@ -220,5 +236,24 @@ def test_an_error_of_the_disk_is_not_the_files_fault(
     def fail(*_: object) -> None:
         raise OSError(number, "so it is")
 
-    monkeypatch.setattr("vaeseg.io.dicom.read_elements", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr("vaeseg.io.dicom.read_elements", fail)
+        assert set(reasons(tmp_path)) == {reason}
+    monkeypatch.setattr("vaeseg.io.pixels.read_whole", fail)
     assert set(reasons(tmp_path)) == {reason}
+
+
+@pytest.mark.parametrize("where", ["vaeseg.io.archive.sha256_of", "vaeseg.io.nifti.read_whole"])
+def test_an_error_of_the_disk_within_a_nifti_file_is_not_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """While it is listed, and while its voxels are read; nothing of it tells the path."""
+    write_nifti(tmp_path / "CANARY.nii.gz", stored_values().T.astype(np.int16) - 1024)
+
+    def fail(path: Path, *_: object) -> None:
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr(where, fail)
+    (judged,) = judge(tmp_path)
+    assert judged.reason == "unreadable_file"
+    assert "CANARY" not in judged.verdict.fingerprint + str(judged.detail)

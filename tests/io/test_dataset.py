@@ -298,6 +298,14 @@ def test_clear_removes_what_is_ours_and_nothing_else(location: Path) -> None:
     assert [str(path.relative_to(location)) for path in location.rglob("*")] == ["slices", "slices/mine.parquet"]
 
 
+def test_a_link_to_nothing_hides_no_data_set(location: Path) -> None:
+    """What is beside it is listed, and so is the link, which is a stranger's."""
+    before = locate(str(location)).sizes()
+    (location / "dangling").symlink_to(location / "nothing")
+    assert locate(str(location)).sizes() == before | {"dangling": 0}
+    assert locate(str(location / "nothing")).sizes() == {}
+
+
 def test_volumes_of_a_subject_are_counted_together(tmp_path: Path) -> None:
     """Two series of a patient are one subject with the tokens of both; a patient that comes again later is our bug."""
     first, second = volume("a", 5), replace(volume("a", 7), series="another", tokens=("more",))

@@ -41,7 +41,7 @@ def test_a_dicom_series_is_matched_by_its_uid(tmp_path: Path) -> None:
     """`<uid>.nii.gz` belongs to the series; another file belongs to none and is counted."""
     for name in ("1.2.3.nii.gz", "1.2.9.nii.gz", "notes.txt"):
         (tmp_path / name).touch()
-    found, unmatched = find_labels(tmp_path, {"1.2.3": label_names("1.2.3", "1.2.3", None)})
+    found, unmatched = find_labels(tmp_path, label_names([("1.2.3", "1.2.3", None)]))
     assert found == {"1.2.3": tmp_path / "1.2.3.nii.gz"}
     assert unmatched == 1
 
@@ -50,8 +50,31 @@ def test_a_dicom_series_is_matched_by_its_uid(tmp_path: Path) -> None:
 def test_a_nifti_series_is_matched_by_its_name(tmp_path: Path, image: str) -> None:
     """Suffixes and nnU-Net's channel number do not matter."""
     (tmp_path / "case_7.nii.gz").touch()
-    found, unmatched = find_labels(tmp_path, {"1.5": label_names("1.5", "1.5", image)})
+    found, unmatched = find_labels(tmp_path, label_names([("1.5", "1.5", image)]))
     assert (found, unmatched) == ({"1.5": tmp_path / "case_7.nii.gz"}, 0)
+
+
+def test_a_label_whose_name_several_images_have_is_nobodys(tmp_path: Path) -> None:
+    """Each patient has a directory with a `ct.nii.gz`: the label is counted, and those named by UID are found."""
+    for name in ("ct.nii.gz", "1.6.nii.gz", "lung.nii.gz"):
+        (tmp_path / name).touch()
+    images = {"1.5": "a/ct.nii.gz", "1.6": "b/ct.nii", "1.7": "c/ct_0000.nii.gz", "1.8": "c/lung.nii.gz"}
+    found, unmatched = find_labels(tmp_path, label_names((uid, uid, image) for uid, image in images.items()))
+    assert found == {"1.6": tmp_path / "1.6.nii.gz", "1.8": tmp_path / "lung.nii.gz"}
+    assert unmatched == 1
+
+
+def test_volumes_of_one_dicom_series_share_its_label(tmp_path: Path) -> None:
+    """Unless one has a label of its own."""
+    for name in ("1.2.nii.gz", "1.2-3.nii.gz"):
+        (tmp_path / name).touch()
+    found, unmatched = find_labels(tmp_path, label_names((key, "1.2", None) for key in ("1.2", "1.2-2", "1.2-3")))
+    assert {key: path.name for key, path in found.items()} == {
+        "1.2": "1.2.nii.gz",
+        "1.2-2": "1.2.nii.gz",
+        "1.2-3": "1.2-3.nii.gz",
+    }
+    assert unmatched == 0
 
 
 def test_a_label_on_the_same_grid_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -76,6 +77,21 @@ def test_a_directory_whose_files_cannot_be_looked_at(
     monkeypatch.setattr("vaeseg.io.listing.os.scandir", scanned)
     listing = list_directory(tmp_path, "a")
     assert (listing.is_readable, [file.path for file in listing.files]) == (is_readable, [] if is_readable else ["a/."])
+
+
+def test_a_directory_of_which_nothing_is_told_is_no_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its share dropped out: neither its files nor its own status."""
+    (tmp_path / "a").mkdir()
+
+    def stale(path: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr("vaeseg.io.listing.os.scandir", stale)
+    monkeypatch.setattr(Path, "lstat", stale)
+    listing = list_directory(tmp_path, "a")
+    assert (listing.is_readable, [file.path for file in listing.files]) == (False, ["a/."])
+    with pytest.raises(OSError, match="Stale"):
+        list_directory(tmp_path, "")
 
 
 def test_files_are_counted_that_are_there(bucket: RemotePath, tmp_path: Path) -> None:

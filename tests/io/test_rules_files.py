@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import tomllib
@@ -128,6 +129,29 @@ def test_an_element_of_another_kind_has_no_value(tmp_path: Path) -> None:
         with quiet_pydicom():
             values = read_values(tmp_path, "000.dcm", ["ConvolutionKernel"], ReadingConfig())
         assert values == {"ConvolutionKernel": ()}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), "unreadable_file"),
+        (PermissionError(errno.EACCES, "Permission denied"), "unreadable_file"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "changed_while_reading"),
+        (OSError(errno.EINVAL, "Invalid argument"), "unreadable_instance"),
+    ],
+)
+def test_an_error_of_the_disk_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
+    """EINVAL alone comes of a damaged header, which points to a place before the file."""
+    write_series(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vaeseg.io.dicom.read_elements", fail)
+    with pytest.raises(ReadingError, match=f"^{reason}:"):
+        ask(tmp_path, {"require": [{"keyword": "Modality", "equals": "CT"}]})
 
 
 def test_an_answer_names_no_patient(tmp_path: Path) -> None:

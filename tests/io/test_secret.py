@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,41 @@ def test_a_key_is_made_once_with_mode_0600(tmp_path: Path) -> None:
     assert subject_secret(tmp_path) == first
     assert (tmp_path / "subject.key").stat().st_mode & 0o777 == 0o600
     assert len(first) == 64
+
+
+def test_two_processes_that_start_together_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is second takes the key of the first, whole."""
+    winner = "w" * 64
+
+    def link_too_late(part: Path, path: Path) -> None:
+        path.write_text(f"{winner}\n")
+        path.chmod(0o600)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", link_too_late)
+    assert subject_secret(tmp_path) == winner.encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["subject.key"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_key_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """An empty file would be no key for every command after; hard links are not needed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(StoreError, match="cannot make the key file"):
+            subject_secret(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(subject_secret(tmp_path)) == 64
+    assert (tmp_path / "subject.key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["subject.key"]
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:

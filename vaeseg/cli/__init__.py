@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 
 import click
 
 from vaeseg import __version__
-from vaeseg.cli.tracebacks import show
 from vaeseg.errors import VaesegError
 from vaeseg.logs import (
     FORMAT_VARIABLE,
@@ -20,6 +18,7 @@ from vaeseg.logs import (
     LEVEL_VARIABLE,
     fail,
     set_up_logging,
+    show_uncaught_errors,
     take_over_stderr,
     without_messages,
 )
@@ -107,7 +106,7 @@ def main(debug: bool, log_format: str | None, log_level: str | None) -> None:
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 finished but some series failed or were refused.
     """
-    sys.excepthook = show
+    show_uncaught_errors()
     for variable, given in ((FORMAT_VARIABLE, log_format), (LEVEL_VARIABLE, log_level)):
         if given is not None:
             os.environ[variable] = given  # for scans that are started, and workers

@@ -223,7 +223,7 @@ def _described_sources(sources: Any) -> list[str]:
             f"files    found {files['found']}, in series {files['in_series']}, refused {files['refused']}{reasons}"
         )
     if sources.get("unmatched_labels"):
-        lines.append(f"labels   {sources['unmatched_labels']} files belong to no series")
+        lines.append(f"labels   {sources['unmatched_labels']} files have the name of no series, or of several images")
     return lines
 
 

@@ -225,7 +225,7 @@ def _show_report(report: RunReport, store: AnyPath) -> None:
     )
     print(f"headers {report.index['n_read']} read, {report.index['n_vanished']} files vanished")
     if report.unmatched_labels:
-        print(f"labels  {report.unmatched_labels} belong to no series found")
+        print(f"labels  {report.unmatched_labels} have the name of no series found, or of several images")
     if report.outcomes["left_out"]:
         print(f"note    {report.outcomes['left_out']} series failed before and were left out; --retry does them again")
     if report.outcomes["pending"]:

@@ -12,7 +12,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
+from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, cause_of
 from vaeseg.distributed.local import cores_of_this_node, gpus_available, most_cores_of_a_node, nodes_with_cpus
 from vaeseg.distributed.ray_data import presented
 from vaeseg.distributed.rows import SeriesRow
@@ -66,7 +66,7 @@ def _pass(rows: Sequence[SeriesRow], config: StageConfig) -> Iterator[SeriesRow]
             for row in dataset.iter_rows():
                 yield cast(SeriesRow, row)
         except RayError as error:
-            raise PipelineError(f"Ray ended the pipeline: {last_line(error)}; submit again to go on") from error
+            raise PipelineError(f"Ray ended the pipeline: {cause_of(error)}; submit again to go on") from error
 
 
 def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Dataset:

@@ -29,6 +29,7 @@ from vaeseg.distributed.needs import Findings, Needs
 from vaeseg.errors import EXIT_OK, ClusterError
 from vaeseg.io.probe import StoreProbe
 from vaeseg.io.store import Store
+from vaeseg.logs import show_uncaught_errors
 from vaeseg.paths import any_path
 
 JOB_SECONDS = 105.0
@@ -109,6 +110,7 @@ def run_check(description: str) -> int:
     """What the job does: look, and print a line with what was found."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check-id", required=True, help="of a request that lies in the store of $VAESEG_STORE")
+    show_uncaught_errors()
     checks = checks_of_head(parser.parse_args().check_id, os.environ.get("VAESEG_STORE"))
     print(RESULT + json.dumps([check.as_json() for check in checks]), flush=True)
     return EXIT_OK

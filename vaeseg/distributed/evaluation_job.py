@@ -15,7 +15,7 @@ from vaeseg.db.drivers import run_config
 from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database, open_database
 from vaeseg.distributed.evaluate import EvaluationListener, EvaluationRequest, evaluate_as_asked
-from vaeseg.distributed.failures import last_line
+from vaeseg.distributed.failures import cause_of
 from vaeseg.distributed.jobs import Tell, followed, hand_to_cluster
 from vaeseg.distributed.jobs_api import JobsApi
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
@@ -98,7 +98,7 @@ def _on_a_node(request: EvaluationRequest, check: Callable[[], None]) -> dict[st
     try:
         outcome = ray.get(pending)
     except RayError as error:
-        raise ClusterError(f"the node that evaluated failed: {last_line(error)}") from error
+        raise ClusterError(f"the node that evaluated failed: {cause_of(error)}") from error
     if isinstance(outcome, VaesegError):
         raise outcome
     return dict(outcome)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ray.exceptions import RayError
+import re
+
+from ray.exceptions import RayError, RayTaskError
 
 from vaeseg.errors import VaesegError
 
@@ -10,10 +12,23 @@ TASK_RETRIES = 1
 """A task whose process dies is tried once more (the kernel may have wanted memory), then its series is given up.
 
 Ray Data's own default is to retry for ever, so that one file that kills its decoder would hang the night."""
+PLACE = re.compile(r'File "(?:.*/)?(.+)", line (\d+)')
+"""In a traceback."""
 
 
 class PipelineError(VaesegError):
     """Ray itself failed; no series is to blame."""
+
+
+def cause_of(error: RayError) -> str:
+    """What led to an error of Ray's; of an exception that is neither Ray's nor ours type and place alone.
+
+    Its message could quote a path of the archive.
+    """
+    if not isinstance(error, RayTaskError) or isinstance(error.cause, VaesegError):
+        return last_line(error)
+    places = PLACE.findall(str(error))
+    return type(error.cause).__name__ + (" at {}:{}".format(*places[-1]) if places else "")
 
 
 def last_line(error: RayError) -> str:

@@ -16,7 +16,7 @@ from vaeseg.distributed.local import join_cluster
 from vaeseg.distributed.report import ProgressCallback
 from vaeseg.errors import EXIT_INCOMPLETE, EXIT_OK, UsageError, VaesegError
 from vaeseg.io.store import Store, create_store, existing_store
-from vaeseg.logs import fail, logged_with, set_up_logging, take_over_stderr
+from vaeseg.logs import fail, logged_with, set_up_logging, show_uncaught_errors, take_over_stderr
 from vaeseg.paths import AnyPath, any_path
 from vaeseg.remote import RemotePath
 from vaeseg.training.lines import epoch_line
@@ -41,6 +41,7 @@ def run_job(description: str, work: JobWork) -> int:
     cluster is the one whose job this is, and without one a Ray of its own is started when it is needed.
     """
     options = _options(description)
+    show_uncaught_errors()
     try:
         set_up_logging()
         take_over_stderr()

@@ -211,20 +211,21 @@ def _found(
     }  # nothing waits here
     sources: dict[str, Any] = {"files": counted}
     if source.label_dir is not None:
-        names = {manifest.series_key: _label_names(manifest) for manifest in manifests}
+        names = label_names(map(_named, manifests))
         labels, sources["unmatched_labels"] = find_labels(source.label_dir.resolve(), names)
         if not labels and manifests:
             raise UsageError(
-                f"no label in {source.label_dir} has the name of one of {len(manifests)} series: name each "
-                "<series_instance_uid>.nii.gz, or prepare without --label-dir"
+                f"no label in {source.label_dir} has the name of one, and one only, of {len(manifests)} series: name "
+                "each <series_instance_uid>.nii.gz, or prepare without --label-dir"
             )
     items, refused = archive_items(scan, labels)
     return items, refused, sources
 
 
-def _label_names(manifest: SeriesManifest) -> tuple[str, ...]:
-    volume_path = manifest.files[0].path if manifest.kind == "nifti" else None
-    return label_names(manifest.series_key, manifest.ref.series_instance_uid, volume_path)
+def _named(manifest: SeriesManifest) -> tuple[str, str, str | None]:
+    """Key, UID and image of a series."""
+    image = manifest.files[0].path if manifest.kind == "nifti" else None
+    return manifest.series_key, manifest.ref.series_instance_uid, image
 
 
 def _scan(source: ArchiveSource, reading: ReadingConfig, location: Location) -> ArchiveScan:

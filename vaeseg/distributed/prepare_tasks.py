@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from vaeseg.config import ReadingConfig
 from vaeseg.distributed.batch import TASK_MEMORY_BYTES
-from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
+from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, cause_of
 from vaeseg.distributed.lifecycle import consume_in_thread
 from vaeseg.distributed.local import RayChatter, start_local_ray, stop_local_ray
 from vaeseg.distributed.ray_data import presented
@@ -96,7 +96,7 @@ def _pipeline(
         for row in presented(dataset, "prepare").iter_rows():
             yield cast(PreparedRow, row)
     except RayError as error:
-        raise PipelineError(f"Ray ended the preparation: {last_line(error)}; the same command starts over") from error
+        raise PipelineError(f"Ray ended the preparation: {cause_of(error)}; the same command starts over") from error
 
 
 def prepared_row(row: dict[str, Any], recipe: Recipe, reading: ReadingConfig, with_labels: bool) -> PreparedRow:

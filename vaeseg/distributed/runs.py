@@ -204,9 +204,7 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     work, report = run.outlasting(lambda: _plan(run, index, series, selection))
     labels: dict[str, AnyPath] = {}
     if run.config.label_dir is not None:
-        names = {
-            name.series_key: label_names(name.series_key, name.series_instance_uid, name.volume_path) for name in series
-        }
+        names = label_names((name.series_key, name.series_instance_uid, name.volume_path) for name in series)
         labels, report.unmatched_labels = find_labels(any_path(run.config.label_dir), names)
     if not work.pending:
         report.status = "nothing_to_do"

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from vaeseg.config import HERE_SECONDS
-from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, last_line
+from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, cause_of
 from vaeseg.distributed.lifecycle import STOP_SECONDS, consume_in_thread
 from vaeseg.distributed.local import start_local_ray
 from vaeseg.errors import ClusterError
@@ -124,7 +124,7 @@ def _results(function: Function, items: Sequence[str]) -> Iterator[str]:
             for ref in done:
                 yield from ray.get(ref)
     except RayError as error:
-        raise PipelineError(f"Ray ended the scan: {last_line(error)}; scan again to go on") from error
+        raise PipelineError(f"Ray ended the scan: {cause_of(error)}; scan again to go on") from error
     finally:
         for ref in waiting:
             ray.cancel(ref)

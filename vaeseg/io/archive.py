@@ -19,8 +19,8 @@ from vaeseg.io.listing import FoundFile, found_file, walk
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.io.nifti_header import HEADER_BYTES, is_nifti, read_nifti_header
 from vaeseg.io.part10 import is_dicom
-from vaeseg.io.series import SeriesVerdict, assemble_series, content_digest, derived_uid, with_unique_keys
-from vaeseg.paths import AnyPath
+from vaeseg.io.series import SeriesVerdict, assemble_series, derived_uid, with_unique_keys
+from vaeseg.paths import AnyPath, sha256_of
 from vaeseg.records import FileCount, Reason, SeriesRef, Warn
 from vaeseg.remote import RemotePath
 
@@ -241,7 +241,7 @@ def _judge_nifti(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: S
         ref=ref,
         modality=None,
         files=files,
-        fingerprint=content_digest(root / file.path),
+        fingerprint=_fingerprint(root / file.path),
     )
     try:
         header = read_nifti_header(root / file.path, config)
@@ -259,6 +259,14 @@ def _judge_nifti(root: AnyPath, file: FoundFile, config: ReadingConfig, keyer: S
         warnings=header.warnings,
     )
     return replace(verdict, manifest=manifest, warnings=header.warnings)
+
+
+def _fingerprint(path: AnyPath) -> str:
+    """Of all bytes of a NIfTI file."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be read ({type(error).__name__})") from error
 
 
 def _escaped(text: str) -> str:

@@ -29,8 +29,8 @@ from vaeseg.io.elements import (
     code,
     first_date,
     integer,
-    is_of_the_disk,
     numbers,
+    refusal_of_read,
     standard_uid,
     text,
     transfer_syntax,
@@ -111,14 +111,12 @@ def read_header(
         config: bounds.
 
     Raises:
-        ReadingError: ``unreadable_instance`` or ``dicomdir`` or ``too_large``.
+        ReadingError: ``unreadable_instance``, ``unreadable_file``, ``dicomdir`` or ``too_large``.
     """
     try:
         return _read_open_header(file, place, path, keyer, config)
     except PARSE_ERRORS as error:
-        if is_of_the_disk(error):
-            raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be read ({type(error).__name__})") from error
-        raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
+        raise refusal_of_read(error) from error
 
 
 def read_values(root: AnyPath, path: str, keywords: Sequence[str], config: ReadingConfig) -> dict[str, tuple[str, ...]]:
@@ -131,15 +129,15 @@ def read_values(root: AnyPath, path: str, keywords: Sequence[str], config: Readi
         config: bounds.
 
     Raises:
-        ReadingError: ``unreadable_instance`` or ``unreadable_file`` or ``too_large``.
+        ReadingError: ``unreadable_instance``, ``unreadable_file``, ``changed_while_reading`` or ``too_large``.
     """
     try:
         with (root / path).open("rb") as file:
             elements = read_elements(file, _is_pixels, config)
-    except PermissionError as error:
-        raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
+    except FileNotFoundError as error:
+        raise ReadingError(Reason.CHANGED_WHILE_READING, "a file of the series is gone") from error
     except PARSE_ERRORS as error:
-        raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
+        raise refusal_of_read(error) from error
     return {keyword: _values_as_text(elements, keyword) for keyword in keywords}
 
 

@@ -22,6 +22,9 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 
+from vaeseg.errors import ReadingError
+from vaeseg.records import Reason
+
 PARSE_ERRORS = (
     BytesLengthException,
     InvalidDicomError,
@@ -40,7 +43,14 @@ PARSE_ERRORS = (
 """What pydicom raises on files that are damaged in one way or another."""
 
 
-def is_of_the_disk(error: Exception) -> bool:
+def refusal_of_read(error: Exception) -> ReadingError:
+    """What a file that gave one of `PARSE_ERRORS` is refused with: ``unreadable_instance``, or ``unreadable_file``."""
+    if _is_of_the_disk(error):
+        return ReadingError(Reason.UNREADABLE_FILE, f"cannot be read ({type(error).__name__})")
+    return ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})")
+
+
+def _is_of_the_disk(error: Exception) -> bool:
     """Whether it is an error that a file is not to blame for; a damaged one can ask for a place below 0 (EINVAL)."""
     return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 

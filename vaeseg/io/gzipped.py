@@ -14,8 +14,8 @@ GZIP_FORMAT = zlib.MAX_WBITS | 16
 CHUNK_BYTES = 2**20
 START_CHUNK_BYTES = 4096
 """A gzip header may hold a file name, so a few hundred bytes can hold none of the data."""
-DAMAGED = (OSError, EOFError, zlib.error)
-"""What a file that cannot be read to its end raises."""
+DAMAGED = (EOFError, zlib.error)
+"""What a gzip file that cannot be decompressed to its end raises."""
 
 
 def read_start(path: AnyPath, length: int) -> bytes:
@@ -42,7 +42,7 @@ def start_of(file: BinaryIO, length: int) -> bytes:
             start += piece[: length - len(start)]
             if len(start) == length:
                 break
-    except (EOFError, zlib.error):
+    except DAMAGED:
         pass
     return start
 

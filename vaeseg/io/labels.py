@@ -1,12 +1,13 @@
 """Finding the label of a series, and bringing it onto the series' grid.
 
 A label is a NIfTI file named after its series: ``<series_instance_uid>.nii.gz`` (or ``.nii``); for a NIfTI series it
-has the name of its image, as in MSD's ``imagesTr`` and ``labelsTr``. nnU-Net's ``_0000`` behind it is ignored.
+may have the name of its image, as in MSD's ``imagesTr`` and ``labelsTr``. nnU-Net's ``_0000`` behind it is ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -39,10 +40,10 @@ def find_labels(label_dir: AnyPath, names: Mapping[str, Sequence[str]]) -> tuple
 
     Args:
         label_dir: searched without its subdirectories.
-        names: series key to what its label may be called (`label_names`).
+        names: series key to what its label may be called, from `label_names`.
 
     Returns:
-        Series key to label path; and how many label files belong to no series.
+        Series key to label path; and how many label files are given to no series.
 
     Raises:
         StoreError: the directory cannot be listed.
@@ -57,17 +58,30 @@ def find_labels(label_dir: AnyPath, names: Mapping[str, Sequence[str]]) -> tuple
     return found, len(set(by_name.values()) - set(found.values()))
 
 
-def label_names(series_key: str, series_instance_uid: str, volume_path: str | None) -> tuple[str, ...]:
-    """What the label of a series may be called, without suffix, in rising order of preference.
+def label_names(series: Iterable[tuple[str, str, str | None]]) -> dict[str, tuple[str, ...]]:
+    """What the labels of all series of an archive may be called, without suffix, in rising order of preference.
+
+    Where each patient has a directory with a `ct.nii.gz` in it, nobody knows whose a label `ct.nii.gz` is: a name that
+    several images have is no label's.
 
     Args:
-        series_key: unique in its archive.
-        series_instance_uid: the same, or without a number behind it.
-        volume_path: of a NIfTI series; None for DICOM.
+        series: of each its key, unique in the archive; its UID, which is the key without a number behind it; and the
+            path of its image, None for DICOM.
+
+    Returns:
+        By series key.
     """
-    if volume_path is None:
-        return (series_instance_uid, series_key)
-    stem = _stem(Path(volume_path).name)
+    names: dict[str, tuple[str, ...]] = {}
+    images: Counter[str] = Counter()
+    for key, uid, path in series:
+        own = () if path is None else _names_of_image(path)
+        images.update(set(own))
+        names[key] = (*own, uid, key)
+    return {key: tuple(name for name in own if images[name] < 2) for key, own in names.items()}
+
+
+def _names_of_image(path: str) -> tuple[str, ...]:
+    stem = _stem(Path(path).name)
     return (stem.removesuffix("_0000"), stem)
 
 

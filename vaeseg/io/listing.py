@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vaeseg.errors import StoreError
@@ -71,11 +71,8 @@ def list_directory(root: AnyPath, directory: str, exclude: Sequence[AnyPath] = (
         with os.scandir(here) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
         return _listing(directory, entries, exclude)
-    except OSError:
-        if not directory:
-            raise
-        itself = tuple(replace(file, path=f"{directory}/.") for file in found_file(root, here))
-        return Listing(directory=directory, files=itself, directories=(), is_readable=False)
+    except OSError as error:
+        return _closed(directory, error)
 
 
 def _list_objects(root: RemotePath, directory: str, exclude: Sequence[AnyPath]) -> Listing:
@@ -85,11 +82,7 @@ def _list_objects(root: RemotePath, directory: str, exclude: Sequence[AnyPath]) 
     try:
         infos = sorted(here.listed(), key=lambda info: info.base_name)
     except OSError as error:
-        if not directory:
-            raise
-        is_gone = isinstance(error, FileNotFoundError)
-        itself = () if is_gone else (FoundFile(path=f"{directory}/.", size=0, mtime_ns=0),)
-        return Listing(directory=directory, files=itself, directories=(), is_readable=False)
+        return _closed(directory, error)
     return Listing(
         directory=directory,
         files=tuple(
@@ -101,6 +94,14 @@ def _list_objects(root: RemotePath, directory: str, exclude: Sequence[AnyPath]) 
             prefix + info.base_name for info in infos if not info.is_file and here / info.base_name not in exclude
         ),
     )
+
+
+def _closed(directory: str, error: OSError) -> Listing:
+    """Of a directory that cannot be listed, or is gone since the one above was listed; the root's error is raised."""
+    if not directory:
+        raise error
+    itself = () if isinstance(error, FileNotFoundError) else (FoundFile(path=f"{directory}/.", size=0, mtime_ns=0),)
+    return Listing(directory=directory, files=itself, directories=(), is_readable=False)
 
 
 def _listing(directory: str, entries: Sequence[os.DirEntry[str]], exclude: Sequence[AnyPath]) -> Listing:

@@ -26,14 +26,13 @@ class Location:
     def sizes(self, directory: str = "") -> dict[str, int]:
         """Name to bytes of what lies directly in a directory; -1 for directories, empty if there is no such.
 
+        A link to nothing has 0 bytes.
+
         Raises:
             StoreError: it cannot be listed.
         """
         try:
-            entries: list[AnyPath] = [*self._path(directory).iterdir()]
-            return {entry.name: -1 if entry.is_dir() else entry.stat().st_size for entry in entries}
-        except FileNotFoundError:
-            return {}
+            return {entry.name: _size(entry) for entry in self._entries(directory)}
         except OSError as error:
             raise StoreError(f"cannot list {self.url}: {error.strerror}") from error
 
@@ -92,8 +91,21 @@ class Location:
         except OSError as error:
             raise StoreError(f"cannot remove {name} from {self.url}: {error.strerror}") from error
 
+    def _entries(self, directory: str) -> list[AnyPath]:
+        try:
+            return [*self._path(directory).iterdir()]
+        except FileNotFoundError:
+            return []
+
     def _path(self, name: str) -> AnyPath:
         return self.root / name if name else self.root
+
+
+def _size(entry: AnyPath) -> int:
+    try:
+        return -1 if entry.is_dir() else entry.stat().st_size
+    except FileNotFoundError:  # it leads nowhere, or is gone since it was listed
+        return 0
 
 
 def locate(given: str) -> Location:

@@ -40,7 +40,8 @@ def read_nifti(path: AnyPath, config: ReadingConfig) -> Volume:
         Volume with array (K, J, I) = nibabel's array transposed, and nibabel's affine.
 
     Raises:
-        ReadingError: damaged, truncated, not three-dimensional, without an affine, NaN, RGB, too large.
+        ReadingError: damaged, truncated, not three-dimensional, without an affine, NaN, RGB, too large; or the disk
+            gave up.
     """
     header = read_nifti_header(path, config)
     raw, noticed = _voxel_bytes(path, header, config)
@@ -134,6 +135,8 @@ def _voxel_bytes(path: AnyPath, header: NiftiHeader, config: ReadingConfig) -> t
     """Header and voxels, decompressed to the very end so that gzip's length and CRC are checked."""
     try:
         raw, has_more = read_whole(path, header.data_bytes, config.max_header_bytes)
+    except OSError as error:
+        raise ReadingError(Reason.UNREADABLE_FILE, f"cannot be read ({type(error).__name__})") from error
     except DAMAGED as error:
         detail = f"cannot be decompressed to its end ({type(error).__name__})"
         raise ReadingError(Reason.DAMAGED_FILE, detail) from error

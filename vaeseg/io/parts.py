@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
+from vaeseg.durable import fsync_directories
 from vaeseg.errors import StoreError
 from vaeseg.io.parquet import SCHEMAS, copy_without, read_columns, write_dataset_file
 from vaeseg.io.store import Store
@@ -154,20 +155,6 @@ def staged_path(store: Store, part: PartFile) -> AnyPath:
 def published_path(store: Store, part: PartFile) -> AnyPath:
     """Where a part's file lies for readers."""
     return store.parquet / part.dataset / f"run_id={part.run_id}" / part.name
-
-
-def fsync_directories(directory: AnyPath, root: AnyPath) -> None:
-    """Make the names in a directory, and in those above it up to `root`, survive a power cut; those of objects do."""
-    if isinstance(directory, RemotePath):
-        return
-    for level in (directory, *directory.parents):
-        descriptor = os.open(level, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if level == root:
-            return
 
 
 def _stage_file(store: Store, run_id: str, dataset: str, name: str, rows: Sequence[Mapping[str, Any]]) -> PartFile:

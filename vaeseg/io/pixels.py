@@ -19,7 +19,7 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.ahead import FetchedFile
 from vaeseg.io.codestream import RLE_SYNTAX, PixelFormat, check_codestream
-from vaeseg.io.elements import PARSE_ERRORS, Elements, integer, numbers, text, transfer_syntax
+from vaeseg.io.elements import PARSE_ERRORS, Elements, integer, numbers, refusal_of_read, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
 from vaeseg.io.jpeg import jpeg_frame
 from vaeseg.io.libjpeg import complaints_raised
@@ -46,7 +46,8 @@ def read_instance_hu(
         (J, I) Hounsfield units, int32 where slope and intercept are whole numbers, else float32; and what was noticed.
 
     Raises:
-        ReadingError: the file changed, its pixels are truncated or missing, or the pinned decoder refuses them.
+        ReadingError: the file changed or cannot be read, its pixels are truncated or missing, or the pinned decoder
+            refuses them.
     """
     elements = _open(place, config)
     _check_unchanged(elements, file, shape)
@@ -66,10 +67,8 @@ def _open(place: Path | FetchedFile, config: ReadingConfig) -> Elements:
             return read_whole(stream, config)
     except FileNotFoundError as error:
         raise ReadingError(Reason.CHANGED_WHILE_READING, "a file of the series is gone") from error
-    except PermissionError as error:
-        raise ReadingError(Reason.UNREADABLE_FILE, "permission denied") from error
     except PARSE_ERRORS as error:
-        raise ReadingError(Reason.UNREADABLE_INSTANCE, f"not a readable DICOM file ({type(error).__name__})") from error
+        raise refusal_of_read(error) from error
 
 
 def _check_unchanged(elements: Elements, file: SliceFile, shape: tuple[int, int]) -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from vaeseg.durable import fsync_directories
 from vaeseg.errors import StoreError
 from vaeseg.paths import AnyPath
 from vaeseg.remote import RemotePath
@@ -49,15 +50,44 @@ def existing_subject_secret(store_root: AnyPath) -> bytes:
 def _create(path: Path) -> None:
     """Write a new key unless there is one; two processes that start together agree on the first."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_hex(32).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if not path.exists():
+            _write_whole(path)
     except FileExistsError:
         return
     except OSError as error:
         raise StoreError(f"cannot make the key file {path}: {error.strerror}") from error
+
+
+def _write_whole(path: Path) -> None:
+    """A new key, of which others see all or nothing.
+
+    Raises:
+        FileExistsError: another process was first.
+    """
+    part = path.with_name(f".part-{secrets.token_hex(8)}")
+    _write(part)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # some file systems have no hard links
+        _write(path)
+    finally:
+        part.unlink(missing_ok=True)
+    fsync_directories(path.parent, path.parent)
+
+
+def _write(path: Path) -> None:
+    """A new key; nothing stays of one that cannot be written."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _checked(secret: bytes, name: str) -> bytes:

@@ -155,7 +155,7 @@ def _set_aside_copies(
     for same_uid in by_uid.values():
         contents: set[str] = set()
         for header in same_uid:
-            content = content_digest(root / header.path) if len(same_uid) > 1 else ""
+            content = _content_digest(root / header.path) if len(same_uid) > 1 else ""
             if content in contents:
                 refusal = (Reason.DUPLICATE_INSTANCE, "the same file is in the series already")
                 refused[refusal, header.modality].append(header)
@@ -165,7 +165,7 @@ def _set_aside_copies(
     return kept
 
 
-def content_digest(path: AnyPath) -> str:
+def _content_digest(path: AnyPath) -> str:
     """SHA-256 of a file's bytes; a text of its own for a file that cannot be read, so that it equals no other."""
     try:
         return sha256_of(path)

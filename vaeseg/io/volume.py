@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vaeseg.config import ReadingConfig
+from vaeseg.errors import ReadingError
+from vaeseg.geometry.affine import same_grid
 from vaeseg.io.ahead import read_ahead
 from vaeseg.io.dicom import quiet_pydicom
 from vaeseg.io.hounsfield import HuStack, check_levels, is_above_int16
@@ -12,7 +14,7 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import read_image
 from vaeseg.io.pixels import read_instance_hu
 from vaeseg.paths import AnyPath
-from vaeseg.records import Volume, Warn
+from vaeseg.records import Reason, Volume, Warn
 
 
 def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
@@ -30,8 +32,15 @@ def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
         ReadingError: a file changed since the scan, is truncated, or its decoder refuses it; its values are no HU.
     """
     if manifest.kind == "nifti":
-        return _warned(read_image(root / manifest.files[0].path, config))
+        return _read_nifti(root, manifest, config)
     return _read_dicom(root, manifest, config)
+
+
+def _read_nifti(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
+    volume = _warned(read_image(root / manifest.files[0].path, config))
+    if not same_grid(volume.geometry, manifest.geometry):
+        raise ReadingError(Reason.CHANGED_WHILE_READING, "shape or affine differs from what the index recorded")
+    return replace(volume, geometry=manifest.geometry)
 
 
 def _warned(volume: Volume) -> Volume:

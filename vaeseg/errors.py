@@ -1,18 +1,22 @@
 """Errors that vaeseg raises on purpose, and the exit code that each one means.
 
-    VaesegError                     1   anything that stops a command
-    ├── UsageError                  2   the command line names something that cannot be used
-    │   ├── ModelNotFoundError      2   no model of that name, no file at that path
-    │   └── RunNotFoundError        2   no such run in this store
-    ├── CheckpointError             1   a model file that is damaged, foreign or incompatible
-    ├── StoreError                  1   the store cannot be written, is full, or is not a store
-    │   ├── DatabaseVersionError    1   the database is newer than this code
-    │   └── DatabaseAwayError       1   the database server is not there, or went away
-    ├── ArchiveBusyError            1   another run has the archive
-    ├── TrainingError               1   training diverged or cannot resume
-    ├── ClusterError                1   Ray cannot be started or reached
-    │   └── ClusterAwayError        1   nobody answers at the cluster's address
-    └── ReadingError                -   one series or file; becomes a verdict, never ends a run
+    VaesegError                       1   anything that stops a command
+    ├── UsageError                    2   the command line names something that cannot be used
+    │   ├── ModelNotFoundError        2   no model of that name, no file at that path
+    │   └── RunNotFoundError          2   no such run in this store
+    ├── CheckpointError               1   a model file that is damaged, foreign or incompatible
+    ├── StoreError                    1   the store cannot be written, is full, or is not a store
+    │   ├── DatabaseVersionError      1   the database is newer than this code
+    │   └── DatabaseAwayError         1   the database server is not there, or went away
+    ├── ArchiveBusyError              1   another run has the archive
+    ├── TrainingError                 1   training has no data, or cannot resume
+    │   ├── DivergedError             1   it diverged (`training.loop`)
+    │   └── TrainingInterruptedError  1   it was stopped, and can be resumed (`training.loop`)
+    ├── ClusterError                  1   Ray cannot be started or reached
+    │   └── ClusterAwayError          1   nobody answers at the cluster's address
+    ├── PipelineError                 1   Ray itself failed (`distributed.failures`)
+    ├── RunInterruptedError           1   the run was stopped, and can be resumed (`distributed.lifecycle`)
+    └── ReadingError                  -   one series or file; becomes a verdict, never ends a run
 
 Exit code 3 belongs to no error: it says that a command finished, but that some series failed or were refused.
 A message is one sentence that names the thing and what to do. It carries no patient data and no raw path, save

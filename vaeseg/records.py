@@ -322,3 +322,8 @@ class PartFile:
     n_rows: int = 0
     sha256: str = ""
     """64 hex digits over the file's bytes; empty where only the file's place is meant."""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What tells it from every other: run, data set and name."""
+        return (self.run_id, self.dataset, self.name)

@@ -148,9 +148,10 @@ def test_findings_are_recorded_without_naming_the_subject(store: Store, subject:
 
 
 def test_gc_is_recorded(store: Store) -> None:
-    """With the number of files; a dry run is not."""
+    """With the number of files, as a run; a dry run is not."""
     before = events(store)
     vaeseg(store, "gc", "--dry-run")
     assert events(store) == before
     vaeseg(store, "gc")
-    assert events(store) == [*before, ("garbage_removed", None, '{"n_files": 0}')]
+    assert [event[0] for event in events(store)[len(before) :]] == ["run_started", "garbage_removed", "run_finished"]
+    assert events(store)[-2][1:] == (None, '{"n_files": 0}')

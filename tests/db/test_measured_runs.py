@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
 from vaeseg.errors import UsageError
 from vaeseg.io.store import Store
+from vaeseg.records import Reason
 
 ROWS = [series_row(f"1.2.{n}", n_slices=10 * n) for n in (1, 2, 3)]
 
@@ -94,6 +96,18 @@ def test_what_is_done_or_left_out_is_not_to_do(database: Database, store: Store)
     assert (work.n_series, work.n_slices) == (1, 30)
     assert archive_workload(database, name, MODEL, everything=True).n_slices == 60
     assert archive_workload(database, name, "never-ran").n_slices == 60
+
+
+def test_what_the_next_run_tries_again_is_to_do(database: Database, store: Store) -> None:
+    """A file that could not be read may be readable tomorrow: the estimate counts what a run would plan."""
+    run_id = begin_run(database, scan(database, ROWS))
+    (unread,) = plan_work(database, run_id, ["1.2.2"]).pending
+    outcome = replace(failed(unread), reason=Reason.UNREADABLE_FILE)
+    commit_group(run_id, [(unread, outcome)], store, database)
+    finish_run(database, run_id, "finished")
+    work = archive_workload(database, the_archive(database), MODEL)
+    next_one = begin_run(database, scan(database, ROWS))
+    assert work.n_series == len(plan_work(database, next_one, [row.series_key for row in ROWS]).pending) == 3
 
 
 def test_there_is_no_such_archive(database: Database) -> None:

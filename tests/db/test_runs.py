@@ -3,10 +3,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from ledger_factories import DIGEST, MODEL, ROOT, Clock, begin_run, scan, series_row
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from vaeseg.config import RunConfig
 from vaeseg.db import runs
@@ -189,6 +194,58 @@ def test_a_run_that_did_not_finish_can_be_opened_again(database: Database, archi
         reopen_run(database, run_id)
     with pytest.raises(RunNotFoundError):
         reopen_run(database, "no-such-run")
+
+
+def at_once(database: Database, *calls: Callable[[], object]) -> list[object]:
+    """What each of some calls returns or raises, all of which have read before any of them writes to `runs`."""
+
+    def slowly(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE runs"):
+            time.sleep(0.3)
+
+    def outcome(call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except UsageError as error:
+            return error
+
+    event.listen(database.engine, "before_cursor_execute", slowly)
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(outcome, calls))
+
+
+def test_of_two_who_resume_a_run_at_once_one_is_refused(database: Database, archive_id: int) -> None:
+    """Both saw that it had ended."""
+    run_id = begin_run(database, archive_id)
+    finish_run(database, run_id, "interrupted")
+    outcomes = at_once(database, *[lambda: reopen_run(database, run_id)] * 2)
+    assert sorted(map(str, outcomes)) == ["None", f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it"]
+
+
+def test_a_run_that_is_resumed_at_the_moment_is_not_closed_as_lost(
+    database: Database, archive_id: int, clock: Clock
+) -> None:
+    """By another who saw it lost."""
+    run_id = begin_run(database, archive_id)
+    clock.advance(61)
+
+    def close() -> tuple[str, ...]:
+        time.sleep(0.1)
+        return close_lost_runs(database)
+
+    assert at_once(database, lambda: reopen_run(database, run_id), close) == [None, ()]
+    assert is_live(database, run_id)
+
+
+def test_of_two_jobs_that_take_a_run_up_at_once_one_is_refused(
+    database: Database, archive_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray may have started a job twice."""
+    run_id = begin_run(database, archive_id)
+    hand_over(database, run_id)
+    monkeypatch.setattr("vaeseg.db.drivers.this_process", lambda: f"elsewhere; {threading.get_ident()} 7")
+    outcomes = at_once(database, *[lambda: take_up(database, run_id)] * 2)
+    assert sorted(map(str, outcomes)) == ["False", f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it"]
 
 
 def test_what_a_run_is_resumed_with_can_differ(database: Database, archive_id: int) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,6 +13,7 @@ from ledger_factories import HEAD, scan, series_row
 from sqlalchemy import create_engine, event, insert, make_url, select, text
 from sqlalchemy.exc import StatementError
 
+from vaeseg.db import session
 from vaeseg.db.migrate import current_revision
 from vaeseg.db.session import Database, masked, open_database, sqlite_url, utc_now
 from vaeseg.db.tables import ArchiveTable, EventTable, SeriesTable
@@ -257,6 +259,61 @@ def test_an_error_of_the_statement_is_not_waited_out(database: Database) -> None
 
     with pytest.raises(StoreError, match="nothing"):
         database.patient(lambda: None).outlasting(work)
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("seconds", [(0.15,), (0.15, 0.0, 0.15)], ids=["once", "again, after another long try"])
+def test_patience_begins_with_a_failure(
+    database: Database, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
+) -> None:
+    """Of work that had gone well for longer than a run is patient, such as an index of hours."""
+    monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
+    left = list(seconds)
+
+    def work() -> str:
+        if not left:
+            return "done"
+        time.sleep(left.pop(0))
+        raise DatabaseAwayError("gone")
+
+    assert replace(database, patience_seconds=0.1).outlasting(work) == "done"
+
+
+def test_patience_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a server that takes connections and ends each, as with none; a command has no patience at all."""
+    monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
+    attempts: list[int] = []
+
+    def work() -> None:
+        attempts.append(1)
+        time.sleep(0.02)
+        raise DatabaseAwayError("gone")
+
+    with pytest.raises(DatabaseAwayError):
+        replace(database, patience_seconds=0.1).outlasting(work)
+    assert 2 <= len(attempts) <= 7
+    attempts.clear()
+    with pytest.raises(DatabaseAwayError):
+        database.outlasting(work)
+    assert len(attempts) == 1
+
+
+def test_a_server_that_stays_away_is_waited_for_once(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work that waited for it in vain is not done again to wait as long."""
+    monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.01)
+    nowhere = create_engine("postgresql+psycopg://u@/x?host=/nowhere")
+    attempts: list[int] = []
+
+    def work() -> None:
+        assert not attempts
+        attempts.append(1)
+        with database.read():
+            pass
+
+    with closing(open_database(postgres_url)) as opened:
+        database = replace(opened, engine=nowhere, patience_seconds=0.1)
+        with pytest.raises(DatabaseAwayError, match=r"^database postgresql://u@/x"):
+            database.outlasting(work)
     assert len(attempts) == 1
 
 

@@ -335,3 +335,24 @@ def test_a_commit_whose_answer_was_lost_is_made_once(
     with database.read() as connection:
         assert connection.scalar(select(func.count()).select_from(FindingTable)) == 1
         assert connection.scalars(select(PartTable.published)).all() == [True]
+
+
+@pytest.mark.parametrize("name", ["open_items", "run_key", "next_part_name", "is_recorded", "mark_published"])
+def test_a_commit_outlasts_a_server_that_goes_away(
+    database: Database, store: Store, run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In whatever it asks or tells: what was segmented is not lost over a restart."""
+    really = getattr(commit_module, name)
+    calls: list[int] = []
+
+    def fail_once(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise DatabaseAwayError("gone")
+        return really(*arguments)
+
+    monkeypatch.setattr(commit_module, name, fail_once)
+    monkeypatch.setattr("vaeseg.db.session.RECONNECT_SECONDS", 0.0)
+    item = run.items[0]
+    assert commit_group(run.run_id, [(item, failed(item))], store, database.patient(lambda: None)) == 1
+    assert len(calls) == 2

@@ -15,7 +15,7 @@ from ledger_factories import ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import update
 
 from vaeseg.db.archives import add_archive
-from vaeseg.db.drivers import heartbeat, take_archive
+from vaeseg.db.drivers import SUBMITTED_BY, heartbeat, take_archive
 from vaeseg.db.runs import finish_run
 from vaeseg.db.schedules import Schedule, add_schedule, schedule_named
 from vaeseg.db.session import Database
@@ -179,6 +179,39 @@ def test_a_run_that_died_with_its_scheduler_is_done_again(night: Night, database
         connection.execute(update(RunTable).values(driver="machine that is gone; 1 2"))
     assert [next_one.looks_after(30), next_one.looks_after(31), next_one.looks_after(5)] == [0, 0, 1]
     assert next_one.lines[0] == f"schedule nightly: run {lost} was lost; its time is due again"
+
+
+def test_a_run_that_its_cluster_never_began_is_done_again(night: Night, database: Database, clock: Clock) -> None:
+    """It waits for its cluster when the next scheduler begins, and is lost a quarter of an hour later."""
+    assert night.looks_after(HOUR) == 1
+    lost = night.begin_run(night.started[0])
+    night.looks_after(1)
+    next_one = Night(database, clock)
+    with database.write() as connection:
+        connection.execute(update(RunTable).values(driver=f"{SUBMITTED_BY}machine that is gone; 1 2"))
+    assert [next_one.looks_after(seconds) for seconds in (60, 15 * 60, 5)] == [0, 0, 1]
+    assert next_one.lines[0] == f"schedule nightly: run {lost} was lost; its time is due again"
+
+
+def test_a_lost_run_is_done_again_although_the_database_failed_first(
+    night: Night, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a look could not record, the next one does."""
+    assert night.looks_after(HOUR) == 1
+    night.begin_run(night.started[0])
+    night.looks_after(1)
+    next_one = Night(database, clock)
+    with database.write() as connection:
+        connection.execute(update(RunTable).values(driver="machine that is gone; 1 2"))
+
+    def fail(*_: Any) -> bool:
+        raise StoreError("database postgresql://host/name: connection refused")
+
+    with monkeypatch.context() as away:
+        away.setattr(scheduler_module, "release_slot", fail)
+        with pytest.raises(StoreError):
+            next_one.looks_after(61)
+    assert [next_one.looks_after(5), next_one.looks_after(5)] == [0, 1]
 
 
 def test_one_scan_of_an_archive_and_so_many_at_once(night: Night, database: Database, clock: Clock) -> None:

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row, skipped
 from sqlalchemy import delete, update
 
+from vaeseg.db.audit import RecordedMask
+from vaeseg.db.drivers import take_archive
 from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, LesionTable, WorkItemTable
 from vaeseg.db.work import WorkItem, plan_work
 from vaeseg.distributed import verify as verify_module
-from vaeseg.distributed.commit import commit_group
+from vaeseg.distributed.commit import commit_group, recover_parts
 from vaeseg.distributed.verify import collect_garbage, verify
-from vaeseg.errors import UsageError
+from vaeseg.errors import ArchiveBusyError, UsageError
 from vaeseg.io.store import Store
 from vaeseg.paths import AnyPath, matches
 from vaeseg.records import PartFile, SegmentedSeries
@@ -172,3 +174,91 @@ def test_a_part_that_comes_meanwhile_is_not_unknown(
 
     monkeypatch.setattr(verify_module, "recorded_parts", asked)
     assert verify_module.unknown_parts(store, database) == []
+
+
+def commit_elsewhere(database: Database, store: Store) -> None:
+    """A run of another archive, from its begin to its end: a series that was segmented and one that failed."""
+    run_id = begin_run(database, scan(database, [series_row("1.2.77"), series_row("1.2.78")], root="/archive/other"))
+    one, two = plan_work(database, run_id, ["1.2.77", "1.2.78"]).pending
+    commit_group(run_id, [(one, with_mask(one, store)), (two, failed(two))], store, database)
+    finish_run(database, run_id, "finished")
+
+
+def test_a_run_that_begins_and_ends_meanwhile_is_not_blamed(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While digests are computed, which takes hours where there are many masks."""
+    digest = verify_module.sha256_of
+
+    def slowly(path: AnyPath) -> str:
+        monkeypatch.setattr(verify_module, "sha256_of", digest)
+        commit_elsewhere(database, store)
+        return digest(path)
+
+    monkeypatch.setattr(verify_module, "sha256_of", slowly)
+    assert kinds(store, database) == []
+
+
+def test_a_run_that_publishes_and_ends_meanwhile_is_not_blamed(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part was recorded, and not in its place yet, when SQL was asked."""
+    live = begin_run(database, scan(database, [series_row("1.2.77")], root="/archive/other"))
+    (item,) = plan_work(database, live, ["1.2.77"]).pending
+
+    def killed(name: str) -> None:
+        if name == "recorded":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        commit_group(live, [(item, failed(item))], store, database, killed)
+    digest = verify_module.sha256_of
+
+    def slowly(path: AnyPath) -> str:
+        monkeypatch.setattr(verify_module, "sha256_of", digest)
+        recover_parts(store, database)
+        finish_run(database, live, "finished")
+        return digest(path)
+
+    monkeypatch.setattr(verify_module, "sha256_of", slowly)
+    assert kinds(store, database) == []
+
+
+def test_no_run_works_on_an_archive_while_garbage_is_removed(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It might write its masks where a dead run left some; after the removal it may."""
+    lost = store.masks / "1.2" / KEYS[3] / "m" / "mask.nii.gz"
+    lost.parent.mkdir(parents=True)
+    lost.write_bytes(b"")
+    late: list[str] = []
+    recorded = verify_module.recorded_masks
+
+    def asked(database: Database, run_id: str | None) -> Iterator[RecordedMask]:
+        late.append(begin_run(database, 1))
+        with pytest.raises(ArchiveBusyError):
+            take_archive(database, 1, late[0])
+        return recorded(database, run_id)
+
+    monkeypatch.setattr(verify_module, "recorded_masks", asked)
+    assert len(collect_garbage(store, database, dry_run=False)) == 1
+    take_archive(database, 1, late[0])
+
+
+def test_masks_of_a_run_that_begins_while_files_are_listed_are_no_garbage(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an archive that is new, so that nobody holds it: the run goes on, nothing is removed."""
+    new = store.masks / "1.2" / "1.2.77" / "m" / "mask.nii.gz"
+    listed = verify_module.published_files
+
+    def listing(store: Store) -> Iterator[PartFile]:
+        begin_run(database, scan(database, [series_row("1.2.77")], root="/archive/other"))
+        new.parent.mkdir(parents=True)
+        new.write_bytes(b"")
+        return listed(store)
+
+    monkeypatch.setattr(verify_module, "published_files", listing)
+    with pytest.raises(UsageError, match="alive"):
+        collect_garbage(store, database, dry_run=False)
+    assert new.exists()

@@ -101,7 +101,10 @@ def test_every_step_of_a_run_is_done_again_where_the_database_goes_away_in_it(
 
         return call
 
-    steps = {runs: ("update_index", "plan_work", "manifests_of", "finish_run"), commit: ("mark_published",)}
+    steps = {
+        runs: ("update_index", "plan_work", "manifests_of", "finish_run"),
+        commit: ("run_key", "next_part_name", "mark_published"),
+    }
     for module, names in steps.items():
         for name in names:
             monkeypatch.setattr(module, name, failing_once(name, getattr(module, name)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def command(dry_run: bool, store: AnyPath, db: str | None) -> None:
     """Remove part files and masks that no finding names, such as a killed run leaves; masks of older findings stay.
 
-    Exit code 2 while a run is alive: its masks have no findings yet.
+    Exit code 2 while a run is alive: its masks have no findings yet. A scan that begins meanwhile is refused.
     """
     from vaeseg.distributed.verify import collect_garbage
     from vaeseg.io.store import Store

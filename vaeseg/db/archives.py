@@ -128,6 +128,12 @@ def list_archives(database: Database) -> list[Archive]:
         return [_archive(row) for row in connection.execute(present)]
 
 
+def archive_ids(database: Database) -> list[int]:
+    """Of every archive, removed ones too, in order."""
+    with database.read() as connection:
+        return list(connection.scalars(select(ArchiveTable.id).order_by(ArchiveTable.id)))
+
+
 def index_counts(database: Database, archive_id: int) -> IndexCounts:
     """What the index of an archive holds."""
     of_archive = InstanceTable.archive_id == archive_id

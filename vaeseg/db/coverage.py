@@ -7,8 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, case, delete, func, insert, select
+from sqlalchemy import Connection, Row, Subquery, case, delete, func, insert, select
 
+from vaeseg.db.present_series import is_exclusion_by, is_there, is_work_of
 from vaeseg.db.tables import (
     ExclusionTable,
     FindingTable,
@@ -84,17 +85,6 @@ def series_by_category(
     What is done stays done, whatever rules came later; else rules come before failures. Columns: `series_id`,
     `category`, `reason`, `first_seen_at`.
     """
-    work = (
-        (WorkItemTable.series_id == SeriesTable.id)
-        & (WorkItemTable.fingerprint == SeriesTable.fingerprint)
-        & (WorkItemTable.model_digest == model_digest)
-        & (WorkItemTable.config_digest == config_digest)
-    )
-    rule = (
-        (ExclusionTable.series_id == SeriesTable.id)
-        & (ExclusionTable.fingerprint == SeriesTable.fingerprint)
-        & (ExclusionTable.rules_digest == rules_digest)
-    )
     is_refused, state = SeriesTable.verdict == "refused", WorkItemTable.state
     category = case(
         (is_refused, "refused"),
@@ -120,8 +110,8 @@ def series_by_category(
             SeriesTable.first_seen_at,
         )
         .select_from(SeriesTable)
-        .join(WorkItemTable, work, isouter=True)
-        .join(ExclusionTable, rule, isouter=True)
+        .join(WorkItemTable, is_work_of(model_digest, config_digest), isouter=True)
+        .join(ExclusionTable, is_exclusion_by(rules_digest), isouter=True)
         .where(is_there(archive_id))
         .subquery()
     )
@@ -171,11 +161,6 @@ def _files_by_series(archive_id: int) -> Subquery:
         .group_by(InstanceTable.series_id)
         .subquery()
     )
-
-
-def is_there(archive_id: int) -> ColumnElement[bool]:
-    """Of a series: that its files are in the archive."""
-    return (SeriesTable.archive_id == archive_id) & SeriesTable.missing_since.is_(None)
 
 
 def _last_reason() -> Any:

@@ -68,7 +68,7 @@ def take_up(database: Database, run_id: str) -> bool:
     """
     with database.write() as connection:
         driver = driver_of(connection, run_id)
-        if driver != this_process() and not waits_for_cluster(driver) and _lives(connection, database, run_id):
+        if driver != this_process() and not waits_for_cluster(driver) and lives(connection, database, run_id):
             raise still_runs(run_id)
         update_run(connection, run_id, {"driver": this_process(), "heartbeat_at": database.now()})
         return _is_to_stop(connection, run_id)
@@ -105,7 +105,7 @@ def take_archive(database: Database, archive_id: int, run_id: str) -> None:
     row_of = select(ArchiveTable.held_by, ArchiveTable.name).where(ArchiveTable.id == archive_id).with_for_update()
     with database.write() as connection:
         held_by, name = connection.execute(row_of).one()
-        if held_by not in (None, run_id) and _lives(connection, database, held_by):
+        if held_by not in (None, run_id) and lives(connection, database, held_by):
             raise ArchiveBusyError(
                 f"archive {name} is in use by run {held_by}: wait for its end, or stop it with 'vaeseg-batch cancel "
                 f"{held_by}'"
@@ -117,14 +117,14 @@ def archive_holder(database: Database, archive_id: int) -> str | None:
     """The run that has an archive and is alive; None where it is free."""
     with database.read() as connection:
         held_by = connection.scalar(select(ArchiveTable.held_by).where(ArchiveTable.id == archive_id))
-        return held_by if held_by is not None and _lives(connection, database, held_by) else None
+        return held_by if held_by is not None and lives(connection, database, held_by) else None
 
 
 def close_lost_runs(database: Database) -> tuple[str, ...]:
     """Mark runs whose driver died as interrupted, so that their work can be planned again; their ids."""
     running = select(RunTable.id, RunTable.heartbeat_at, RunTable.driver).where(RunTable.status == "running")
     with database.write() as connection:
-        rows = connection.execute(running.order_by(RunTable.id)).all()
+        rows = connection.execute(running.order_by(RunTable.id).with_for_update(key_share=True)).all()
         run_ids = tuple(row.id for row in rows if is_lost(row.heartbeat_at, row.driver, database.now()))
         for run_id in run_ids:
             update_run(connection, run_id, {"status": "interrupted"})
@@ -135,10 +135,11 @@ def close_lost_runs(database: Database) -> tuple[str, ...]:
 def is_live(database: Database, run_id: str) -> bool:
     """Whether a run is running and its driver is not known to be dead; False for one that does not exist."""
     with database.read() as connection:
-        return _lives(connection, database, run_id)
+        return lives(connection, database, run_id)
 
 
-def _lives(connection: Connection, database: Database, run_id: str) -> bool:
+def lives(connection: Connection, database: Database, run_id: str) -> bool:
+    """`is_live` within a transaction."""
     row = connection.execute(
         select(RunTable.heartbeat_at, RunTable.driver).where(RunTable.id == run_id, RunTable.status == "running")
     ).one_or_none()
@@ -157,12 +158,13 @@ def waits_for_cluster(driver: str | None) -> bool:
 
 
 def driver_of(connection: Connection, run_id: str) -> str:
-    """The process that a run's row names; empty where it names none.
+    """The process that a run's row names, and names until the transaction ends; empty where it names none.
 
     Raises:
         RunNotFoundError: no such run.
     """
-    row = connection.execute(select(RunTable.driver).where(RunTable.id == run_id)).one_or_none()
+    of_run = select(RunTable.driver).where(RunTable.id == run_id)
+    row = connection.execute(of_run.with_for_update(key_share=True)).one_or_none()  # a commit of its findings goes on
     if row is None:
         raise run_not_found(run_id)
     return row.driver or ""

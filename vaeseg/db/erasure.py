@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, update
 
 from vaeseg.db.events import account, add_event
+from vaeseg.db.parts import row_of
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
     ArchiveTable,
@@ -258,12 +259,11 @@ def _settle_groups(connection: Connection, rows: SubjectRows) -> None:
 
 def _change_parts(connection: Connection, rows: SubjectRows, parts: Sequence[PartFile]) -> None:
     for part in parts:
-        place = (PartTable.run_id == part.run_id) & (PartTable.dataset == part.dataset) & (PartTable.name == part.name)
         if part.n_rows == 0:
-            connection.execute(delete(PartTable).where(place))
+            connection.execute(delete(PartTable).where(row_of(part)))
         else:
             values = {"n_rows": part.n_rows, "sha256": part.sha256, "published": False}
-            connection.execute(update(PartTable).where(place).values(values))
+            connection.execute(update(PartTable).where(row_of(part)).values(values))
     for run_id, name in sorted({(finding.run_id, finding.part) for finding in rows.findings}):
         others = select(FindingTable.id).where(FindingTable.run_id == run_id, FindingTable.part == name)
         emptied = (PartTable.run_id == run_id) & (PartTable.name == name) & ~others.exists()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select
 
+from vaeseg.db.present_series import is_exclusion_by, is_readable, is_work_of
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ExclusionTable, InstanceTable, RunTable, SeriesTable, WorkItemTable
 from vaeseg.db.upsert import in_batches, upsert
@@ -36,7 +37,6 @@ def standings(
     database: Database, archive_id: int, model_digest: str, config_digest: str, rules_digest: str
 ) -> list[Standing]:
     """The readable series of an archive whose files are there, in order of key."""
-    is_there = (SeriesTable.verdict == "readable") & SeriesTable.missing_since.is_(None)
     statement = (
         select(
             SeriesTable.id.label("series_id"),
@@ -50,22 +50,10 @@ def standings(
             WorkItemTable.run_id,
             ExclusionTable.rule,
         )
-        .join(
-            WorkItemTable,
-            (WorkItemTable.series_id == SeriesTable.id)
-            & (WorkItemTable.fingerprint == SeriesTable.fingerprint)
-            & (WorkItemTable.model_digest == model_digest)
-            & (WorkItemTable.config_digest == config_digest),
-            isouter=True,
-        )
-        .join(
-            ExclusionTable,
-            (ExclusionTable.series_id == SeriesTable.id)
-            & (ExclusionTable.fingerprint == SeriesTable.fingerprint)
-            & (ExclusionTable.rules_digest == rules_digest),
-            isouter=True,
-        )
-        .where(SeriesTable.archive_id == archive_id, is_there)
+        .select_from(SeriesTable)
+        .join(WorkItemTable, is_work_of(model_digest, config_digest), isouter=True)
+        .join(ExclusionTable, is_exclusion_by(rules_digest), isouter=True)
+        .where(is_readable(archive_id))
         .order_by(SeriesTable.series_key)
     )
     with database.read() as connection:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, delete, exists, func, select, update
 
 from vaeseg.db.index_files import files_of_groups, instances
+from vaeseg.db.present_series import is_readable, is_there
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ChangedGroupTable, ExclusionTable, FindingTable, InstanceTable, SeriesTable
 from vaeseg.db.upsert import in_batches, upsert
@@ -131,11 +132,7 @@ def readable_series(database: Database, archive_id: int) -> list[SeriesName]:
             SeriesTable.series_key, SeriesTable.series_instance_uid, SeriesTable.study_instance_uid, InstanceTable.path
         )
         .join(InstanceTable, of_volume & InstanceTable.missing_since.is_(None), isouter=True)
-        .where(
-            SeriesTable.archive_id == archive_id,
-            SeriesTable.verdict == "readable",
-            SeriesTable.missing_since.is_(None),
-        )
+        .where(is_readable(archive_id))
         .order_by(SeriesTable.series_key)
     )
     with database.read() as connection:
@@ -144,8 +141,7 @@ def readable_series(database: Database, archive_id: int) -> list[SeriesName]:
 
 def studies_of_refused_series(database: Database, archive_id: int) -> list[str]:
     """Study UID of each series whose files are there and make no volume."""
-    refused = (SeriesTable.verdict == "refused") & SeriesTable.missing_since.is_(None)
-    statement = select(SeriesTable.study_instance_uid).where(SeriesTable.archive_id == archive_id, refused)
+    statement = select(SeriesTable.study_instance_uid).where(is_there(archive_id), SeriesTable.verdict == "refused")
     with database.read() as connection:
         return list(connection.scalars(statement))
 

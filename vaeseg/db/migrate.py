@@ -51,6 +51,16 @@ def revisions(connection: Connection) -> tuple[str | None, str]:
     return current_revision(connection), known_revisions()[-1]
 
 
+def is_empty(connection: Connection) -> bool:
+    """Whether a database is still to be filled by the first run.
+
+    Raises:
+        StoreError: the database holds the tables of something else.
+    """
+    _check_ours(connection)
+    return current_revision(connection) is None
+
+
 def check_revision(connection: Connection) -> None:
     """For those who only look: changes nothing.
 

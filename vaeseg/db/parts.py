@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from vaeseg.db.session import Database
 from vaeseg.db.tables import PartTable
@@ -41,20 +41,15 @@ def unpublished_parts(database: Database) -> list[PartFile]:
 
 def is_recorded(database: Database, part: PartFile) -> bool:
     """Whether SQL knows this file."""
-    place = (PartTable.run_id == part.run_id) & (PartTable.dataset == part.dataset) & (PartTable.name == part.name)
     with database.read() as connection:
-        return connection.scalar(select(PartTable.id).where(place)) is not None
+        return connection.scalar(select(PartTable.id).where(row_of(part))) is not None
 
 
 def mark_published(database: Database, parts: Sequence[PartFile]) -> None:
     """Confirm that files lie in their place."""
     with database.write() as connection:
         for part in parts:
-            connection.execute(
-                update(PartTable)
-                .where(PartTable.run_id == part.run_id, PartTable.dataset == part.dataset, PartTable.name == part.name)
-                .values(published=True)
-            )
+            connection.execute(update(PartTable).where(row_of(part)).values(published=True))
 
 
 def recorded_parts(database: Database, run_id: str | None = None) -> list[tuple[PartFile, bool]]:
@@ -67,3 +62,8 @@ def recorded_parts(database: Database, run_id: str | None = None) -> list[tuple[
     with database.read() as connection:
         rows = connection.execute(statement).all()
     return [(PartFile(**{k: v for k, v in row._mapping.items() if k != "published"}), row.published) for row in rows]
+
+
+def row_of(part: PartFile) -> ColumnElement[bool]:
+    """The condition that chooses a file's row."""
+    return (PartTable.run_id == part.run_id) & (PartTable.dataset == part.dataset) & (PartTable.name == part.name)

@@ -13,9 +13,10 @@ from vaeseg.db.archives import archive_named
 from vaeseg.db.coverage import series_by_category
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable
-from vaeseg.db.watch_series import rules_digest
+from vaeseg.db.watch_series import recorded_rules_digest
 from vaeseg.estimate.night import Workload
 from vaeseg.estimate.rates import STAGES, MeasuredRun
+from vaeseg.records import TRANSIENT
 
 RECENT_RUNS = 20
 """Runs whose findings are looked at, newest first: machines and archives change."""
@@ -67,8 +68,8 @@ def _measured(connection: Connection, run_id: str, pace: Mapping[str, Any]) -> M
 def archive_workload(database: Database, archive: str, model: str, *, everything: bool = False) -> Workload:
     """The readable series of an archive that its next scan has to do, as the last scan left the index.
 
-    Pending is what the newest run over the archive with a model of that name, its configuration and its rules leaves
-    to do; everything readable where there was none.
+    To do is what the newest run over the archive with a model of that name, its configuration and its rules leaves
+    pending, and what failed for a reason that may have passed; everything readable where there was no such run.
 
     Args:
         database: where.
@@ -82,9 +83,11 @@ def archive_workload(database: Database, archive: str, model: str, *, everything
     archive_id = archive_named(database, archive).id
     with database.read() as connection:
         run = _newest_run(connection, archive_id, model)
-        key = (None, None, None) if run is None else (run.model_digest, run.config_digest, _rules(run.config))
-        judged = series_by_category(archive_id, *key)
-        wanted = judged.c.category != "refused" if everything else judged.c.category == "pending"
+        digests = (run.model_digest, run.config_digest, recorded_rules_digest(run.config)) if run else (None,) * 3
+        judged = series_by_category(archive_id, *digests)
+        is_tried_again = (judged.c.category == "failed") & judged.c.reason.in_(TRANSIENT)
+        is_to_do = (judged.c.category == "pending") | is_tried_again
+        wanted = judged.c.category != "refused" if everything else is_to_do
         statement = (
             select(func.count(), func.sum(SeriesTable.n_slices))
             .join(judged, judged.c.series_id == SeriesTable.id)
@@ -103,7 +106,3 @@ def _newest_run(connection: Connection, archive_id: int, model: str) -> Row[Any]
         .limit(1)
     )
     return connection.execute(statement).one_or_none()
-
-
-def _rules(config: Mapping[str, Any]) -> str | None:
-    return rules_digest(config.get("rules"))

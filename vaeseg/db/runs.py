@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select
 
 from vaeseg.db.coverage import Scanned, record_coverage
-from vaeseg.db.drivers import SUBMITTED_BY, driver_of, is_live, run_not_found, still_runs, update_run
+from vaeseg.db.drivers import SUBMITTED_BY, driver_of, is_live, lives, run_not_found, still_runs, update_run
 from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, ModelTable, RunTable
@@ -135,8 +135,6 @@ def reopen_run(database: Database, run_id: str, changes: Mapping[str, Any] | Non
         RunNotFoundError: no such run.
         UsageError: it is running, or has finished.
     """
-    if is_live(database, run_id):
-        raise still_runs(run_id)
     now = database.now()
     values = {
         "status": "running",
@@ -147,6 +145,8 @@ def reopen_run(database: Database, run_id: str, changes: Mapping[str, Any] | Non
     }
     with database.write() as connection:
         status = _status(connection, run_id)
+        if lives(connection, database, run_id):
+            raise still_runs(run_id)
         if status in ("finished", "nothing_to_do"):
             raise UsageError(f"run {run_id} has finished: there is nothing to go on with")
         config = connection.scalar(select(RunTable.config).where(RunTable.id == run_id)) or {}
@@ -226,7 +226,8 @@ def _file_values(files: FileCount) -> dict[str, Any]:
 
 
 def _status(connection: Connection, run_id: str) -> str:
-    status = connection.scalar(select(RunTable.status).where(RunTable.id == run_id))
+    """What its row says until the transaction ends."""
+    status = connection.scalar(select(RunTable.status).where(RunTable.id == run_id).with_for_update(key_share=True))
     if status is None:
         raise run_not_found(run_id)
     return str(status)

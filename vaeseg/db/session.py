@@ -46,6 +46,10 @@ HIDDEN = "***"
 _WRITES = "vaeseg_writes"
 
 
+class _StaysAwayError(DatabaseAwayError):
+    """The server was waited for, and did not come back."""
+
+
 def utc_now() -> datetime:
     """The present moment, aware."""
     return datetime.now(UTC)
@@ -94,18 +98,27 @@ class Database:
     def outlasting(self, work: Callable[[], T]) -> T:
         """Do something, and do it again each time that the server goes away in the middle of it.
 
+        Patience begins with a failure, however long the work had gone well by then, and begins anew after a try that
+        lasted longer than it: for that one the server was back.
+
         Args:
             work: safe to be done again after any of its transactions, committed or not.
 
         Raises:
             StoreError: the server stays away, or the database fails otherwise.
         """
-        started = time.monotonic()
+        failing_since: float | None = None
         while True:
+            began = time.monotonic()
             try:
                 return work()
+            except _StaysAwayError:
+                raise
             except DatabaseAwayError:
-                if time.monotonic() - started > self.patience_seconds:
+                failed = time.monotonic()
+                if failing_since is None or failed - began > self.patience_seconds:
+                    failing_since = failed
+                if failed - failing_since >= self.patience_seconds:
                     raise
                 self._wait()
 
@@ -116,8 +129,10 @@ class Database:
                 return engine.connect()
             except DBAPIError as error:
                 waited = time.monotonic() - started
-                if not _is_away(error) or waited > self.patience_seconds:
+                if not _is_away(error):
                     raise
+                if waited > self.patience_seconds:
+                    raise _StaysAwayError(_message(engine.url, error)) from error
                 if waited < RECONNECT_SECONDS:
                     logger.warning("the database is away: waiting up to %.0f s for it", self.patience_seconds)
                 self._wait()
@@ -271,7 +286,7 @@ def _clear_failures(url: URL) -> Iterator[None]:
         yield
     except DBAPIError as error:
         kind = DatabaseAwayError if _is_away(error) else StoreError
-        raise kind(f"database {masked(url)}: {_reason(url, error)}") from error
+        raise kind(_message(url, error)) from error
     except sqlite3.Error as error:  # raised inside the connect event, past SQLAlchemy
         raise StoreError(f"database {masked(url)}: {error}") from error
 
@@ -286,11 +301,11 @@ def _is_away(error: DBAPIError) -> bool:
     return str(code).startswith(AWAY_CODES)
 
 
-def _reason(url: URL, error: DBAPIError) -> str:
-    """The driver's first line: further lines may hold values of rows."""
+def _message(url: URL, error: DBAPIError) -> str:
+    """With the driver's first line: further lines may hold values of rows."""
     lines = [line.strip() for line in str(error.orig).splitlines() if line.strip()]
     reason = lines[0] if lines else type(error.orig).__name__
     if "disk is full" in reason:
         reason += "; free space, then run the same command again"
-    password = url.password
-    return reason.replace(password, HIDDEN) if password else reason
+    shown = reason.replace(url.password, HIDDEN) if url.password else reason
+    return f"database {masked(url)}: {shown}"

@@ -26,7 +26,7 @@ class RunSummary:
     model: str | None
     """Name."""
     status: str
-    """As stored, but for one that claims to run ``lost`` where it has no driver any more (`runs.is_lost`), and
+    """As stored, but for one that claims to run ``lost`` where it has no driver any more (`drivers.is_lost`), and
     ``submitted`` where a cluster has not begun it yet."""
     started_at: datetime
     finished_at: datetime | None

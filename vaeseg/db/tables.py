@@ -109,7 +109,7 @@ class SeriesTable(Base):
 class InstanceTable(Base):
     """A file found: in a series, refused with a reason, or read and about to be judged with its group.
 
-    The only table besides `archives` that holds paths.
+    The only table that holds paths of files; those that an operator typed are `answers.PRIVATE_COLUMNS`.
     """
 
     __tablename__ = "instances"

@@ -53,7 +53,7 @@ class CleanText(TypeDecorator[str]):
 
 
 class PathText(TypeDecorator[str]):
-    """A relative path, kept exactly although file names are bytes.
+    """A path, kept exactly although file names are bytes.
 
     Undecodable bytes (surrogates in Python) are written as ``\\udcXX`` and a backslash as two, so that no two paths
     become one.

@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from vaeseg.canonical import digest
-from vaeseg.db.coverage import is_there, series_by_category
+from vaeseg.db.coverage import series_by_category
+from vaeseg.db.present_series import is_there
 from vaeseg.db.tables import COVERAGE, ArchiveTable, FindingTable, ModelTable, RunTable, SeriesTable
 from vaeseg.rules.parsing import parse_rules
 
@@ -67,7 +68,7 @@ def _archives(connection: Connection) -> list[Row[Any]]:
 
 def _series_of(connection: Connection, archive: Row[Any], volume_threshold_ml: float) -> ArchiveSeries:
     judged = series_by_category(
-        archive.id, archive.model_digest, archive.config_digest, rules_digest((archive.config or {}).get("rules"))
+        archive.id, archive.model_digest, archive.config_digest, recorded_rules_digest(archive.config)
     )
     statement = select(
         judged.c.category,
@@ -88,8 +89,12 @@ def _series_of(connection: Connection, archive: Row[Any], volume_threshold_ml: f
     )
 
 
-def rules_digest(rules: Mapping[str, Any] | None) -> str | None:
-    """By which decisions are known; None without rules, or with those of another version, which nobody can digest."""
+def recorded_rules_digest(config: Mapping[str, Any] | None) -> str | None:
+    """By which decisions are known, of a run's configuration.
+
+    None without a run, without rules, or with rules of another version, which nobody can digest.
+    """
+    rules = (config or {}).get("rules")
     if rules is None:
         return None
     try:

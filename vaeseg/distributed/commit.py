@@ -77,9 +77,10 @@ def commit_group(
     group = [(item, outcome) for item, outcome in outcomes if item.work_item_id in is_open]
     if not group:
         return 0
-    run = run_key(database, run_id)
+    run = database.outlasting(lambda: run_key(database, run_id))
+    part_name = database.outlasting(lambda: next_part_name(database, run_id))
     findings = [new_finding(run, item, outcome, database.now()) for item, outcome in group]
-    files = stage_part(store, run_id, next_part_name(database, run_id), _dataset_rows(run, group, findings))
+    files = stage_part(store, run_id, part_name, _dataset_rows(run, group, findings))
     step("staged")
     database.outlasting(lambda: _record_once(database, run, findings, files))
     step("recorded")

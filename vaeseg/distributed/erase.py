@@ -16,10 +16,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
-from vaeseg.db.drivers import close_lost_runs, take_archive
+from vaeseg.db.drivers import close_lost_runs
 from vaeseg.db.erasure import (
     SubjectRows,
     archives_of_runs,
@@ -30,13 +30,12 @@ from vaeseg.db.erasure import (
     subject_rows,
 )
 from vaeseg.db.parts import recorded_parts
-from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
-from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
+from vaeseg.distributed.lifecycle import archives_held
 from vaeseg.distributed.verify import remove_file, unknown_parts
 from vaeseg.distributed.written import WrittenFinding, written_findings
-from vaeseg.errors import StoreError, UsageError, VaesegError
+from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.listing import count_there
 from vaeseg.io.parts import read_recorded, stage_without
 from vaeseg.io.store import Store
@@ -134,7 +133,7 @@ def erase_subject(store: Store, database: Database, subject_key: str, step: Step
     close_lost_runs(database)
     recover_parts(store, database)  # also of an erasure that was interrupted
     archive_ids = find_traces(store, database, subject_key).archive_ids
-    with _erasing(database, archive_ids) as (run_id, reached):
+    with archives_held(database, "erase", archive_ids) as (run_id, reached):
 
         def done(name: str) -> None:
             step(name)
@@ -167,21 +166,6 @@ def look_for_files(rows: SubjectRows) -> FilesLeft:
     found = {root: count_there(any_path(root), paths[root]) for root in paths}
     n_unseen = sum(len(paths[root]) for root, count in found.items() if count is None)
     return FilesLeft(n_there=sum(count or 0 for count in found.values()), n_unseen=n_unseen)
-
-
-@contextmanager
-def _erasing(database: Database, archive_ids: tuple[int, ...]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A run that has some archives for itself; its id, and what to call where it is safe to stop."""
-    run_id = start_run(database, kind="erase", archive_id=None, model_digest=None, config_json="{}", config_digest="")
-    try:
-        for archive_id in archive_ids:
-            take_archive(database, archive_id, run_id)
-        with interruptible() as interruption, heartbeats(database, run_id, interruption.cancel):
-            yield run_id, interruption.check
-    except VaesegError as error:
-        finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
-        raise
-    finish_run(database, run_id, "finished")
 
 
 def _made_under(subject_key: str, written: Mapping[PartFile, Sequence[WrittenFinding]]) -> list[int]:

@@ -6,14 +6,14 @@ import logging
 import queue
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
 from vaeseg.db.coverage import Scanned
-from vaeseg.db.drivers import heartbeat, take_up
-from vaeseg.db.runs import EndStatus, finish_run
+from vaeseg.db.drivers import heartbeat, take_archive, take_up
+from vaeseg.db.runs import EndStatus, finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.errors import StoreError, VaesegError
 
@@ -137,6 +137,34 @@ def interruptible(how_to_go_on: str = "run it again to go on") -> Iterator[Inter
         yield interruption
     finally:
         _restore(previous)
+
+
+@contextmanager
+def archives_held(
+    database: Database, kind: str, archive_ids: Sequence[int]
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A run that has some archives for itself; its id, and what to call where it is safe to stop.
+
+    Args:
+        database: where.
+        kind: of the run.
+        archive_ids: which.
+
+    Raises:
+        ArchiveBusyError: another run has one of them and is alive.
+        RunInterruptedError: Ctrl-C, SIGTERM or `cancel`.
+        StoreError: the database cannot be written.
+    """
+    run_id = start_run(database, kind=kind, archive_id=None, model_digest=None, config_json="{}", config_digest="")
+    try:
+        for archive_id in archive_ids:
+            take_archive(database, archive_id, run_id)
+        with interruptible() as interruption, heartbeats(database, run_id, interruption.cancel):
+            yield run_id, interruption.check
+    except VaesegError as error:
+        finish_quietly(database, run_id, "interrupted" if isinstance(error, RunInterruptedError) else "failed")
+        raise
+    finish_run(database, run_id, "finished")
 
 
 def consume_in_thread(

@@ -147,10 +147,11 @@ class Scheduler:
         if run_id is None or run_id in self._settled or self._runs(schedule):
             return
         status = run_summary(self._database, run_id).status
-        if status != "running":
-            self._settled.add(run_id)
+        if status in ("running", "submitted"):
+            return
         if status == "lost" and release_slot(self._database, schedule.id, schedule.handled_until):
             self._say(f"schedule {schedule.name}: run {run_id} was lost; its time is due again")
+        self._settled.add(run_id)
 
     def _due(self, schedules: list[Schedule]) -> Iterator[tuple[Schedule, datetime]]:
         now = self._database.now()

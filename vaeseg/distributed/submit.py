@@ -14,8 +14,9 @@ from vaeseg.canonical import as_json, digest
 from vaeseg.config import RunConfig
 from vaeseg.db.archives import ensure_archive, find_archive, overlapping
 from vaeseg.db.drivers import close_lost_runs
+from vaeseg.db.migrate import check_revision, is_empty
 from vaeseg.db.runs import ModelRow, register_model, reopen_run, run_task, start_run
-from vaeseg.db.session import Database, open_database, sqlite_url
+from vaeseg.db.session import Database, open_database, sqlite_url, unmigrated_database
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.local import RayChatter, is_jobs_address, join_cluster, stop_local_ray
@@ -233,6 +234,7 @@ def preview(submission: Submission) -> Preview:
     """
     model = describe(resolve_model(submission.config.model_path))
     _check_segmenter(model, submission.model)
+    ledger_url = _ledger_url(submission)
     config = submission.config
     exclude = not_entered(submission.store_root, config)
     try:
@@ -247,7 +249,7 @@ def preview(submission: Submission) -> Preview:
     to_segment = {key: prints[key] for key in others if key not in to_skip}
     by_rule = {rule: {k: prints[k] for k, r in rule_of.items() if r == rule} for rule in sorted({*rule_of.values()})}
     parts = (to_skip, to_segment, *by_rule.values())
-    skipped, segmented, *ruled_out = (_known_work(submission, model, part) for part in parts)
+    skipped, segmented, *ruled_out = (_known_work(ledger_url, submission, model, part) for part in parts)
     known = sum(ruled_out, skipped + segmented)
     return Preview(
         to_segment=len(to_segment) - segmented.total(),
@@ -291,13 +293,30 @@ def write_down(submission: Submission, model: Description, database: Database) -
     )
 
 
-def _known_work(submission: Submission, model: Description, fingerprints: dict[str, str]) -> Counter[str]:
-    """How much of it the ledger has already; nothing where there is no ledger yet."""
+def _ledger_url(submission: Submission) -> str | None:
+    """Of the ledger, which is left at its revision; None where there is none, or nothing in it yet.
+
+    Raises:
+        StoreError: it is at another revision than this code's, or holds something else.
+    """
     store = Store(submission.store_root.absolute())
     if submission.database_url is None and not store.database_path.is_file():
+        return None
+    url = submission.database_url or sqlite_url(store.database_path)
+    with closing(unmigrated_database(url, create=False)) as database, database.read() as connection:
+        if is_empty(connection):
+            return None
+        check_revision(connection)
+    return url
+
+
+def _known_work(
+    ledger_url: str | None, submission: Submission, model: Description, fingerprints: dict[str, str]
+) -> Counter[str]:
+    """How much of it the ledger has already."""
+    if ledger_url is None:
         return Counter()
-    database = open_database(submission.database_url or sqlite_url(store.database_path), create=False)
-    try:
+    with closing(unmigrated_database(ledger_url, create=False)) as database:
         archive_id = find_archive(database, str(submission.study_dir))
         if archive_id is None:
             return Counter()
@@ -305,8 +324,6 @@ def _known_work(submission: Submission, model: Description, fingerprints: dict[s
         known = preview_work(
             database, archive_id, model.digest, config_digest, fingerprints, retry=submission.config.retry
         )
-    finally:
-        database.close()
     return Counter(already_done=known.already_done, left_out=known.left_out)
 
 

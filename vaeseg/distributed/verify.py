@@ -6,10 +6,11 @@ Nothing here knows Ray.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from vaeseg.db.archives import archive_ids
 from vaeseg.db.audit import (
     items_at_odds,
     lesions_of_part,
@@ -23,6 +24,7 @@ from vaeseg.db.events import account, add_event
 from vaeseg.db.parts import recorded_parts
 from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
+from vaeseg.distributed.lifecycle import archives_held
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.parquet import read_columns
 from vaeseg.io.parts import published_files, published_path, staged_files, staged_path
@@ -65,14 +67,21 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
         database: its ledger.
         run_id: None for all runs; files that no run owns are looked for only then.
     """
-    known: set[tuple[str, str, str]] = set()
-    for part, is_published in recorded_parts(database, run_id):
-        known.add((part.run_id, part.dataset, part.name))
-        yield from _verify_part(store, database, part, is_published)
-    with_file = {(run, name) for run, dataset, name in known if dataset == "findings"}
-    for run, name in sorted(parts_of_findings(database, run_id) - with_file):
+    published, staged = list(published_files(store)), list(staged_files(store))
+    masks = _mask_directories(store) if run_id is None else []
+    live = _live_runs(database)  # after the files, before SQL: whose files they are lives then, or SQL knows of them
+    in_findings = parts_of_findings(database, run_id)
+    recorded = recorded_parts(database, run_id)
+    for part, is_published in recorded:
+        yield from _verify_part(store, database, part, is_published, part.run_id in live)
+    with_file = {(part.run_id, part.name) for part, _ in recorded if part.dataset == "findings"}
+    for run, name in sorted(in_findings - with_file):
         yield Disagreement(kind="part_unrecorded", where=f"run {run}", detail=f"findings name {name}, parts do not")
-    yield from _verify_unknown_parts(store, database, known, run_id)
+    for kind, parts in (("part_unknown", published), ("part_staged", staged)):
+        for part in _unrecorded(parts, recorded):
+            if run_id in (None, part.run_id) and part.run_id not in live:
+                where = f"run {part.run_id}, {part.dataset}/{part.name}"
+                yield Disagreement(kind=kind, where=where, detail="SQL does not know this file")
     named: set[PurePath] = set()
     for mask in recorded_masks(database, run_id):
         named.add(PurePath(mask.uri).parent)
@@ -80,13 +89,15 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
     for item, state, outcome in items_at_odds(database, run_id):
         detail = f"its state is {state}, its newest finding says {outcome or 'nothing'}"
         yield Disagreement(kind="work_differs", where=f"work item {item}", detail=detail)
-    if run_id is None and not _live_runs(database):
-        for directory in _unknown_masks(store, named):
+    for directory in masks:
+        if directory not in named and not live:
             yield Disagreement(kind="mask_unknown", where=str(directory), detail="no finding names it")
 
 
 def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str]:
     """Remove what nothing refers to: part files and mask directories that no finding names, of runs that are dead.
+
+    No run works on an archive meanwhile: it may write its masks where a dead one left some.
 
     Args:
         store: whose files.
@@ -98,40 +109,30 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
 
     Raises:
         UsageError: a run is alive, whose masks have no findings yet.
-        StoreError: the store cannot be written.
+        ArchiveBusyError: a run began just now.
+        RunInterruptedError: Ctrl-C, SIGTERM or `cancel`; the same command goes on.
+        StoreError: the store or the database cannot be written.
     """
-    if live := _live_runs(database):
-        raise UsageError(f"run {live[0]} is alive: its masks have no findings yet; wait for its end, then try again")
-    known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
-    staged = [
-        below(staged_path(store, part), store.root)
-        for part in staged_files(store)
-        if (part.run_id, part.dataset, part.name) not in known
-    ]
-    if not dry_run:
-        close_lost_runs(database)
-        recover_parts(store, database)  # removes these, and moves those that SQL knows
-    named = {PurePath(mask.uri).parent for mask in recorded_masks(database, None)}
-    paths = unknown_parts(store, database)
-    masks = [directory / path.name for directory in _unknown_masks(store, named) for path in _files(store, directory)]
-    removed = sorted(map(str, (*staged, *paths, *masks)))
-    if not dry_run:
-        for path in (*paths, *masks):
+    if dry_run:
+        return _names(*_garbage(store, database))
+    _check_idle(database)
+    close_lost_runs(database)
+    with archives_held(database, "gc", archive_ids(database)) as (run_id, reached):
+        staged, others = _garbage(store, database, run_id)
+        recover_parts(store, database)  # removes those that are staged, and moves others that SQL knows
+        for path in others:
+            reached()
             remove_file(store, path)
+        removed = _names(staged, others)
         with database.write() as connection:
-            add_event(connection, database, "garbage_removed", None, {"n_files": len(removed)}, actor=account())
+            add_event(connection, database, "garbage_removed", run_id, {"n_files": len(removed)}, actor=account())
     return removed
 
 
 def unknown_parts(store: Store, database: Database) -> list[PurePath]:
     """Files among the published parts, relative to the store, that SQL does not know."""
     files = list(published_files(store))  # first: SQL knows of a file before it lies there
-    known = {(part.run_id, part.dataset, part.name) for part, _ in recorded_parts(database)}
-    return [
-        below(published_path(store, part), store.root)
-        for part in files
-        if (part.run_id, part.dataset, part.name) not in known
-    ]
+    return [below(published_path(store, part), store.root) for part in _unrecorded(files, recorded_parts(database))]
 
 
 def remove_file(store: Store, path: PurePath) -> None:
@@ -152,11 +153,13 @@ def remove_file(store: Store, path: PurePath) -> None:
         raise StoreError(f"cannot write the store {store.root}: {error.strerror}") from error
 
 
-def _verify_part(store: Store, database: Database, part: PartFile, is_published: bool) -> Iterator[Disagreement]:
+def _verify_part(
+    store: Store, database: Database, part: PartFile, is_published: bool, is_alive: bool
+) -> Iterator[Disagreement]:
     path = published_path(store, part)
     where = str(below(path, store.root))
     if not is_published:
-        if not is_live(database, part.run_id):
+        if not is_alive:
             yield Disagreement(kind="part_unpublished", where=where, detail="recorded, and not moved to its place yet")
         return
     try:
@@ -184,18 +187,6 @@ def _verify_rows(database: Database, part: PartFile, path: AnyPath, where: str) 
         yield Disagreement(kind="rows_differ", where=where, detail=detail)
 
 
-def _verify_unknown_parts(
-    store: Store, database: Database, known: set[tuple[str, str, str]], run_id: str | None
-) -> Iterator[Disagreement]:
-    for kind, files in (("part_unknown", published_files(store)), ("part_staged", staged_files(store))):
-        for part in files:
-            is_asked_for = run_id in (None, part.run_id)
-            is_known = (part.run_id, part.dataset, part.name) in known
-            if is_asked_for and not is_known and not is_live(database, part.run_id):
-                where = f"run {part.run_id}, {part.dataset}/{part.name}"
-                yield Disagreement(kind=kind, where=where, detail="SQL does not know this file")
-
-
 def _verify_mask(store: Store, uri: str, sha256: str) -> Iterator[Disagreement]:
     try:
         found = sha256_of(store.root / uri)
@@ -206,16 +197,44 @@ def _verify_mask(store: Store, uri: str, sha256: str) -> Iterator[Disagreement]:
         yield Disagreement(kind="mask_changed", where=uri, detail=f"SHA-256 {found}, recorded {sha256}")
 
 
-def _unknown_masks(store: Store, named: set[PurePath]) -> Iterator[PurePath]:
-    """Mask directories, relative to the store, that no finding names."""
-    for directory in matches(store.masks, "*/*/*"):
-        relative = below(directory, store.root)
-        if directory.is_dir() and relative not in named:
-            yield relative
+def _garbage(store: Store, database: Database, own_run: str | None = None) -> tuple[list[PurePath], list[PurePath]]:
+    """Files that nothing refers to, relative to the store: those in staging, and others.
+
+    Raises:
+        UsageError: another run than one's own is alive.
+    """
+    published, staged, directories = list(published_files(store)), list(staged_files(store)), _mask_directories(store)
+    _check_idle(database, own_run)  # after the files, before SQL, as in `verify`
+    recorded = recorded_parts(database)
+    named = {PurePath(mask.uri).parent for mask in recorded_masks(database, None)}
+    unknown = [directory for directory in directories if directory not in named]
+    parts = [published_path(store, part) for part in _unrecorded(published, recorded)]
+    masks = [path for directory in unknown for path in matches(store.root / directory, "*")]
+    return (
+        [below(staged_path(store, part), store.root) for part in _unrecorded(staged, recorded)],
+        [below(path, store.root) for path in (*parts, *masks)],
+    )
 
 
-def _files(store: Store, directory: PurePath) -> list[AnyPath]:
-    return matches(store.root / directory, "*")
+def _check_idle(database: Database, own_run: str | None = None) -> None:
+    """Refuse to go on beside a run that is alive."""
+    for run_id in _live_runs(database):
+        if run_id != own_run:
+            raise UsageError(f"run {run_id} is alive: its masks have no findings yet; wait for its end, then try again")
+
+
+def _names(*paths: Sequence[PurePath]) -> list[str]:
+    return sorted(str(path) for some in paths for path in some)
+
+
+def _unrecorded(parts: Sequence[PartFile], recorded: Sequence[tuple[PartFile, bool]]) -> list[PartFile]:
+    known = {part.place for part, _ in recorded}
+    return [part for part in parts if part.place not in known]
+
+
+def _mask_directories(store: Store) -> list[PurePath]:
+    """All there are, relative to the store."""
+    return [below(directory, store.root) for directory in matches(store.masks, "*/*/*") if directory.is_dir()]
 
 
 def _live_runs(database: Database) -> list[str]:

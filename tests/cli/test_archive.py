@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
+import alembic.command
 import pytest
 from called import vaeseg
 
 from vaeseg.cli.options import DURATION
+from vaeseg.db import migrate
+from vaeseg.db.session import sqlite_url, unmigrated_database
 
 
 def test_an_archive_is_added_listed_shown_and_removed(ward: Path) -> None:
@@ -61,6 +65,17 @@ def test_a_dry_run_of_a_scan_writes_nothing(ward: Path) -> None:
     result = vaeseg(ward, "scan", "ward", "--dry-run", "--json")
     assert json.loads(result.stdout)["files"]["found"] == 6
     assert json.loads(vaeseg(ward, "archive", "show", "ward", "--json").stdout)["n_files"] == 0
+
+
+def test_a_dry_run_of_a_scan_migrates_nothing(ward: Path) -> None:
+    """An older database stays at its revision, and is said to be."""
+    with closing(unmigrated_database(sqlite_url(ward / "store" / "results.db"))) as database:
+        with database.write() as connection:
+            alembic.command.downgrade(migrate._config(connection), "0004")
+        result = vaeseg(ward, "scan", "ward", "--dry-run")
+        assert (result.exit_code, "vaeseg-batch db upgrade" in result.stderr) == (1, True)
+        with database.read() as connection:
+            assert migrate.current_revision(connection) == "0004"
 
 
 def test_a_share_that_is_not_mounted_is_an_error(ward: Path) -> None:

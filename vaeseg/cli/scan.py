@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vaeseg.cli.options import DEADLINE, DURATION, opened_for_query
+from vaeseg.cli.options import DEADLINE, DURATION, opened_for_query, opened_to_watch
 from vaeseg.cli.segmentation import carry_out, segmentation_options, submission
 from vaeseg.errors import UsageError
 
@@ -57,15 +57,17 @@ def command(
     """
     if index_only and options["rules_file"]:
         raise UsageError("--select has no effect with --index-only, which segments nothing")
-    submitted = scan_submission(archive_name, **options)
+    submitted = scan_submission(archive_name, dry_run, **options)
     if index_only and not dry_run:
         _index(submitted, as_json)
     else:
         carry_out(ctx, submitted, dry_run, as_json)
 
 
-def scan_submission(archive_name: str, **options: Any) -> Submission:
+def scan_submission(archive_name: str, dry_run: bool = False, **options: Any) -> Submission:
     """What a scan with these options does, checked; `options` are those of the command, without what it only shows.
+
+    A dry run does not migrate the database.
 
     Raises:
         UsageError: no such store, archive, model, device or output type.
@@ -74,7 +76,8 @@ def scan_submission(archive_name: str, **options: Any) -> Submission:
     from vaeseg.db.archives import archive_named
     from vaeseg.paths import any_path
 
-    with opened_for_query(options["store"], options["db"]) as database:
+    opened = opened_to_watch if dry_run else opened_for_query
+    with opened(options["store"], options["db"]) as database:
         archive = archive_named(database, archive_name)
     labels = any_path(archive.label_root) if archive.label_root else None
     return submission(any_path(archive.root), labels, **options)

@@ -74,6 +74,27 @@ def test_voxels_that_touch_at_a_corner_are_one_lesion() -> None:
     assert len(_measure(mask)) == 1
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 3, 3), (2, 2, 2), (3, 1, 3)], ids=str)
+def test_every_small_mask_has_as_many_lesions_as_it_has(shape: tuple[int, int, int]) -> None:
+    """All masks of a few voxels, such as two that lie two apart, against voxels gathered one by one."""
+    places = list(np.ndindex(shape))
+    for bits in range(1, 2 ** len(places)):
+        voxels = [place for number, place in enumerate(places) if bits >> number & 1]
+        mask = np.zeros(shape, dtype=bool)
+        mask[tuple(np.transpose(voxels))] = True
+        sizes = sorted(map(len, gathered(voxels)), reverse=True)
+        assert list(find_components(mask).n_voxels) == sizes, voxels
+
+
+def gathered(voxels: list[tuple[int, ...]]) -> list[set[tuple[int, ...]]]:
+    """Sets of voxels that touch."""
+    groups: list[set[tuple[int, ...]]] = []
+    for voxel in voxels:
+        touched = [group for group in groups if any(np.abs(np.subtract(voxel, one)).max() <= 1 for one in group)]
+        groups = [group for group in groups if group not in touched] + [{voxel}.union(*touched)]
+    return groups
+
+
 def test_empty_mask_has_no_lesion() -> None:
     """No tumour is a result without rows."""
     assert _measure(np.zeros((2, 3, 4), dtype=bool)) == ()

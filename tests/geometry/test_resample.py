@@ -175,6 +175,19 @@ def test_label_outside_its_grid_is_false() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_label_on_the_borders_of_a_grid_does_not_depend_on_where_the_patient_lay() -> None:
+    """Each centre lies between two voxels of a label twice as fine: rounding of the origin decided which it took."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((2, 32, 32), dtype=bool)
+    label[:, 3:14, 5:16] = True
+    for origin, side in zip(
+        rng.uniform(-300, 300, (200, 3)).round(3), rng.uniform(0.5, 0.98, 200).round(6), strict=True
+    ):
+        fine = grid((2, 32, 32), (1.0, side / 2, side / 2), tuple(origin - [side / 4, side / 4, 0]))
+        found = label_in_grid(label, fine, grid((2, 16, 16), (1.0, side, side), tuple(origin)))
+        np.testing.assert_array_equal(found, label[:, 1::2, 1::2])
+
+
 def test_label_in_a_mirrored_grid() -> None:
     """Reversed axes give the reversed array."""
     label = np.random.default_rng(3).random((3, 4, 5)) > 0.5

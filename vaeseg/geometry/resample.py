@@ -17,6 +17,8 @@ from vaeseg.geometry.affine import to_lps_mm
 from vaeseg.records import BoolArray, FloatArray, IntArray, VolumeGeometry
 
 INT16 = np.iinfo(np.int16)
+ON_BORDER = 1e-6
+"""Of a voxel: as near to the border of two, a point lies on it, whatever rounding made of it."""
 
 
 def to_model_grid(volume: npt.NDArray[Any], spacing_mm: tuple[float, float, float], size: int) -> npt.NDArray[np.int16]:
@@ -68,7 +70,7 @@ def label_to_model_grid(label: BoolArray, spacing_mm: tuple[float, float, float]
     _, height, width = label.shape
     rows, columns = _side_weights(height, spacing_mm[1], width, spacing_mm[2], size)
     covered = np.stack([_weighted(plane, rows, columns, 0.0) for plane in label])
-    return np.asarray(covered >= 0.5 - 1e-6)
+    return np.asarray(covered >= 0.5 - ON_BORDER)
 
 
 def model_pixel_mm(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size: int) -> float:
@@ -99,7 +101,7 @@ def covered_by_slice(
 
 
 def label_in_grid(label: BoolArray, label_geometry: VolumeGeometry, target: VolumeGeometry) -> BoolArray:
-    """Resample a label in world space onto another grid, nearest voxel; outside the label's grid is False.
+    """Resample a label in world space onto another grid, nearest voxel, of two the later; outside its grid is False.
 
     Args:
         label: bool array of `label_geometry.shape`.
@@ -114,7 +116,9 @@ def label_in_grid(label: BoolArray, label_geometry: VolumeGeometry, target: Volu
     resampled = np.zeros(target.shape, dtype=np.bool_)
     for k in range(target.shape[0]):
         kji = np.stack([np.full(rows.shape, k), rows, columns], axis=-1).astype(np.float64)
-        source = np.floor(kji @ source_from_target[:3, :3].T + source_from_target[:3, 3] + 0.5).astype(np.intp)
+        source = np.floor(kji @ source_from_target[:3, :3].T + source_from_target[:3, 3] + 0.5 + ON_BORDER).astype(
+            np.intp
+        )
         inside = ((source >= 0) & (source < np.array(label.shape))).all(axis=-1)
         found = source[inside]
         resampled[k][inside] = label[found[:, 0], found[:, 1], found[:, 2]]
@@ -183,7 +187,7 @@ def _weights(n_native: int, spacing: float, pixel_mm: float, size: int) -> Float
 
 def _covered(extent: float, size: int) -> slice:
     """Pixels whose centres lie within `extent` pixels about the middle of `size`."""
-    first = math.ceil((size - extent) / 2 - 0.5 - 1e-6)
+    first = math.ceil((size - extent) / 2 - 0.5 - ON_BORDER)
     return slice(first, size - first)
 
 
@@ -196,7 +200,7 @@ def _linear_weights(n_native: int, centres: FloatArray) -> FloatArray:
 
 
 def _nearest_model_index(n_native: int, spacing: float, pixel_mm: float, size: int) -> IntArray:
+    """Of two pixels a centre on their border is in the later one, so that none is doubled or left out."""
     centre_mm = (np.arange(n_native) + 0.5 - n_native / 2) * spacing
-    on_border = 1e-6  # of two pixels, a centre is in the later one, whatever rounding made of it
-    index = np.floor(centre_mm / pixel_mm + size / 2 + on_border).astype(np.intp)
+    index = np.floor(centre_mm / pixel_mm + size / 2 + ON_BORDER).astype(np.intp)
     return np.asarray(np.clip(index, 0, size - 1))

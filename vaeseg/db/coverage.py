@@ -9,10 +9,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from sqlalchemy import Connection, Row, Subquery, case, delete, func, insert, select
 
-from vaeseg.db.present_series import is_exclusion_by, is_there, is_work_of
+from vaeseg.db.present_series import is_exclusion_by, is_there, is_work_of, last_reason
 from vaeseg.db.tables import (
     ExclusionTable,
-    FindingTable,
     InstanceTable,
     RunCoverageTable,
     RunTable,
@@ -97,9 +96,9 @@ def series_by_category(
     reason = case(
         (is_refused, SeriesTable.reason),
         (state == "segmented", ""),
-        (state == "skipped", _last_reason()),
+        (state == "skipped", last_reason()),
         (ExclusionTable.rule.is_not(None), ExclusionTable.rule),
-        (state.in_(("failed", "crashed")), _last_reason()),
+        (state.in_(("failed", "crashed")), last_reason()),
         else_="",
     )
     return (
@@ -160,18 +159,6 @@ def _files_by_series(archive_id: int) -> Subquery:
         .where(InstanceTable.series_id.is_not(None))
         .group_by(InstanceTable.series_id)
         .subquery()
-    )
-
-
-def _last_reason() -> Any:
-    """Of the newest finding of the work item; an item that was done again has several."""
-    return (
-        select(FindingTable.reason)
-        .where(FindingTable.work_item_id == WorkItemTable.id)
-        .order_by(FindingTable.id.desc())
-        .limit(1)
-        .correlate(WorkItemTable)
-        .scalar_subquery()
     )
 
 

@@ -11,7 +11,8 @@ branch_labels = None
 depends_on = None
 
 BEST_FIRST = """CASE WHEN covered_mm3 >= 0.75 * largest_mm3 THEN 0 ELSE 1 END,
-                 CASE WHEN spacing_k_mm IS NULL THEN 1 ELSE 0 END, spacing_k_mm, n_slices DESC, series_key, finding_id"""
+                 CASE WHEN spacing_k_mm IS NULL THEN 1 ELSE 0 END, spacing_k_mm, n_slices DESC, series_key,
+                 finding_id"""
 
 # Studies without a date come first or last, as the database likes it: they have no days and no change in either place.
 # One window a level, each parted by subject first: so that SQLite, too, looks at one subject where one is asked for.

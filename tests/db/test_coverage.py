@@ -29,6 +29,7 @@ from vaeseg.db.runs import finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.db.tables import RunCoverageTable
+from vaeseg.db.views import COVERAGE_OF_RUNS
 from vaeseg.db.work import WorkItem, plan_work
 from vaeseg.distributed.commit import commit_group
 from vaeseg.io.store import Store
@@ -129,7 +130,8 @@ def test_series_and_files_always_add_up(database: Database, store: Store, seed: 
     plan_work(database, begin_run(database, archive_id), [r.series_key for case, r in series if case.is_planned])
 
     run_id = begin_run(database, archive_id)
-    finish_run(database, run_id, "finished", scanned=Scanned(n_waiting=5, rules_digest=RULES))
+    n_files = sum(r.n_files for case, r in series if not case.vanishes) + n_junk + 5
+    finish_run(database, run_id, "finished", scanned=Scanned(n_files=n_files, n_waiting=5, rules_digest=RULES))
 
     expected: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for case, r in series:
@@ -145,6 +147,22 @@ def test_series_and_files_always_add_up(database: Database, store: Store, seed: 
     assert files.found == sum(n_files for _, n_files in found.values())
 
 
+def test_a_night_that_does_not_add_up_says_so(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Four files found, three in the index: its row, the view and the log have both numbers."""
+    run_id = begin_run(database, scan(database, [series_row("1.2.1")]))
+    finish_run(database, run_id, "finished", scanned=Scanned(n_files=4))
+    files = run_summary(database, run_id).files
+    assert files is not None
+    assert (files.found, files.in_series, files.unaccounted) == (4, 3, 1)
+    with database.read() as connection:
+        (night,) = connection.execute(select(COVERAGE_OF_RUNS)).mappings()
+    assert (night["files_found"], night["files_pending"]) == (4, 3)
+    assert f"run {run_id}: its scan found 4 files, and 3 are accounted for" in caplog.text
+    caplog.clear()
+    finish_run(database, run_id, "finished", scanned=Scanned(n_files=3))
+    assert caplog.text == ""
+
+
 def test_a_study_that_arrives_waits_with_what_makes_no_volume_yet(database: Database) -> None:
     """Its readable series are pending; refused series of other studies are refused; as files are counted everywhere."""
     arriving = {"study_instance_uid": "1.5", "n_files": 2}
@@ -155,7 +173,7 @@ def test_a_study_that_arrives_waits_with_what_makes_no_volume_yet(database: Data
     ]
     archive_id = scan(database, rows)
     run_id = begin_run(database, archive_id)
-    finish_run(database, run_id, "nothing_to_do", scanned=Scanned(n_waiting=1, waiting_studies={"1.5"}))
+    finish_run(database, run_id, "nothing_to_do", scanned=Scanned(n_files=8, n_waiting=1, waiting_studies={"1.5"}))
     assert coverage(database, run_id) == {
         ("pending", ""): (1, 2),
         ("refused", "missing_slices"): (1, 3),
@@ -173,7 +191,7 @@ def test_an_index_run_knows_what_is_pending_and_what_is_not_judged(database: Dat
     run_id = start_run(
         database, kind="index", archive_id=archive_id, model_digest=None, config_json="{}", config_digest="c" * 64
     )
-    finish_run(database, run_id, "finished", scanned=Scanned())
+    finish_run(database, run_id, "finished", scanned=Scanned(n_files=7))
     assert coverage(database, run_id) == {("pending", ""): (1, 4), ("refused", "localizer"): (1, 3)}
 
 
@@ -181,13 +199,13 @@ def test_a_second_attempt_replaces_the_coverage_of_the_first(database: Database,
     """An interrupted run has one, and the same run resumed to its end has its own."""
     archive_id = scan(database, [series_row("1.2.1")])
     run_id = begin_run(database, archive_id)
-    finish_run(database, run_id, "interrupted", scanned=Scanned())
+    finish_run(database, run_id, "interrupted", scanned=Scanned(n_files=3))
     assert coverage(database, run_id) == {("pending", ""): (1, 3)}
     (item,) = plan_work(database, run_id, ["1.2.1"]).pending
     commit_group(run_id, [(item, segmented(item))], store, database)
     finish_run(database, run_id, "failed")
     assert coverage(database, run_id) == {("pending", ""): (1, 3)}
-    finish_run(database, run_id, "finished", scanned=Scanned())
+    finish_run(database, run_id, "finished", scanned=Scanned(n_files=3))
     assert coverage(database, run_id) == {("segmented", ""): (1, 3)}
 
 
@@ -196,6 +214,6 @@ def test_coverage_takes_a_few_statements_however_many_series(database: Database)
     archive_id = scan(database, [series_row(f"1.2.{n}", study_instance_uid=f"1.{n}", n_files=1) for n in range(1500)])
     run_id = begin_run(database, archive_id)
     with counted_statements(database) as statements:
-        finish_run(database, run_id, "finished", scanned=Scanned())
+        finish_run(database, run_id, "finished", scanned=Scanned(n_files=1500))
     assert len(statements) < 12
     assert coverage(database, run_id) == {("pending", ""): (1500, 1500)}

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from estimated import PACE
 from ledger_factories import MODEL, Clock, begin_run, failed, scan, segmented, series_row
+from sqlalchemy import update
 
 from vaeseg.db.archives import list_archives
 from vaeseg.db.rates import archive_workload, measured_runs
 from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
+from vaeseg.db.tables import FindingTable
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
 from vaeseg.errors import UsageError
@@ -46,6 +48,20 @@ def test_a_run_brings_its_pace_and_its_series(database: Database, store: Store) 
         "segment": [0.25, 0.25],
         "measure": [0.125, 0.125],
     }
+
+
+def test_series_of_a_run_come_in_the_order_of_their_findings(database: Database, store: Store) -> None:
+    """Also where a row was written anew, which PostgreSQL then puts last: a fit takes the first of many."""
+    run_id = begin_run(database, scan(database, ROWS))
+    items = plan_work(database, run_id, ["1.2.1", "1.2.2", "1.2.3"]).pending
+    outcomes = [(item, replace(segmented(item), n_slices=item.n_slices or 0)) for item in items]
+    commit_group(run_id, outcomes, store, database)
+    finish_run(database, run_id, "finished", {"pace": PACE | {"n_segmented": 3}})
+    with database.write() as connection:
+        first = FindingTable.series_instance_uid == "1.2.1"
+        connection.execute(update(FindingTable).where(first).values(subject_key="6" * 16))
+    (measured,) = measured_runs(database, MODEL)
+    assert measured.n_slices.tolist() == [10.0, 20.0, 30.0]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_every_revision_is_upgraded_with_data_in_it(database: Database) -> None:
     assert [name.series_key for name in readable_series(database, archive_id)] == ["1.2.3"]
 
 
-@pytest.mark.parametrize("revision", ["0002", "0003", "0004", "0005"])
+@pytest.mark.parametrize("revision", ["0002", "0003", "0004", "0005", "0006"])
 def test_later_revisions_are_upgraded_with_findings_in_them(database: Database, store: Store, revision: str) -> None:
     """Series, files, work and findings are what they were, and the ledger still knows what is done."""
     run_id = begin_run(database, scan(database, [series_row("1.2.3"), series_row("1.2.4")], junk=1))

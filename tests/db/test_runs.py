@@ -64,7 +64,7 @@ def test_files_are_counted_at_the_end(database: Database, archive_id: int) -> No
         for _ in range(2)
     ]
     assert run_summary(database, runs[0]).files is None
-    finish_run(database, runs[0], "finished", scanned=Scanned(n_waiting=4))
+    finish_run(database, runs[0], "finished", scanned=Scanned(n_files=10, n_waiting=4))
     assert run_summary(database, runs[0]).files == FileCount(found=10, in_series=6, refused=0, waiting=4)
     finish_run(database, runs[1], "interrupted")
     assert run_summary(database, runs[1]).files is None

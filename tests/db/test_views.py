@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -36,7 +37,10 @@ def segment(database: Database, store: Store, volumes: Sequence[tuple[SeriesRow,
     """One run that finds these volumes."""
     run_id = begin_run(database, scan(database, [row for row, _ in volumes]), **run)
     items = plan_work(database, run_id, [row.series_key for row, _ in volumes]).pending
-    outcomes = [(item, segmented(item, volume_ml=ml)) for item, (_, ml) in zip(items, volumes, strict=True)]
+    outcomes = [
+        (item, replace(segmented(item, volume_ml=ml), n_slices=row.n_slices or 0))
+        for item, (row, ml) in zip(items, volumes, strict=True)
+    ]
     commit_group(run_id, outcomes, store, database)
     return run_id
 
@@ -47,26 +51,54 @@ def rows_of(database: Database, view: Table, *order: str) -> list[Mapping[str, A
 
 
 def test_a_volume_that_doubles_and_one_that_shrinks(database: Database, store: Store) -> None:
-    """From 1 to 4 ml in 60 days is two doublings; 0 days, no growth and no tumour have no doubling time."""
-    days = [date(2026, 1, 1), date(2026, 3, 2), date(2026, 3, 2), date(2026, 4, 1), date(2026, 5, 1), date(2026, 6, 1)]
-    volumes = [1.0, 4.0, 5.0, 5.0, 0.0, 2.0]
-    segment(database, store, [(study(n, days[n]), volumes[n]) for n in range(6)])
+    """From 1 to 4 ml in 60 days is two doublings; no growth and no tumour have no doubling time."""
+    days = [date(2026, 1, 1), date(2026, 3, 2), date(2026, 4, 1), date(2026, 5, 1), date(2026, 6, 1)]
+    volumes = [1.0, 4.0, 4.0, 0.0, 2.0]
+    segment(database, store, [(study(n, days[n]), volumes[n]) for n in range(5)])
     rows = rows_of(database, TUMOUR_VOLUME_TREND, "study_date", "study_instance_uid")
     assert [row["study_date"] for row in rows] == days
-    assert [row["days_since_first"] for row in rows] == [0, 60, 60, 90, 120, 151]
-    assert [row["days_since_previous"] for row in rows] == [None, 60, 0, 30, 30, 31]
-    assert [row["change_ml"] for row in rows] == [None, 3.0, 1.0, 0.0, -5.0, 2.0]
-    assert [row["change_percent"] for row in rows] == [None, 300.0, 25.0, 0.0, -100.0, None]
-    assert [row["doubling_reason"] for row in rows] == [
-        "first_study",
-        None,
-        "same_day",
-        "not_growing",
-        "no_tumour",
-        "no_tumour",
-    ]
-    assert [row["volume_doubling_days"] for row in rows] == [None, pytest.approx(30.0), None, None, None, None]
+    assert [row["days_since_first"] for row in rows] == [0, 60, 90, 120, 151]
+    assert [row["days_since_previous"] for row in rows] == [None, 60, 30, 30, 31]
+    assert [row["change_ml"] for row in rows] == [None, 3.0, 0.0, -4.0, 2.0]
+    assert [row["change_percent"] for row in rows] == [None, 300.0, 0.0, -100.0, None]
+    reasons = [row["doubling_reason"] for row in rows]
+    assert reasons == ["first_study", None, "not_growing", "no_tumour", "no_tumour"]
+    assert [row["volume_doubling_days"] for row in rows] == [None, pytest.approx(30.0), None, None, None]
     assert {(row["subject_key"], row["model"], row["n_series"]) for row in rows} == {(SUBJECT, "phantom-v1", 1)}
+
+
+def test_one_study_of_a_day_is_compared_and_the_others_are_listed(database: Database, store: Store) -> None:
+    """The one with the thinnest slices, wherever its UID sorts: a chest of 1 ml and an abdomen without tumour, the next
+    day both again, then the chest with twice the tumour."""
+    chest, abdomen = (1.5, 0.7, 0.7), (5.0, 0.7, 0.7)
+    first, second, third = date(2026, 1, 1), date(2026, 1, 2), date(2026, 2, 1)
+    volumes = [
+        (study(1, first, spacing_mm=chest), 1.0),
+        (study(2, first, spacing_mm=abdomen), 0.0),
+        (study(3, second, spacing_mm=abdomen), 0.0),
+        (study(4, second, spacing_mm=chest), 1.0),
+        (study(5, third, spacing_mm=chest), 2.0),
+    ]
+    segment(database, store, volumes)
+    rows = rows_of(database, TUMOUR_VOLUME_TREND, "study_date", "study_instance_uid")
+    assert [row["doubling_reason"] for row in rows] == ["first_study", "same_day", "same_day", "not_growing", None]
+    assert [row["days_since_first"] for row in rows] == [0, 0, 1, 1, 31]
+    assert [row["days_since_previous"] for row in rows] == [None, None, None, 1, 30]
+    assert [row["change_ml"] for row in rows] == [None, None, None, 0.0, 1.0]
+    assert rows[-1]["volume_doubling_days"] == pytest.approx(30.0)
+
+
+def test_volumes_by_two_files_of_a_model_are_not_compared(database: Database, store: Store) -> None:
+    """A model that was trained anew under its name measures otherwise: a difference is not growth."""
+    days = [date(2026, 1, 1), date(2026, 3, 2), date(2026, 4, 1)]
+    segment(database, store, [(study(0, days[0]), 1.0)])
+    segment(database, store, [(study(1, days[1]), 2.0), (study(2, days[2]), 4.0)], digest="b" * 64)
+    rows = rows_of(database, TUMOUR_VOLUME_TREND, "study_date")
+    assert [row["doubling_reason"] for row in rows] == ["first_study", "other_model", None]
+    assert [row["days_since_previous"] for row in rows] == [None, 60, 30]
+    assert [row["change_ml"] for row in rows] == [None, None, 2.0]
+    assert [row["change_percent"] for row in rows] == [None, None, 100.0]
+    assert rows[-1]["volume_doubling_days"] == pytest.approx(30.0)
 
 
 def test_a_study_without_a_date_is_listed_and_compared_with_nothing(database: Database, store: Store) -> None:
@@ -90,6 +122,17 @@ def test_a_tumour_in_two_reconstructions_counts_once(database: Database, store: 
     segment(database, store, [(detail, 1.0), (same, 2.0), (thin, 3.0), (thick, 4.0)])
     (row,) = rows_of(database, TUMOUR_VOLUME_TREND)
     assert (row["series_instance_uid"], row["tumour_volume_ml"], row["n_series"]) == ("1.1.2", 3.0, 4)
+
+
+def test_a_series_that_lost_slices_stands_for_its_study_as_it_was_measured(database: Database, store: Store) -> None:
+    """Its finding is of 300 slices, however many are left."""
+    day = date(2026, 1, 1)
+    thin = study(1, day, "1", n_slices=300, voxel_volume_mm3=1.0, spacing_mm=(1.0, 1.0, 1.0))
+    thick = study(1, day, "2", n_slices=60, voxel_volume_mm3=5.0, spacing_mm=(5.0, 1.0, 1.0))
+    segment(database, store, [(thin, 8.0), (thick, 0.0)])
+    scan(database, [replace(thin, n_slices=140, fingerprint="0" * 64, reason="slices_vanished")])
+    (row,) = rows_of(database, TUMOUR_VOLUME_TREND)
+    assert (row["series_instance_uid"], row["tumour_volume_ml"], row["n_series"]) == ("1.1.1", 8.0, 2)
 
 
 def test_subjects_models_and_older_findings_are_kept_apart(database: Database, store: Store, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from vaeseg.db.work import WorkItem, WorkPreview, mask_folder, plan_work, previe
 from vaeseg.distributed.commit import commit_group
 from vaeseg.errors import RunNotFoundError
 from vaeseg.io.store import Store
-from vaeseg.records import SeriesOutcome
+from vaeseg.records import Reason, SeriesOutcome
 
 KEYS = ["1.2.3", "1.2.4", "1.2.5"]
 
@@ -151,6 +151,20 @@ def test_failures_that_may_have_passed_are_tried_again_unasked(
     assert (again.work_item_id, again.attempts) == (item.work_item_id, 2)
     _commit(database, store, run_id, (again, segmented(again)))
     assert plan_work(database, begin_run(database, archive_id), KEYS[:1]).already_done == (KEYS[0],)
+
+
+def test_a_redo_that_may_succeed_by_now_is_tried_again_unasked(
+    database: Database, store: Store, archive_id: int
+) -> None:
+    """Although its finding was superseded at once, because an earlier one of the same files is segmented."""
+    first = begin_run(database, archive_id)
+    (item,) = plan_work(database, first, KEYS[:1]).pending
+    _commit(database, store, first, (item, segmented(item)))
+    redo = begin_run(database, archive_id, config_digest="e" * 64)
+    (item,) = plan_work(database, redo, KEYS[:1]).pending
+    _commit(database, store, redo, (item, replace(failed(item), reason=Reason.UNREADABLE_FILE)))
+    again = plan_work(database, begin_run(database, archive_id, config_digest="e" * 64), KEYS[:1])
+    assert (_keys(again.pending), again.left_out) == (["1.2.3"], ())
 
 
 def test_a_limit_leaves_the_rest_unplanned(database: Database, archive_id: int) -> None:

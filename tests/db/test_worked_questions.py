@@ -173,6 +173,29 @@ def test_ten_questions_in_sql(filled: str) -> None:
         assert given[number] == answer, number
 
 
+def test_of_studies_of_the_last_day_the_burden_is_of_the_one_that_stands_for_it(
+    filled: str, database: Database, store: Store
+) -> None:
+    """That with the thinnest slices; the others sort before and after it."""
+    day = date(2026, 3, 2)
+    rows = [
+        series_row(f"1.{n}.1", study_instance_uid=f"1.{n}", study_date=day, spacing_mm=(thickness, 0.5, 0.75))
+        for n, thickness in (("0", 5.0), ("8", 1.0), ("9", 3.0))
+    ]
+    run_id = begin_run(database, scan(database, rows))
+    items = plan_work(database, run_id, [row.series_key for row in rows]).pending
+    volumes = (0.0, 6.0, 0.0)
+    outcomes = [(item, segmented(item, volume_ml=ml)) for item, ml in zip(items, volumes, strict=True)]
+    commit_group(run_id, outcomes, store, database)
+    (statement,) = re.findall(r"^```sql\n(.*?)^```", numbered()[7], re.M | re.S)
+    given = plain(ask(filled, Question(statement=statement, limit=100, timeout_seconds=60)).rows)
+    assert given == [
+        (OTHER, MODEL, "2026-02-02", 0, 8.0),
+        (SUBJECT, MODEL, "2026-03-02", 60, 6.0),
+        (SUBJECT, "other", "2026-03-02", 60, 3.0),
+    ]
+
+
 def test_the_same_questions_in_duckdb(filled: str, store: Store) -> None:
     """Over the Parquet files alone, with the same answers; where they cannot answer, the document says so."""
     connection = duckdb.connect()
@@ -203,3 +226,20 @@ def test_questions_that_only_parquet_answers(filled: str, store: Store) -> None:
     size = len(encode_mask(MASK))
     assert answer(room) == [("other", 2, 2 * size), (MODEL, 4, 4 * size)]
     connection.close()
+
+
+def test_slices_that_were_measured_anew_are_not_among_the_worst(
+    filled: str, database: Database, store: Store, clock: Clock
+) -> None:
+    """What an older finding of the series said is past."""
+    clock.advance(60)
+    run_id = begin_run(database, scan(database, ROWS), config_digest="e" * 64)
+    (item,) = plan_work(database, run_id, ["1.2.1"]).pending
+    planes = (SliceRecord(slice_index=1, tumour_area_mm2=3.0, iou=0.75),)
+    commit_group(run_id, [(item, replace(segmented(item), slices=planes))], store, database)
+    prepared, *_ = blocks("duckdb")
+    _, worst, _ = blocks("duckdb")[-3:]
+    with duckdb.connect() as connection:
+        connection.execute(prepared.replace("vaeseg-store", str(store.root)))
+        found = connection.sql(worst.replace("vaeseg-store", str(store.root))).fetchall()
+    assert found == [("1.2.1", 1, 0.75)]

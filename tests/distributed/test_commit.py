@@ -155,6 +155,34 @@ def test_a_newer_finding_supersedes_the_older_one(database: Database, store: Sto
     assert superseded == [clock.moment]
 
 
+@pytest.mark.parametrize("outcome", ["failed", "crashed"])
+def test_a_redo_that_fails_on_the_same_files_leaves_the_measurement_current(
+    database: Database, store: Store, run: Run, clock: Clock, outcome: str
+) -> None:
+    """It is in its run and waits for a retry, whose finding then supersedes the older one."""
+    commit_group(run.run_id, [(run.items[0], segmented(run.items[0]))], store, database)
+    clock.advance(60)
+    redo = begin_run(database, run.archive_id, config_digest="e" * 64)
+    (item,) = plan_work(database, redo, ["1.2.1"]).pending
+    commit_group(redo, [(item, failed(item, crashed=outcome == "crashed"))], store, database)
+    assert [(row.run_id, row.tumour_volume_ml) for row in query_findings(database)] == [(run.run_id, 3.0)]
+    (row,) = query_findings(database, FindingFilter(run_id=redo))
+    assert (row.outcome, row.superseded_at) == (outcome, clock.moment)
+    assert plan_work(database, redo, ["1.2.1"]).left_out == ("1.2.1",)
+    (item,) = plan_work(database, redo, ["1.2.1"], retry=True).pending
+    commit_group(redo, [(item, segmented(item, volume_ml=4.0))], store, database)
+    assert [row.tumour_volume_ml for row in query_findings(database)] == [4.0]
+
+
+def test_a_failure_on_other_files_supersedes_what_was_measured(database: Database, store: Store, run: Run) -> None:
+    """The volume was of files that are no longer so."""
+    commit_group(run.run_id, [(run.items[0], segmented(run.items[0]))], store, database)
+    scan(database, [series_row("1.2.1", fingerprint="0" * 64)])
+    (item,) = plan_work(database, run.run_id, ["1.2.1"]).pending
+    commit_group(run.run_id, [(item, failed(item))], store, database)
+    assert [row.outcome for row in query_findings(database)] == ["failed"]
+
+
 @pytest.mark.parametrize(
     ("step", "occurrence", "is_recorded"),
     [

@@ -352,7 +352,8 @@ def test_what_cannot_be_listed_is_not_gone(database: Database, tmp_path: Path, m
 
     monkeypatch.setattr("vaeseg.io.listing.os.scandir", closed)
     for _ in range(2):
-        assert index(database, tmp_path).n_vanished == 0
+        report = index(database, tmp_path)
+        assert (report.n_vanished, report.n_listed, report.n_unseen) == (0, 7, 12)
         counted = count_files(database, ensure_archive(database, str(tmp_path)))
         assert (counted.in_series, counted.refused_by_reason) == (18, {"unreadable_file": 1})
     monkeypatch.undo()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import write_series
@@ -17,7 +19,7 @@ from vaeseg.db.runs import ModelRow, register_model, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.db.tables import RunCoverageTable
-from vaeseg.distributed import runs
+from vaeseg.distributed import indexing, runs
 from vaeseg.distributed.lifecycle import RunInterruptedError
 from vaeseg.distributed.runs import execute_index, execute_run
 from vaeseg.errors import StoreError
@@ -58,6 +60,43 @@ def test_an_index_run_leaves_its_coverage(database: Database, store: Store, ward
     run_id = begin(database, ward, kind="index")
     execute_index(database, store, run_id)
     assert coverage(database, run_id) == FOUND
+
+
+def test_files_of_a_directory_that_cannot_be_listed_are_accounted_for(
+    database: Database, store: Store, ward: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six slices that nobody could look at, the directory itself, and the junk beside it."""
+    execute_index(database, store, begin(database, ward, kind="index"))
+    really_scan = os.scandir
+
+    def closed(path: Path) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(13, "Permission denied")
+        return really_scan(path)
+
+    monkeypatch.setattr("vaeseg.io.listing.os.scandir", closed)
+    run_id = begin(database, ward, kind="index")
+    execute_index(database, store, run_id)
+    files = run_summary(database, run_id).files
+    assert files is not None
+    assert (files.found, files.in_series, files.refused, files.unaccounted) == (8, 6, 2, 0)
+
+
+def test_a_file_that_is_lost_between_scan_and_index_is_noticed(
+    database: Database, store: Store, ward: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scan's own count says so, which asks no index."""
+    really_record = indexing.record_files
+
+    def forgetful(database: Database, archive_id: int, version: int, read: Any = (), *others: Any) -> None:
+        really_record(database, archive_id, version, read[1:], *others)
+
+    monkeypatch.setattr(indexing, "record_files", forgetful)
+    run_id = begin(database, ward, kind="index")
+    execute_index(database, store, run_id)
+    files = run_summary(database, run_id).files
+    assert files is not None
+    assert (files.found, files.unaccounted) == (7, 1)
 
 
 @pytest.mark.parametrize("error", [RunInterruptedError("interrupted by SIGTERM"), StoreError("the disk is full")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,10 +10,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from sqlalchemy import Connection, Row, Subquery, case, delete, func, insert, select
 
-from vaeseg.db.present_series import is_exclusion_by, is_there, is_work_of
+from vaeseg.db.present_series import is_exclusion_by, is_there, is_work_of, last_reason
 from vaeseg.db.tables import (
     ExclusionTable,
-    FindingTable,
     InstanceTable,
     RunCoverageTable,
     RunTable,
@@ -22,6 +22,8 @@ from vaeseg.db.tables import (
 from vaeseg.db.upsert import in_batches
 from vaeseg.records import FileCount
 
+logger = logging.getLogger(__name__)
+
 Counted = Literal["n_series", "n_files"]
 
 
@@ -29,6 +31,8 @@ Counted = Literal["n_series", "n_files"]
 class Scanned:
     """What a run knows of its archive beside the index."""
 
+    n_files: int
+    """Files that are there: listed, or known of a directory that could not be listed."""
     n_waiting: int = 0
     """Files that the scan found and left alone."""
     waiting_studies: Collection[str] = ()
@@ -45,6 +49,8 @@ class _Category(NamedTuple):
 def record_coverage(connection: Connection, run_id: str, scanned: Scanned) -> FileCount:
     """Write the coverage of a run, in place of what an earlier attempt wrote; returns its files.
 
+    Files found that are in no category, or the other way about, are an error in the log.
+
     Args:
         connection: in the transaction that ends the run.
         run_id: a run with an archive, whose index is up to date.
@@ -57,7 +63,11 @@ def record_coverage(connection: Connection, run_id: str, scanned: Scanned) -> Fi
     _count_other_files(connection, run, counts["n_files"])
     counts["n_files"][_Category("waiting")] += scanned.n_waiting
     _write(connection, run_id, counts)
-    return _file_count(counts["n_files"])
+    files = _file_count(scanned.n_files, counts["n_files"])
+    if files.unaccounted:
+        accounted = files.found - files.unaccounted
+        logger.error("run %s: its scan found %d files, and %d are accounted for", run_id, files.found, accounted)
+    return files
 
 
 def _count_series(
@@ -97,9 +107,9 @@ def series_by_category(
     reason = case(
         (is_refused, SeriesTable.reason),
         (state == "segmented", ""),
-        (state == "skipped", _last_reason()),
+        (state == "skipped", last_reason()),
         (ExclusionTable.rule.is_not(None), ExclusionTable.rule),
-        (state.in_(("failed", "crashed")), _last_reason()),
+        (state.in_(("failed", "crashed")), last_reason()),
         else_="",
     )
     return (
@@ -163,18 +173,6 @@ def _files_by_series(archive_id: int) -> Subquery:
     )
 
 
-def _last_reason() -> Any:
-    """Of the newest finding of the work item; an item that was done again has several."""
-    return (
-        select(FindingTable.reason)
-        .where(FindingTable.work_item_id == WorkItemTable.id)
-        .order_by(FindingTable.id.desc())
-        .limit(1)
-        .correlate(WorkItemTable)
-        .scalar_subquery()
-    )
-
-
 def _write(connection: Connection, run_id: str, counts: dict[str, Counter[_Category]]) -> None:
     categories = sorted({category for counter in counts.values() for category, count in counter.items() if count})
     rows = [
@@ -186,11 +184,11 @@ def _write(connection: Connection, run_id: str, counts: dict[str, Counter[_Categ
         connection.execute(insert(RunCoverageTable), rows)
 
 
-def _file_count(n_files: Counter[_Category]) -> FileCount:
+def _file_count(found: int, n_files: Counter[_Category]) -> FileCount:
     refused = {key.reason: count for key, count in sorted(n_files.items()) if key.category == "refused" and count}
     waiting = n_files[_Category("waiting")]
     return FileCount(
-        found=n_files.total(),
+        found=found,
         in_series=n_files.total() - sum(refused.values()) - waiting,
         refused=sum(refused.values()),
         refused_by_reason=refused,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select, update
 
 from vaeseg.db.archives import archive_named
 from vaeseg.db.drivers import run_not_found
@@ -22,7 +22,7 @@ from vaeseg.db.tables import (
 )
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.views import LATEST_FINDINGS
-from vaeseg.db.work import DONE, RunKey, WorkItem
+from vaeseg.db.work import DONE, LEFT_OUT, RunKey, WorkItem
 from vaeseg.errors import StoreError
 from vaeseg.records import OUTCOMES, LesionRecord, PartFile
 
@@ -92,7 +92,8 @@ ORDER_COLUMNS = {
 def record_group(database: Database, run: RunKey, findings: Sequence[NewFinding], parts: Sequence[PartFile]) -> None:
     """Commit findings, their lesions, their part and the state of their work in one transaction.
 
-    Earlier current findings of the same series and model name are marked superseded.
+    Earlier current findings of the same series and model name are marked superseded, save segmented ones of the files
+    on which a new one failed or crashed: then that one is superseded at once.
 
     Args:
         database: where.
@@ -107,8 +108,9 @@ def record_group(database: Database, run: RunKey, findings: Sequence[NewFinding]
     part = parts[0].name
     with database.write() as connection:
         _check_open(connection, findings)
-        _supersede(connection, run.model, findings, now)
-        _insert_findings(connection, run, findings, part)
+        placed = _placed(connection, run.model, findings, now)
+        _supersede(connection, run.model, [new for new in placed if new.row.superseded_at is None], now)
+        _insert_findings(connection, run, placed, part)
         _close_items(connection, run, findings, now)
         rows = [asdict(file) | {"published": False, "created_at": now} for file in parts]
         connection.execute(insert(PartTable), rows)
@@ -201,12 +203,34 @@ def _check_open(connection: Connection, findings: Sequence[NewFinding]) -> None:
         raise StoreError(f"series {uid} was finished by another run meanwhile: do not run two at once")
 
 
+def _placed(connection: Connection, model: str, findings: Sequence[NewFinding], now: datetime) -> list[NewFinding]:
+    """With those superseded already that failed on files that are measured: a bad night takes no measurement away."""
+    failed = [new for new in findings if new.row.outcome in LEFT_OUT]
+    measured = _measured(connection, model, [new.item.series_id for new in failed])
+    in_vain = {new.item.series_id for new in failed if (new.item.series_id, new.item.fingerprint) in measured}
+    return [
+        replace(new, row=replace(new.row, superseded_at=now)) if new.item.series_id in in_vain else new
+        for new in findings
+    ]
+
+
+def _measured(connection: Connection, model: str, series_ids: Sequence[int]) -> set[tuple[int, str]]:
+    """Series and fingerprint of the current findings that are segmented."""
+    segmented = select(FindingTable.series_id, FindingTable.fingerprint).where(FindingTable.outcome == "segmented")
+    return {
+        (series_id, fingerprint)
+        for batch in in_batches(series_ids)
+        for series_id, fingerprint in connection.execute(segmented.where(_is_current(batch, model)))
+    }
+
+
 def _supersede(connection: Connection, model: str, findings: Sequence[NewFinding], now: datetime) -> None:
     for batch in in_batches([new.item.series_id for new in findings]):
-        current = (
-            FindingTable.series_id.in_(batch) & (FindingTable.model == model) & FindingTable.superseded_at.is_(None)
-        )
-        connection.execute(update(FindingTable).where(current).values(superseded_at=now))
+        connection.execute(update(FindingTable).where(_is_current(batch, model)).values(superseded_at=now))
+
+
+def _is_current(series_ids: Sequence[int], model: str) -> ColumnElement[bool]:
+    return FindingTable.series_id.in_(series_ids) & (FindingTable.model == model) & FindingTable.superseded_at.is_(None)
 
 
 def _insert_findings(connection: Connection, run: RunKey, findings: Sequence[NewFinding], part: str) -> None:

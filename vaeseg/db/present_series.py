@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, ScalarSelect, select
 
-from vaeseg.db.tables import ExclusionTable, SeriesTable, WorkItemTable
+from vaeseg.db.tables import ExclusionTable, FindingTable, SeriesTable, WorkItemTable
 
 
 def is_there(archive_id: int) -> ColumnElement[bool]:
@@ -33,4 +33,16 @@ def is_exclusion_by(rules_digest: str | None) -> ColumnElement[bool]:
         (ExclusionTable.series_id == SeriesTable.id)
         & (ExclusionTable.fingerprint == SeriesTable.fingerprint)
         & (ExclusionTable.rules_digest == rules_digest)
+    )
+
+
+def last_reason() -> ScalarSelect[str | None]:
+    """Of an item of work: the reason of its newest finding; one that was done again has several."""
+    return (
+        select(FindingTable.reason)
+        .where(FindingTable.work_item_id == WorkItemTable.id)
+        .order_by(FindingTable.id.desc())
+        .limit(1)
+        .correlate(WorkItemTable)
+        .scalar_subquery()
     )

@@ -50,8 +50,10 @@ def _finished_runs(connection: Connection, digest: str | None) -> list[Row[Any]]
 
 def _measured(connection: Connection, run_id: str, pace: Mapping[str, Any]) -> MeasuredRun | None:
     seconds = [getattr(FindingTable, f"{stage}_seconds") for stage in STAGES]
-    statement = select(FindingTable.n_slices, *seconds).where(
-        FindingTable.run_id == run_id, FindingTable.outcome == "segmented", FindingTable.n_slices > 0
+    statement = (
+        select(FindingTable.n_slices, *seconds)
+        .where(FindingTable.run_id == run_id, FindingTable.outcome == "segmented", FindingTable.n_slices > 0)
+        .order_by(FindingTable.id)
     )
     rows = connection.execute(statement).all()
     if not rows or len(rows) != pace["n_segmented"]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
+from vaeseg.db.present_series import last_reason
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable, WorkItemTable
 from vaeseg.db.upsert import in_batches, upsert
@@ -254,10 +255,8 @@ def _failures_that_pass(connection: Connection, model_digest: str, config_digest
     """Items that failed for a reason that may be gone by the next run, which tries them again unasked."""
     failed = (
         select(WorkItemTable.id)
-        .join(FindingTable, FindingTable.work_item_id == WorkItemTable.id)
         .where(WorkItemTable.model_digest == model_digest, WorkItemTable.config_digest == config_digest)
-        .where(WorkItemTable.state == "failed", FindingTable.superseded_at.is_(None))
-        .where(FindingTable.reason.in_(TRANSIENT))
+        .where(WorkItemTable.state == "failed", last_reason().in_(TRANSIENT))
     )
     return set(connection.scalars(failed))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -82,6 +82,8 @@ class IndexReport:
 
     n_listed: int = 0
     """Files."""
+    n_unseen: int = 0
+    """Files that the index keeps, of directories that could not be listed and of those below them."""
     n_read: int = 0
     """Headers of new or changed files."""
     n_found_again: int = 0
@@ -106,6 +108,7 @@ class _Changes:
     young: list[FoundFile] = field(default_factory=list)
     found_again: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
+    n_unseen: int = 0
     n_waiting: int = 0
     n_known: int = 0
     """Images listed that the index has, changed, found again, or as they were."""
@@ -196,8 +199,16 @@ def _compare(database: Database, job: IndexJob, listings: Sequence[Listing], cha
         before = known.get(listing.directory, {})
         for file in listing.files:
             _compare_file(file, before.pop(file.path, None), _is_young(file, now, job.stable_seconds), changes)
-        if listing.is_readable:
-            changes.vanished += [path for path, file in before.items() if not file.is_missing]
+        _not_listed(before, listing.is_readable, changes)
+
+
+def _not_listed(known: Mapping[str, KnownFile], is_gone: bool, changes: _Changes) -> None:
+    """Files known of a directory that no listing has: gone, unless nobody could look."""
+    present = [path for path, file in known.items() if not file.is_missing]
+    if is_gone:
+        changes.vanished += present
+    else:
+        changes.n_unseen += len(present)
 
 
 def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, changes: _Changes) -> None:
@@ -228,13 +239,10 @@ def _vanish(
     before = known_directories(database, job.archive_id)
     if before and report.n_listed == 0:
         raise StoreError(ALL_IS_GONE)
-    gone = [
-        directory
-        for directory in before
-        if directory not in listed and not any(f"{directory}/".startswith(f"{path}/") for path in closed)
-    ]
-    for files in known_files(database, job.archive_id, gone).values():
-        changes.vanished += [path for path, file in files.items() if not file.is_missing]
+    not_listed = [directory for directory in before if directory not in listed]
+    for directory, files in known_files(database, job.archive_id, not_listed).items():
+        is_below_closed = any(f"{directory}/".startswith(f"{path}/") for path in closed)
+        _not_listed(files, not is_below_closed, changes)
 
 
 def _check_something_is_left(job: IndexJob, report: IndexReport, changes: _Changes, check: Callable[[], None]) -> None:
@@ -260,6 +268,7 @@ def _record(
     report.n_found_again += len(changes.found_again)
     report.n_vanished += len(changes.vanished)
     report.n_waiting += changes.n_waiting
+    report.n_unseen += changes.n_unseen
 
 
 def _check_archive(job: IndexJob, read: Sequence[IndexedFile]) -> None:

@@ -86,6 +86,7 @@ class _Run:
         if self.index is None:
             return None
         return Scanned(
+            n_files=self.index.n_listed + self.index.n_unseen,
             n_waiting=self.index.n_waiting,
             waiting_studies=self.index.waiting_studies,
             rules_digest=self.rules_digest,

@@ -100,7 +100,7 @@ class MeasuredRun:
     busy_seconds: float
     closing_seconds: float
     n_slices: FloatArray
-    """(N,) slices of each series."""
+    """(N,) slices of each series, in the order of their findings."""
     stage_seconds: dict[str, FloatArray]
     """Each of `STAGES` to (N,) s, by the clock."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
+from vaeseg import records, telemetry
 from vaeseg.telemetry import (
     IOU_KINDS,
     LOSS_PARTS,
@@ -55,6 +56,11 @@ def test_every_series_of_segmenting_is_there_from_the_start() -> None:
         name = metric.name + {"counter": "_total", "histogram": "_count"}[metric.kind]
         for value in metric.values or [""]:
             sample(name, **({metric.label: value} if metric.label else {}))
+
+
+def test_outcomes_are_those_of_the_ledger() -> None:
+    """Written down twice, since neither module may know the other."""
+    assert telemetry.OUTCOMES == records.OUTCOMES
 
 
 def test_a_histogram_counts_what_it_is_told() -> None:

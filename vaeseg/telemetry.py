@@ -14,8 +14,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from vaeseg.records import OUTCOMES
-
+OUTCOMES = ("segmented", "skipped", "failed", "crashed")
 STAGES = ("read", "segment", "measure", "commit")
 
 REGISTRY = CollectorRegistry()

@@ -191,12 +191,15 @@ def phantom_slices(scratch: Path, size: int, n_slices: int = 96) -> SliceSet:
 
 
 def _index(slices: SliceSet) -> SliceIndex:
-    """All slices of one subject."""
+    """All slices of one volume."""
     n = len(slices)
     return SliceIndex(
         subjects=("s",),
         subject_of_slice=np.zeros(n, dtype=np.int64),
         slice_of_subject=np.arange(n),
+        series=("s",),
+        series_of_slice=np.zeros(n, dtype=np.int64),
+        slice_of_series=np.arange(n),
         spacing_mm=np.ones((n, 3), dtype=np.float32),
         tumour_pixels=slices.labels(np.arange(n)).sum((1, 2)).astype(np.int32),
         has_labels=True,

@@ -6,20 +6,28 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
+ADDED_LATER = {"was_added_later": True}
+"""Metadata of a field that came when digests were kept already: while it is None, they stay what they were."""
 
 
 def as_json(config: Any) -> str:
     """Canonical JSON of a config dataclass: keys sorted, no spaces."""
-    return json.dumps(asdict(config), sort_keys=True, separators=(",", ":"))
+    return _canonical(asdict(config))
 
 
 def digest(config: Any) -> str:
-    """SHA-256 (64 hex digits) of the canonical JSON."""
-    return hashlib.sha256(as_json(config).encode()).hexdigest()
+    """SHA-256 (64 hex digits) of the canonical JSON, without its own fields `ADDED_LATER` that are None."""
+    later = {field.name for field in fields(config) if field.metadata == ADDED_LATER}
+    values = {name: value for name, value in asdict(config).items() if value is not None or name not in later}
+    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def from_json(kind: type[Config], text: str) -> Config:

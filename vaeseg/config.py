@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from vaeseg.canonical import ADDED_LATER
+
 Precision = Literal["auto", "fp32", "bf16"]
 """Numbers that a network computes in: `auto` takes bfloat16 where the hardware multiplies it faster than float32."""
 
@@ -248,6 +250,8 @@ class SegmentationConfig:
     """Mask file kinds: `nifti`, `png`."""
     with_labels: bool = False
     """Whether IoU and Dice are measured against labels."""
+    organ: int | None = field(default=None, metadata=ADDED_LATER)
+    """Label value that counts; None for every value above 0, of labels that have no more than one."""
 
 
 @dataclass(frozen=True, kw_only=True)

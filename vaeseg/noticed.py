@@ -10,6 +10,7 @@ SHOWN_NAMES = 3
 MEANINGS = {
     str(Warn.LABEL_RESAMPLED): "the label is on another grid than its image and was resampled",
     str(Warn.LABEL_COVERS_PART): "the label does not reach everywhere in its image, and counts as free of tumour there",
+    str(Warn.SEVERAL_LABEL_VALUES): "the label has several values above 0, which count as one: choose one with --organ",
 }
 """Of warnings about labels; those about images are those of every reading."""
 

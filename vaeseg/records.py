@@ -73,6 +73,7 @@ class Reason(StrEnum):
     # a label beside a series
     LABEL_GEOMETRY_MISMATCH = "label_geometry_mismatch"
     FRACTIONAL_LABEL = "fractional_label"
+    SEVERAL_LABEL_VALUES = "several_label_values"
     # the model
     MODEL_OUTPUT_NOT_FINITE = "model_output_not_finite"
     # our own fault
@@ -104,6 +105,7 @@ class Warn(StrEnum):
     NO_PREAMBLE = "no_preamble"
     LABEL_RESAMPLED = "label_resampled"
     LABEL_COVERS_PART = "label_covers_part"
+    SEVERAL_LABEL_VALUES = "several_label_values"
 
 
 SINGULAR_SHARE = 1e-6

@@ -62,6 +62,7 @@ def test_a_schedule_is_added_listed_and_removed(ward: Path) -> None:
         ("--output-type", "gif"),
         ("--stable-for", "soon"),
         ("--limit", "0"),
+        ("--organ", "1"),
         ("--until", "07:00"),
     ],
 )

@@ -245,10 +245,21 @@ def test_a_label_that_ends_before_its_image_is_named(tmp_path: Path) -> None:
     """In the JSON and in the summary: what lies beyond it is learned as free of tumour."""
     root = write_msd(tmp_path / "msd", names="abc", unlabelled="", damaged="")
     write_nifti(root / "labelsTr/b.nii", np.ones((16, 16, 5), dtype=np.uint8))
-    told = json.loads(command("--msd-dir", root, "--image-size", 16, "--out", tmp_path / "out", "--json").stdout)
-    assert told["warnings"] == {"label_covers_part": ["b"], "label_resampled": ["b"]}
-    said = command("--msd-dir", root, "--image-size", 16, "--out", tmp_path / "out").stdout
+    given = ("--msd-dir", root, "--image-size", 16, "--organ", 1, "--out", tmp_path / "out", "--json")
+    assert json.loads(command(*given).stdout)["warnings"] == {"label_covers_part": ["b"], "label_resampled": ["b"]}
+    said = command(*given[:-1]).stdout
     assert "label_covers_part: the label does not reach everywhere in its image" in said
+
+
+def test_labels_of_several_values_are_named(tmp_path: Path) -> None:
+    """Where no organ is chosen: 1 and 2 are learned as the same thing."""
+    given = ("--msd-dir", write_msd(tmp_path / "msd", "ab", "", ""), "--image-size", 16, "--force", "--out")
+    assert json.loads(command(*given, tmp_path / "out", "--json").stdout)["warnings"] == {
+        "several_label_values": ["a", "b"]
+    }
+    assert "which count as one: choose one with --organ: 2 (a, b)" in command(*given, tmp_path / "out").stdout
+    chosen = command(*given, tmp_path / "chosen", "--organ", 2, "--json")
+    assert json.loads(chosen.stdout)["warnings"] == {}
 
 
 def test_the_summary_tells_what_happened_and_how_to_go_on(tmp_path: Path) -> None:

@@ -74,12 +74,12 @@ def volume() -> npt.NDArray[np.int16]:
     return hu
 
 
-def planned(tmp_path: Path, mirrored: bool = False, label: bool = True) -> SeriesRow:
-    """A NIfTI series, its label beside it."""
+def planned(tmp_path: Path, mirrored: bool = False, label: bool = True, with_lungs: bool = False) -> SeriesRow:
+    """A NIfTI series, its label beside it: 1, and 2 for all around it where there are lungs."""
     array = volume()[:, :, ::-1] if mirrored else volume()
     (tmp_path / "study").mkdir()
     write_nifti(tmp_path / "study" / "case.nii.gz", array, geometry(mirrored))
-    inside = np.zeros(SHAPE, dtype=np.uint8)
+    inside = np.full(SHAPE, 2 if with_lungs else 0, dtype=np.uint8)
     inside[BOX] = 1
     write_nifti(tmp_path / "label.nii.gz", inside, geometry())
     (verdict,) = scan_archive(tmp_path / "study", ReadingConfig()).verdicts
@@ -139,6 +139,19 @@ def test_without_a_label_overlap_is_unknown_and_not_zero(tmp_path: Path) -> None
     assert isinstance(outcome, SegmentedSeries)
     assert outcome.overlap is None
     assert all(record.iou is None for record in outcome.slices)
+
+
+def test_of_a_label_of_several_values_one_must_be_chosen(tmp_path: Path) -> None:
+    """Lungs are no tumour: without a choice overlap is unknown, and says what to do; with one a perfect mask has 1."""
+    row = segmented(read(planned(tmp_path, with_lungs=True), config(tmp_path)))
+    unknown, chosen = (outcome_of(measure(row, config(tmp_path, organ=organ))) for organ in (None, 1))
+    assert isinstance(unknown, SegmentedSeries)
+    assert isinstance(chosen, SegmentedSeries)
+    assert unknown.overlap is None
+    told = "several_label_values: label: values from 1 to 2, expected one above 0: choose it with --organ"
+    assert (unknown.label_reason, unknown.warnings) == (told, ())
+    assert chosen.overlap is not None
+    assert (chosen.overlap.dice, chosen.label_reason) == (1.0, None)
 
 
 def test_nothing_found_is_a_volume_of_zero(tmp_path: Path) -> None:

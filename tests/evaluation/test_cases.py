@@ -4,7 +4,7 @@ import numpy as np
 
 from vaeseg.evaluation.cases import choose_cases
 from vaeseg.evaluation.slices import SliceCounts
-from vaeseg.evaluation.subjects import EvaluationTable, SubjectRecord
+from vaeseg.evaluation.subjects import EvaluationTable, SubjectRecord, whole_volume
 
 
 def table_of(*rows: tuple[int, int, int, int]) -> EvaluationTable:
@@ -18,7 +18,7 @@ def table_of(*rows: tuple[int, int, int, int]) -> EvaluationTable:
         subjects=(record,) * n_subjects,
         counts=SliceCounts(label=columns[1], predicted=columns[2], shared=columns[3]),
         subject_of_slice=columns[0],
-        slice_index=np.arange(columns.shape[1]),
+        places=whole_volume("s", columns.shape[1]),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from vaeseg.evaluation import protocol
 from vaeseg.evaluation.figures import confidence, figures
 from vaeseg.evaluation.sizes import SIZES_MM, by_size
-from vaeseg.evaluation.subjects import EvaluationTable, Grid, measure_subject, tabulate
+from vaeseg.evaluation.subjects import EvaluationTable, Grid, measure_subject, tabulate, whole_volume
 
 SIDE = 20
 
@@ -25,8 +25,8 @@ def table_of(subjects: dict[str, list[tuple[np.ndarray, np.ndarray]]], pixel_mm:
     parts = []
     for name, planes in subjects.items():
         labels, masks = (np.stack([plane[n] for plane in planes]) for n in (0, 1))
-        index = np.arange(len(planes))
-        parts.append((*measure_subject(name, masks, labels, grid, index), index))
+        places = whole_volume(name, len(planes))
+        parts.append((*measure_subject(name, masks, labels, grid, places), places))
     return tabulate(parts)
 
 
@@ -135,14 +135,16 @@ def test_sizes_are_diameters_of_discs_in_mm() -> None:
 def test_the_lower_bound_of_a_size_belongs_to_it() -> None:
     """One pixel of 25 pi mm2 is a disc of 10 mm, which is 10 to 20 and not 6 to 10."""
     grid = Grid(spacing_mm=(1.0, 1.0, 1.0), pixel_mm2=25 * np.pi, voxel_mm3=1.0)
-    record, counts = measure_subject("a", square(1)[None], square(1)[None], grid, np.arange(1))
-    assert [row.n_slices for row in by_size(tabulate([(record, counts, np.arange(1))]))] == [0, 0, 1, 0, 0]
+    one = whole_volume("a", 1)
+    record, counts = measure_subject("a", square(1)[None], square(1)[None], grid, one)
+    assert [row.n_slices for row in by_size(tabulate([(record, counts, one)]))] == [0, 0, 1, 0, 0]
 
 
 def test_pixels_of_unknown_size_belong_to_no_size() -> None:
     """Nor have they a volume; everything else is known."""
-    record, counts = measure_subject("a", square(2)[None], square(2)[None], None, np.arange(1))
-    table = tabulate([(record, counts, np.arange(1))])
+    one = whole_volume("a", 1)
+    record, counts = measure_subject("a", square(2)[None], square(2)[None], None, one)
+    table = tabulate([(record, counts, one)])
     assert sum(row.n_slices for row in by_size(table)) == 0
     assert (record.labelled_ml, record.lesions[0].volume_ml) == (None, None)
     assert (figures(table)["volume_error_ml_median"], figures(table)["iou_label"]) == (None, 1.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vaeseg.evaluation.subjects import Grid, measure_subject, tabulate, touched_components
+from vaeseg.evaluation.subjects import Grid, SlicePlaces, measure_subject, tabulate, touched_components, whole_volume
 
 GRID = Grid(spacing_mm=(2.0, 0.5, 1.0), pixel_mm2=0.5, voxel_mm3=1.0)
 
@@ -20,12 +20,18 @@ def two_lesions() -> np.ndarray:
     return label
 
 
+def lesion_sizes(label: np.ndarray, series: tuple[str, ...], numbers: tuple[int, ...]) -> list[int]:
+    places = SlicePlaces(series=series, slice_index=np.array(numbers))
+    record, _ = measure_subject("a", np.zeros_like(label), label, GRID, places)
+    return [lesion.n_voxels for lesion in record.lesions]
+
+
 def test_a_lesion_is_found_by_one_voxel_and_a_false_one_touches_none() -> None:
     """The larger lesion is touched in a corner, the smaller is missed, and two components lie elsewhere."""
     mask = empty()
     mask[1, 1, 1] = mask[1, 2, 2] = True
     mask[4, 0, 0] = mask[4, 0, 7] = True
-    record, counts = measure_subject("a", mask, two_lesions(), GRID, np.arange(5))
+    record, counts = measure_subject("a", mask, two_lesions(), GRID, whole_volume("a", 5))
     assert [(lesion.n_voxels, lesion.found) for lesion in record.lesions] == [(8, True), (2, False)]
     assert [lesion.volume_ml for lesion in record.lesions] == pytest.approx([0.008, 0.002])
     assert record.n_false_lesions == 2
@@ -48,10 +54,16 @@ def test_slices_that_are_not_neighbours_do_not_join_a_lesion() -> None:
     """Slices 3 and 7 of a patient lie beside one another in the array and not in the patient."""
     label = empty()[:2]
     label[:, 3, 3] = True
-    record, _ = measure_subject("a", empty()[:2], label, GRID, np.array([3, 7]))
-    assert [lesion.n_voxels for lesion in record.lesions] == [1, 1]
-    joined, _ = measure_subject("a", empty()[:2], label, GRID, np.array([3, 4]))
-    assert [lesion.n_voxels for lesion in joined.lesions] == [2]
+    assert lesion_sizes(label, ("a", "a"), (3, 7)) == [1, 1]
+    assert lesion_sizes(label, ("a", "a"), (3, 4)) == [2]
+
+
+def test_slices_of_two_volumes_do_not_join_a_lesion() -> None:
+    """Not even where a number of the second follows the last one of the first."""
+    label = empty()[:2]
+    label[:, 3, 3] = True
+    assert lesion_sizes(label, ("a", "b"), (2, 0)) == [1, 1]
+    assert lesion_sizes(label, ("a", "b"), (0, 1)) == [1, 1]
 
 
 def test_a_table_holds_subjects_one_after_another() -> None:
@@ -59,12 +71,13 @@ def test_a_table_holds_subjects_one_after_another() -> None:
     coarse = Grid(spacing_mm=(1.0, 2.0, 2.0), pixel_mm2=4.0, voxel_mm3=4.0)
     parts = []
     for name, grid in (("a", GRID), ("b", coarse)):
-        index = np.arange(5)
-        parts.append((*measure_subject(name, empty(), two_lesions(), grid, index), index))
+        places = whole_volume(name, 5)
+        parts.append((*measure_subject(name, empty(), two_lesions(), grid, places), places))
     table = tabulate(parts)
     assert [subject.name for subject in table.subjects] == ["a", "b"]
     np.testing.assert_array_equal(table.subject_of_slice, [0] * 5 + [1] * 5)
-    np.testing.assert_array_equal(table.slice_index, [0, 1, 2, 3, 4] * 2)
+    np.testing.assert_array_equal(table.places.slice_index, [0, 1, 2, 3, 4] * 2)
+    assert table.places.series == ("a",) * 5 + ("b",) * 5
     np.testing.assert_allclose(table.label_areas_mm2, [2, 2, 0, 0, 1, 16, 16, 0, 0, 8])
     np.testing.assert_allclose(table.labelled_ml, [0.010, 0.040])
 
@@ -75,7 +88,7 @@ def test_no_subjects_give_an_empty_table() -> None:
     assert (len(table.subjects), len(table.counts), len(table.label_areas_mm2)) == (0, 0, 0)
 
 
-def test_slice_numbers_must_be_as_many_as_slices() -> None:
+def test_places_must_be_as_many_as_slices() -> None:
     """Otherwise lesions would be cut at random."""
-    with pytest.raises(ValueError, match="5 slices, 4 slice numbers"):
-        measure_subject("a", empty(), empty(), GRID, np.arange(4))
+    with pytest.raises(ValueError, match="5 slices, places of 4"):
+        measure_subject("a", empty(), empty(), GRID, whole_volume("a", 4))

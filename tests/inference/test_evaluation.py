@@ -179,8 +179,10 @@ def test_one_organ_s_label_is_chosen_by_its_value(model: Path, tmp_path: Path) -
     label[organ] = 2
     write_subject(tmp_path, "a", label, organ)
     root = list_subjects(tmp_path, "a")
-    assert evaluated(model, root, organ=2)["iou_label"] == 1.0
-    assert evaluated(model, root)["iou_pooled"] == pytest.approx(9 / 240)
+    chosen, both = evaluated(model, root, organ=2), evaluated(model, root)
+    assert (chosen["iou_label"], chosen["warnings"]) == (1.0, {})
+    assert both["warnings"] == {"several_label_values": ["a"]}
+    assert both["iou_pooled"] == pytest.approx(9 / 240)
     assert evaluated(model, root, organ=7)["n_label_slices"] == 0
 
 

@@ -17,6 +17,7 @@ from vaeseg.inference.case_pictures import picture_cases
 from vaeseg.inference.evaluation import EvaluatedModel, evaluate, load_model, result_json
 from vaeseg.inference.evaluation_sources import DataSource, Subject, check_preprocessing
 from vaeseg.io.dataset import DataSet, open_data_set
+from vaeseg.io.slices import PreparedVolume, SliceSet
 
 NAMES = [f"s{n}" for n in range(10)]
 
@@ -73,11 +74,32 @@ def test_a_split_by_slice_cuts_subjects(tmp_path: Path) -> None:
     places: list[tuple[str, int]] = []
     for part in ("train", "dev", "test"):
         for subject in subjects_of(DataSource(data, part, "slice")):  # type: ignore[arg-type]
-            assert len(subject.label) == len(subject.slice_index)
+            assert len(subject.label) == len(subject.places)
             # slice k of a subject has k labelled pixels
-            np.testing.assert_array_equal(subject.label.sum(axis=(1, 2)), subject.slice_index)
-            places += [(subject.name, int(k)) for k in subject.slice_index]
+            np.testing.assert_array_equal(subject.label.sum(axis=(1, 2)), subject.places.slice_index)
+            places += [(subject.name, int(k)) for k in subject.places.slice_index]
     assert sorted(places) == [(name, k) for name in NAMES for k in range(3)]
+
+
+def test_volumes_of_a_subject_are_apart(model: EvaluatedModel, tmp_path: Path) -> None:
+    """A nodule at one place in two series is two lesions of 48 voxels, found where it is predicted."""
+    first, second = nodule("one", is_bright=True), nodule("two", is_bright=False)
+    write_data_set(tmp_path / "data", [first, second], preprocessing=PREPROCESSING)
+    table = evaluate(model, DataSource(open_data_set(str(tmp_path / "data")), "all")).table
+    (subject,) = table.subjects
+    assert [(lesion.n_voxels, lesion.found) for lesion in subject.lesions] == [(48, True), (48, False)]
+    assert table.places.series == ("one",) * 3 + ("two",) * 3
+    assert table.places.slice_index.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def nodule(series: str, is_bright: bool) -> PreparedVolume:
+    """Three slices with a label of 4 x 4 pixels each."""
+    labels = np.zeros((3, 64, 64), dtype=bool)
+    labels[:, 30:34, 30:34] = True
+    slices = SliceSet(
+        images=np.where(labels & is_bright, 255, 0).astype(np.uint8), packed_labels=np.packbits(labels, -1)
+    )
+    return PreparedVolume(subject="s", series=series, tokens=(), slices=slices, spacing_mm=(1.0, 1.0, 1.0))
 
 
 def test_pictures_are_of_the_stored_pixels(model: EvaluatedModel, tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def test_figures_can_be_counted_again_from_the_tables(model: EvaluatedModel, sou
     data = json.loads((tmp_path / "report.json").read_text())
     with (tmp_path / "slices.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["subject"], row["slice_index"]) for row in rows[3:5]] == [("a&amp;", "3"), ("b", "0")]
+    places = [(row["subject"], row["series"], row["slice_index"]) for row in rows[3:5]]
+    assert places == [("a&amp;", "a&amp;", "3"), ("b", "b", "0")]
     assert rows[3]["iou"] == ""
     labelled = [float(row["iou"]) for row in rows if int(row["label_pixels"])]
     assert data["iou_label"] == pytest.approx(np.mean(labelled)) == pytest.approx((0 + 1 / 3 + 1 + 1) / 4)

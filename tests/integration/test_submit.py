@@ -286,3 +286,24 @@ def test_labels_on_another_grid_are_resampled_or_refused(submitted: Submission, 
     assert found[elsewhere]["iou"] is None
     assert found[elsewhere]["label_reason"].startswith("label_geometry_mismatch")
     assert (found[without]["iou"], found[without]["label_reason"]) == (None, None)
+
+
+def test_one_value_of_labels_is_chosen(submitted: Submission, archive: Path, tmp_path: Path) -> None:
+    """With lungs as 2 around tumours as 1 there is no IoU but a reason; with 1 chosen, that of tumours alone."""
+    (tmp_path / "labels").mkdir()
+    for path in (archive / "labels").iterdir():
+        image = nibabel.load(path)
+        tumour = np.asarray(image.dataobj)
+        with_lungs = np.where(tumour == 0, 2, tumour)
+        nibabel.save(nibabel.Nifti1Image(with_lungs, image.affine), tmp_path / "labels" / path.name)
+    of_all = replace(
+        submitted, store_root=tmp_path / "other", config=replace(submitted.config, label_dir=str(tmp_path / "labels"))
+    )
+    submit(of_all)
+    found = rows(of_all, "SELECT iou, label_reason FROM findings WHERE outcome = 'segmented'")
+    assert {row["iou"] for row in found} == {None}
+    assert all(row["label_reason"].startswith("several_label_values") for row in found)
+    segmentation = replace(of_all.config.segmentation, organ=1)
+    submit(replace(of_all, config=replace(of_all.config, segmentation=segmentation)))
+    query = "SELECT series_instance_uid, iou, dice, label_reason FROM latest_findings ORDER BY series_instance_uid"
+    assert rows(of_all, query) == rows(submitted, query)

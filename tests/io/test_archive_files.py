@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -151,6 +152,30 @@ def test_a_file_that_changes_after_the_scan_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ReadingError, match="changed_while_reading"):
         read_volume(scan.root, manifest, CONFIG)
     series.paths[3].unlink()
+    with pytest.raises(ReadingError, match="changed_while_reading"):
+        read_volume(scan.root, manifest, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "corrected",
+    [
+        {"PixelSpacing": [0.9, 0.9]},
+        {"ImageOrientationPatient": [0.0, 1.0, 0.0, -1.0, 0.0, 0.0]},
+        {"RescaleSlope": "2"},
+        {"RescaleIntercept": None},
+        {"PixelRepresentation": 1},
+        {"SOPInstanceUID": "1.2.3"},
+    ],
+)
+def test_a_header_that_is_corrected_after_the_scan_is_noticed(tmp_path: Path, corrected: dict[str, Any]) -> None:
+    """Its voxels would have the size, place or values of the header before."""
+    write_series(tmp_path)
+    scan = scan_archive(tmp_path, CONFIG)
+    manifest = scan.verdicts[0].manifest
+    assert manifest is not None
+    manifest = SeriesManifest.from_json(manifest.to_json())
+    read_volume(scan.root, manifest, CONFIG)
+    write_series(tmp_path, per_slice={4: corrected})
     with pytest.raises(ReadingError, match="changed_while_reading"):
         read_volume(scan.root, manifest, CONFIG)
 

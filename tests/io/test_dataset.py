@@ -314,5 +314,8 @@ def test_volumes_of_a_subject_are_counted_together(tmp_path: Path) -> None:
     assert data.index.subjects == ("a", "b")
     assert data.index.tokens[0] == ("more", "token-a")
     assert data.index.slice_of_subject.tolist() == [*range(12), *range(3)]
+    assert data.index.series == ("a-series", "another", "b-series")
+    assert data.index.series_of_slice.tolist() == [0] * 5 + [1] * 7 + [2] * 3
+    assert data.index.slice_of_series.tolist() == [*range(5), *range(7), *range(3)]
     with pytest.raises(ValueError, match="follow each other"):
         write_data_set(tmp_path, [first, volume("b"), second])

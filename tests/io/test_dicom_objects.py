@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
 from factories import CANARIES, SERIES_UID, axial_affine_ras, ct_slice, save, stored_values, write_series
@@ -320,4 +319,3 @@ def test_the_series_uid_is_the_key(tmp_path: Path) -> None:
     assert judged.verdict.series_key == SERIES_UID
     assert judged.verdict.ref is not None
     assert judged.verdict.ref.series_instance_uid == SERIES_UID
-    assert np.array(judged.verdict.files[0].position).tolist() == [-40.0, -30.0, 100.0]

@@ -78,13 +78,27 @@ def test_volumes_of_one_dicom_series_share_its_label(tmp_path: Path) -> None:
 
 
 def test_a_label_on_the_same_grid_is_taken_as_it_is(tmp_path: Path) -> None:
-    """Every value above zero is tumour."""
+    """What is above zero is tumour."""
     values = np.zeros(GRID.shape, dtype=np.uint8)
-    values[1, 2, 3], values[2, 2, 3] = 1, 5
+    values[1, 2, 3], values[2, 2, 3] = 5, 5
     write_nifti(tmp_path / "label.nii.gz", values, GRID)
     label = read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
     np.testing.assert_array_equal(label.mask, values > 0)
-    assert label.warnings == ()
+    assert (label.values, label.warnings) == ((5, 5), ())
+
+
+@pytest.mark.parametrize("mm", [0.0, 0.1])
+def test_a_label_of_several_values_is_told(tmp_path: Path, mm: float) -> None:
+    """All above zero are taken, on its own grid and on another; an empty label has no value."""
+    values = np.zeros(GRID.shape, dtype=np.uint8)
+    write_nifti(tmp_path / "empty.nii.gz", values, shifted(mm))
+    values[1, 2, 3], values[2, 2, 3] = 1, 5
+    write_nifti(tmp_path / "label.nii.gz", values, shifted(mm))
+    label, empty = (read_label_on_grid(tmp_path / f"{name}.nii.gz", GRID, CONFIG) for name in ("label", "empty"))
+    np.testing.assert_array_equal(label.mask, values > 0)
+    assert (label.values, empty.values) == ((1, 5), (0, 0))
+    assert label.warnings[0] == Warn.SEVERAL_LABEL_VALUES
+    assert Warn.SEVERAL_LABEL_VALUES not in empty.warnings
 
 
 def test_one_value_of_a_label_can_be_chosen(tmp_path: Path) -> None:
@@ -94,6 +108,7 @@ def test_one_value_of_a_label_can_be_chosen(tmp_path: Path) -> None:
     write_nifti(tmp_path / "l.nii.gz", values, GRID)
     found = read_label_on_grid(tmp_path / "l.nii.gz", GRID, CONFIG, label_value=5)
     np.testing.assert_array_equal(np.argwhere(found.mask), [[2, 2, 3]])
+    assert found.warnings == ()
 
 
 @pytest.mark.parametrize("label_value", [None, 1])

@@ -182,8 +182,9 @@ def test_a_label_may_have_values_above_16_bits(tmp_path: Path) -> None:
     """It is no image."""
     values = (HU + 1024).astype(np.uint16) * 30
     write_nifti(tmp_path / "v.nii", values)
-    label, _ = read_label(tmp_path / "v.nii", ReadingConfig())
-    np.testing.assert_array_equal(label, values.T > 0)
+    label = read_label(tmp_path / "v.nii", ReadingConfig())
+    np.testing.assert_array_equal(label.mask, values.T > 0)
+    assert label.values == (values[values > 0].min(), values.max())
 
 
 def test_a_file_without_a_byte_is_said_to_be_one(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _OPTIONS = (
     click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name of a model, or a checkpoint file."),
     store_options,
     click.option("--output-type", "output_types", default="nifti", show_default=True, help="nifti, or nifti,png."),
+    click.option("--organ", metavar="LABEL", help="Label value that is compared, for labels with several above 0."),
     click.option("--limit", type=click.IntRange(min=1), help="At most this many series in this run."),
     click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Slices in one pass."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
@@ -75,6 +76,7 @@ def submission(
     store: AnyPath,
     db: str | None,
     output_types: str,
+    organ: str | None,
     address: str | None,
     wait: bool,
     **of_run: Any,
@@ -90,7 +92,8 @@ def submission(
         of_run: options that are named as the fields of `RunConfig` that they set.
 
     Raises:
-        UsageError: no such model, device or output type, or rules that cannot be followed.
+        UsageError: no such model, device or output type, an organ that is no label value or is given without labels, or
+            rules that cannot be followed.
     """
     from vaeseg.config import RunConfig, SegmentationConfig
     from vaeseg.distributed.submit import Submission
@@ -103,7 +106,11 @@ def submission(
 
         choose_device("cuda")
     config = RunConfig(
-        segmentation=SegmentationConfig(output_types=_output_types(output_types), with_labels=label_dir is not None),
+        segmentation=SegmentationConfig(
+            output_types=_output_types(output_types),
+            with_labels=label_dir is not None,
+            organ=None if organ is None else _organ(organ, label_dir),
+        ),
         model_path=name_or_path(model, Store(store).models),
         label_dir=str(label_dir) if label_dir else None,
         rules=read_rules(rules_file) if rules_file else None,
@@ -149,6 +156,14 @@ def _output_types(text: str) -> tuple[str, ...]:
     if unknown:
         raise UsageError(f"unknown output type {', '.join(sorted(unknown))}; there are nifti and png")
     return tuple(sorted(chosen | {"nifti"}))
+
+
+def _organ(text: str, label_dir: AnyPath | None) -> int:
+    from vaeseg.training.preparation import organ_value
+
+    if label_dir is None:
+        raise UsageError(f"--organ {text[:80]}: no directory of labels is given")
+    return organ_value(text, None)
 
 
 def with_bar(work: Callable[[ProgressCallback], RunReport]) -> RunReport:

@@ -370,6 +370,7 @@ def _stage_config(run: _Run, model_digest: str) -> StageConfig:
         image_size=model.preprocessing.image_size,
         reading=config.segmentation.reading,
         output_types=config.segmentation.output_types,
+        organ=config.segmentation.organ,
         device=config.device,
         batch_size=config.batch_size,
         precision=config.precision,

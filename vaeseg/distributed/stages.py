@@ -42,7 +42,7 @@ from vaeseg.geometry.resample import (
     model_pixel_of_voxel,
     to_model_grid,
 )
-from vaeseg.io.labels import read_label_on_grid
+from vaeseg.io.labels import LabelOnGrid, read_label_on_grid
 from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.masks import MASK_NAME, write_mask, write_preview
 from vaeseg.io.parquet import encode_mask
@@ -80,6 +80,8 @@ class StageConfig:
     precision: Precision = "auto"
     actors: tuple[int, int] | None = None
     """Fewest and most that segment; None: as many as the cluster has GPUs, or nodes."""
+    organ: int | None = None
+    """Label value that counts; None for the only one."""
     plan_until: datetime | None = None
     """From this moment on no series is begun."""
 
@@ -268,10 +270,19 @@ def _label(
     if not row["label"]:
         return None, None, ()
     try:
-        label = read_label_on_grid(any_path(row["label"]), geometry, config.reading)
+        label = read_label_on_grid(any_path(row["label"]), geometry, config.reading, config.organ)
+        _check_one_value(label)
     except ReadingError as error:
         return None, f"{error.reason}: {error.detail}", ()
     return label.mask, None, tuple(str(warning) for warning in label.warnings)
+
+
+def _check_one_value(label: LabelOnGrid) -> None:
+    """Nobody said that tumour is the value that is not lungs; IoU with both would be an error that looks like one."""
+    least, greatest = label.values
+    if least != greatest:
+        detail = f"label: values from {least} to {greatest}, expected one above 0: choose it with --organ"
+        raise ReadingError(Reason.SEVERAL_LABEL_VALUES, detail)
 
 
 def _write_files(

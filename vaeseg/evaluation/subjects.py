@@ -61,6 +61,32 @@ class SubjectRecord:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class SlicePlaces:
+    """From which volume each slice is, and where it lies in it."""
+
+    series: tuple[str, ...]
+    """(K,) name of the volume; those of one volume follow each other."""
+    slice_index: IntArray
+    """(K,) number within the volume, from 0 at the feet, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.slice_index)
+
+    @property
+    def runs(self) -> list[slice]:
+        """Ranges within which each slice is the neighbour of the one before."""
+        series = np.array(self.series, dtype=object)
+        breaks = np.flatnonzero((np.diff(self.slice_index) != 1) | (series[1:] != series[:-1])) + 1
+        bounds = [0, *breaks.tolist(), len(self)]
+        return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def whole_volume(series: str, n_slices: int) -> SlicePlaces:
+    """Places of all slices of one volume."""
+    return SlicePlaces(series=(series,) * n_slices, slice_index=np.arange(n_slices))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationTable:
     """Every subject and every slice that was evaluated; all figures come from here."""
 
@@ -69,8 +95,8 @@ class EvaluationTable:
     """Of N slices, subject after subject."""
     subject_of_slice: IntArray
     """(N,) index into `subjects`, ascending."""
-    slice_index: IntArray
-    """(N,) number of the slice within its subject, from 0 at the feet."""
+    places: SlicePlaces
+    """Of N slices."""
 
     @cached_property
     def label_areas_mm2(self) -> npt.NDArray[np.float64]:
@@ -90,27 +116,28 @@ class EvaluationTable:
 
 
 def measure_subject(
-    name: str, mask: BoolArray, label: BoolArray, grid: Grid | None, slice_index: IntArray
+    name: str, mask: BoolArray, label: BoolArray, grid: Grid | None, places: SlicePlaces
 ) -> tuple[SubjectRecord, SliceCounts]:
     """Compare a subject's mask with its label.
 
-    Lesions are connected components with connectivity 26. Slices whose numbers do not follow one another are not
-    neighbours: a lesion cut by slices that are not evaluated counts once on either side.
+    Lesions are connected components with connectivity 26. Slices of different volumes, or whose numbers do not follow
+    one another, are not neighbours: a lesion that two volumes show counts twice, and one cut by slices that are not
+    evaluated counts once on either side.
 
     Args:
         name: as it appears in reports.
         mask: (K, J, I) bool, predicted, axial order.
         label: (K, J, I) bool.
         grid: size of the voxels; None where it is not known.
-        slice_index: (K,) number of each slice within the subject, ascending.
+        places: of K slices.
 
     Raises:
         ValueError: shapes or lengths differ.
     """
     counts = count_slices(mask, label)
-    if len(slice_index) != len(counts):
-        raise ValueError(f"{len(counts)} slices, {len(slice_index)} slice numbers")
-    runs = _runs(slice_index)
+    if len(places) != len(counts):
+        raise ValueError(f"{len(counts)} slices, places of {len(places)}")
+    runs = places.runs
     record = SubjectRecord(
         name=name,
         n_slices=len(counts),
@@ -142,15 +169,18 @@ def touched_components(of: BoolArray, by: BoolArray) -> list[tuple[int, bool]]:
     return [(n_voxels, number in touched) for number, n_voxels in enumerate(components.n_voxels, start=1)]
 
 
-def tabulate(parts: Sequence[tuple[SubjectRecord, SliceCounts, IntArray]]) -> EvaluationTable:
-    """One table of all subjects, each given with its slices' counts and numbers; no parts give an empty table."""
+def tabulate(parts: Sequence[tuple[SubjectRecord, SliceCounts, SlicePlaces]]) -> EvaluationTable:
+    """One table of all subjects, each given with its slices' counts and places; no parts give an empty table."""
     lengths = [len(counts) for _, counts, _ in parts]
     nothing = np.zeros(0, dtype=np.int64)
     return EvaluationTable(
         subjects=tuple(record for record, _, _ in parts),
         counts=concatenate_counts([counts for _, counts, _ in parts]),
         subject_of_slice=np.repeat(np.arange(len(parts)), lengths),
-        slice_index=np.concatenate([nothing, *(index for _, _, index in parts)]),
+        places=SlicePlaces(
+            series=tuple(name for _, _, places in parts for name in places.series),
+            slice_index=np.concatenate([nothing, *(places.slice_index for _, _, places in parts)]),
+        ),
     )
 
 
@@ -161,10 +191,3 @@ def _volume_ml(n_voxels: int, grid: Grid | None) -> float | None:
 def _known(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
     """float64, NaN for None."""
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _runs(slice_index: IntArray) -> list[slice]:
-    """Ranges within which slice numbers follow one another without a gap."""
-    breaks = np.flatnonzero(np.diff(slice_index) != 1) + 1
-    bounds = [0, *breaks.tolist(), len(slice_index)]
-    return [slice(start, stop) for start, stop in pairwise(bounds)]

@@ -74,7 +74,7 @@ def _pictures(
         yield CasePicture(
             kind=case.kind,
             subject=subject.name,
-            slice_index=int(table.slice_index[case.row]),
+            slice_index=int(table.places.slice_index[case.row]),
             iou=float(table.counts.ious[case.row]),
             image=np.clip(image, 0, 1),
             label=label[rows, columns],

@@ -17,7 +17,7 @@ from vaeseg.errors import CheckpointError, ReadingError, UsageError
 from vaeseg.evaluation.calibration import CalibrationHistogram
 from vaeseg.evaluation.figures import confidence, figures
 from vaeseg.evaluation.slices import SliceCounts
-from vaeseg.evaluation.subjects import EvaluationTable, SubjectRecord, measure_subject, tabulate
+from vaeseg.evaluation.subjects import EvaluationTable, SlicePlaces, SubjectRecord, measure_subject, tabulate
 from vaeseg.geometry.resample import covered_by_slice, label_to_model_grid, mask_to_native
 from vaeseg.inference.evaluation_sources import Refused, Source, Subject
 from vaeseg.inference.predictor import Predictor
@@ -27,7 +27,7 @@ from vaeseg.noticed import by_warning, sentences
 from vaeseg.paths import AnyPath, printable
 from vaeseg.records import BoolArray, IntArray, Warn
 
-Measured = tuple[SubjectRecord, SliceCounts, IntArray]
+Measured = tuple[SubjectRecord, SliceCounts, SlicePlaces]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,8 +225,8 @@ def _measure(subject: Subject, predictor: Predictor, calibration: CalibrationHis
     probabilities = predicted_probabilities(subject, predictor)
     _calibrate(subject, probabilities, calibration)
     mask = mask_on_own_grid(subject, probabilities, predictor.preprocessing.threshold)
-    record, counts = measure_subject(subject.name, mask, subject.label, subject.grid, subject.slice_index)
-    return record, counts, subject.slice_index
+    record, counts = measure_subject(subject.name, mask, subject.label, subject.grid, subject.places)
+    return record, counts, subject.places
 
 
 def _calibrate(subject: Subject, probabilities: npt.NDArray[np.float32], calibration: CalibrationHistogram) -> None:

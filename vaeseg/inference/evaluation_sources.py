@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vaeseg.config import PreprocessingConfig, ReadingConfig
 from vaeseg.errors import ReadingError, UsageError
-from vaeseg.evaluation.subjects import Grid
+from vaeseg.evaluation.subjects import Grid, SlicePlaces, whole_volume
 from vaeseg.geometry.orientation import axial_geometry, axial_order
 from vaeseg.geometry.resample import to_model_grid
 from vaeseg.io.dataset import DataSet
@@ -58,8 +58,8 @@ class Subject:
     """(K, J, I)."""
     grid: Grid | None
     """Size of its voxels; None where it lies on the model grid already, whose pixels are of unknown size."""
-    slice_index: IntArray
-    """(K,) number of each slice within the subject."""
+    places: SlicePlaces
+    """Of K slices."""
     warnings: tuple[Warn, ...] = ()
     """What was noticed when image and label were read."""
 
@@ -136,7 +136,7 @@ class MsdSource:
             image=image,
             label=order.to_axial(label.mask),
             grid=grid_of(geometry),
-            slice_index=np.arange(len(image)),
+            places=whole_volume(item.name, len(image)),
             warnings=(*volume.warnings, *label.warnings),
         )
 
@@ -186,15 +186,18 @@ class DataSource:
         """
         number = self._subjects[name]
         chosen = self._slices[self._subject_of(self._slices) == number]
-        slices = self._data.read(chosen)
+        slices, index = self._data.read(chosen), self._data.index
         return Subject(
             name=name,
-            tokens=self._data.index.tokens[number],
+            tokens=index.tokens[number],
             model_slices=slices.images,
             image=slices.images,
             label=slices.labels(np.arange(len(chosen))),
             grid=None,
-            slice_index=self._data.index.slice_of_subject[chosen],
+            places=SlicePlaces(
+                series=tuple(index.series[n] for n in index.series_of_slice[chosen]),
+                slice_index=index.slice_of_series[chosen],
+            ),
         )
 
     def _subject_of(self, slices: IntArray) -> IntArray:

@@ -48,6 +48,7 @@ TITLES = {
 
 SLICE_COLUMNS = (
     "subject",
+    "series",
     "slice_index",
     "label_pixels",
     "predicted_pixels",
@@ -182,7 +183,8 @@ def _slice_records(evaluation: Evaluation) -> list[Record]:
     names = [table.subjects[number].name for number in table.subject_of_slice.tolist()]
     columns = (
         names,
-        table.slice_index.tolist(),
+        table.places.series,
+        table.places.slice_index.tolist(),
         counts.label.tolist(),
         counts.predicted.tolist(),
         counts.shared.tolist(),

@@ -215,10 +215,15 @@ def _check_sizes(place: Location, manifest: Manifest) -> None:
 
 def _index(manifest: Manifest, table: pa.Table) -> SliceIndex:
     counts = [subject.n_slices for subject in manifest.subjects]
+    slice_of_series = _numbers(table, "slice_index", np.int32)
+    is_first = slice_of_series == 0  # a volume is written whole
     return SliceIndex(
         subjects=tuple(subject.name for subject in manifest.subjects),
         subject_of_slice=np.repeat(np.arange(len(counts)), counts),
         slice_of_subject=np.concatenate([np.arange(count) for count in counts]),
+        series=tuple(table.column("series").filter(pa.array(is_first)).to_pylist()),
+        series_of_slice=np.cumsum(is_first) - 1,
+        slice_of_series=slice_of_series,
         spacing_mm=np.stack([_numbers(table, f"spacing_{axis}_mm", np.float32) for axis in "kji"], axis=1),
         tumour_pixels=_numbers(table, "tumour_pixels", np.int32)
         if manifest.with_labels

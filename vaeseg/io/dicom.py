@@ -36,7 +36,14 @@ from vaeseg.io.elements import (
     transfer_syntax,
     values,
 )
-from vaeseg.io.headers import CT_IMAGE, DEFLATED_SYNTAX, LOSSY_SYNTAXES, MEDIA_DIRECTORY, InstanceHeader
+from vaeseg.io.headers import (
+    CT_IMAGE,
+    DEFLATED_SYNTAX,
+    LOSSY_SYNTAXES,
+    MEDIA_DIRECTORY,
+    InstanceHeader,
+    image_digest,
+)
 from vaeseg.io.part10 import PIXEL_DATA_TAG, UNDEFINED_LENGTH, read_elements, starts_with_preamble
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Warn
@@ -141,6 +148,18 @@ def read_values(root: AnyPath, path: str, keywords: Sequence[str], config: Readi
     return {keyword: _values_as_text(elements, keyword) for keyword in keywords}
 
 
+def image_digest_of(elements: Elements) -> str:
+    """`headers.image_digest` of a file that was opened again; 0.02 ms."""
+    return image_digest(
+        {
+            "sop_instance_uid": _sop_instance_uid(elements),
+            "rescale": _rescale(elements),
+            **_stored_values(elements),
+            **_plane(elements),
+        }
+    )
+
+
 def _is_pixels(tag: int, _vr: str | None, _length: int) -> bool:
     return tag in PIXEL_TAGS
 
@@ -187,7 +206,7 @@ def _read_open_header(
         warnings=_header_warnings(elements, has_preamble, rescale is not None),
         rescale=rescale,
         **_identity(elements, path),
-        **_pixel_format(elements),
+        **_stored_values(elements),
         **_plane(elements),
     )
 
@@ -196,8 +215,7 @@ def _identity(elements: Elements, path: str) -> dict[str, Any]:
     sop_class = standard_uid(text(elements, "SOPClassUID") or text(elements, "MediaStorageSOPClassUID"))
     study, series = (standard_uid(text(elements, keyword)) for keyword in ("StudyInstanceUID", "SeriesInstanceUID"))
     return {
-        "sop_instance_uid": standard_uid(text(elements, "SOPInstanceUID"))
-        or standard_uid(text(elements, "MediaStorageSOPInstanceUID")),
+        "sop_instance_uid": _sop_instance_uid(elements),
         "sop_class_uid": sop_class,
         "study_instance_uid": study,
         "series_instance_uid": series,
@@ -207,18 +225,21 @@ def _identity(elements: Elements, path: str) -> dict[str, Any]:
         "image_type": tuple(str(value).strip().upper() for value in values(elements, "ImageType")),
         "transfer_syntax_uid": standard_uid(transfer_syntax(elements)),
         "acquisition_number": integer(elements, "AcquisitionNumber", None),
-    }
-
-
-def _pixel_format(elements: Elements) -> dict[str, Any]:
-    bits_allocated = integer(elements, "BitsAllocated", 0) or 0
-    bits_stored = integer(elements, "BitsStored", bits_allocated) or 0
-    return {
-        "rows": integer(elements, "Rows", 0),
-        "columns": integer(elements, "Columns", 0),
         "n_frames": integer(elements, "NumberOfFrames", 1) or 1,
         "samples_per_pixel": integer(elements, "SamplesPerPixel", 1),
         "photometric": text(elements, "PhotometricInterpretation"),
+    }
+
+
+def _sop_instance_uid(elements: Elements) -> str:
+    in_data_set = standard_uid(text(elements, "SOPInstanceUID"))
+    return in_data_set or standard_uid(text(elements, "MediaStorageSOPInstanceUID"))
+
+
+def _stored_values(elements: Elements) -> dict[str, Any]:
+    bits_allocated = integer(elements, "BitsAllocated", 0) or 0
+    bits_stored = integer(elements, "BitsStored", bits_allocated) or 0
+    return {
         "bits_allocated": bits_allocated,
         "bits_stored": bits_stored,
         "high_bit": integer(elements, "HighBit", bits_stored - 1),
@@ -233,6 +254,8 @@ def _rescale(elements: Elements) -> tuple[float, float] | None:
 
 def _plane(elements: Elements) -> dict[str, Any]:
     return {
+        "rows": integer(elements, "Rows", 0),
+        "columns": integer(elements, "Columns", 0),
         "position": numbers(elements, "ImagePositionPatient", 3),
         "orientation": numbers(elements, "ImageOrientationPatient", 6),
         "pixel_spacing_mm": numbers(elements, "PixelSpacing", 2),

@@ -5,8 +5,11 @@ Nothing here knows a patient: identifiers that name one are turned into a key in
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from vaeseg.geometry.affine import SPACING_RANGE_MM
 from vaeseg.records import Reason, Warn
@@ -68,6 +71,22 @@ class InstanceHeader:
     def slice_voxels(self) -> int:
         """What the header claims, before anything is allocated."""
         return self.rows * self.columns * max(1, self.n_frames)
+
+
+def described_image(fields: Mapping[str, Any]) -> str:
+    """Where the pixels of an instance lie and what their stored values mean, as a text to compare.
+
+    Args:
+        fields: of an `InstanceHeader`, those of its plane, stored values and rescale at least.
+    """
+    plane = tuple(fields[name] for name in ("rows", "columns", "position", "orientation", "pixel_spacing_mm"))
+    values = tuple(fields[name] for name in ("pixel_representation", "bits_allocated", "bits_stored", "high_bit"))
+    return f"{plane!r} {fields['rescale']!r} {values!r}"
+
+
+def image_digest(fields: Mapping[str, Any]) -> str:
+    """16 hex digits over which instance it is and `described_image`."""
+    return hashlib.sha256(f"{fields['sop_instance_uid']} {described_image(fields)}".encode()).hexdigest()[:16]
 
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -32,6 +32,8 @@ class LabelOnGrid:
 
     mask: BoolArray
     """(K, J, I) of the series."""
+    values: tuple[int, int]
+    """Least and greatest value in the label; zeros where it is empty."""
     warnings: tuple[Warn, ...]
 
 
@@ -101,19 +103,20 @@ def read_label_on_grid(
             detail says that it is the label's.
     """
     try:
-        label, label_geometry = read_label(path, config, label_value)
+        label = read_label(path, config, label_value)
     except ReadingError as error:
         raise ReadingError(error.reason, f"label: {error.detail}") from error
-    if same_grid(label_geometry, geometry):
-        return LabelOnGrid(mask=label, warnings=())
-    share = share_inside(np.argwhere(label), label_geometry, geometry)
+    warnings = (Warn.SEVERAL_LABEL_VALUES,) if label.values[0] < label.values[1] else ()
+    if same_grid(label.geometry, geometry):
+        return LabelOnGrid(mask=label.mask, values=label.values, warnings=warnings)
+    share = share_inside(np.argwhere(label.mask), label.geometry, geometry)
     if share < MIN_SHARE_INSIDE:
         detail = f"{share:.1%} of the label lies inside the series, expected at least {MIN_SHARE_INSIDE:.0%}"
         raise ReadingError(Reason.LABEL_GEOMETRY_MISMATCH, detail)
-    covers = share_inside(_corners(geometry), geometry, label_geometry) == 1
+    covers = share_inside(_corners(geometry), geometry, label.geometry) == 1
+    of_grid = (Warn.LABEL_RESAMPLED,) if covers else (Warn.LABEL_RESAMPLED, Warn.LABEL_COVERS_PART)
     return LabelOnGrid(
-        mask=label_in_grid(label, label_geometry, geometry),
-        warnings=(Warn.LABEL_RESAMPLED,) if covers else (Warn.LABEL_RESAMPLED, Warn.LABEL_COVERS_PART),
+        mask=label_in_grid(label.mask, label.geometry, geometry), values=label.values, warnings=(*warnings, *of_grid)
     )
 
 

@@ -20,8 +20,8 @@ class SliceFile:
     size: int
     """Bytes."""
     sop_instance_uid: str = ""
-    position: tuple[float, float, float] | None = None
-    """ImagePositionPatient; None for NIfTI."""
+    image_digest: str = ""
+    """From `headers.image_digest`, by which a change is noticed when the pixels are read; empty for NIfTI."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class SeriesManifest:
             kind=fields["kind"],
             series_key=fields["series_key"],
             ref=SeriesRef(**fields["ref"]),
-            files=tuple(_slice_file(file) for file in fields["files"]),
+            files=tuple(SliceFile(**file) for file in fields["files"]),
             shape=tuple(fields["shape"]),
             lps_from_kji=tuple(tuple(row) for row in fields["lps_from_kji"]),
             warnings=tuple(Warn(name) for name in fields["warnings"]),
@@ -67,8 +67,3 @@ class SeriesManifest:
 def matrix_as_tuples(matrix: Any) -> tuple[tuple[float, ...], ...]:
     """A (4, 4) array as nested tuples of Python floats."""
     return tuple(tuple(float(value) for value in row) for row in np.asarray(matrix))
-
-
-def _slice_file(fields: dict[str, Any]) -> SliceFile:
-    position = fields.pop("position")
-    return SliceFile(**fields, position=None if position is None else tuple(position))

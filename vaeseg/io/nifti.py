@@ -6,6 +6,7 @@ Compressed bytes are the same on the same hardware; another processor may pack t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -21,12 +22,23 @@ from vaeseg.io.gzipped import DAMAGED, GZIP_FORMAT, read_whole
 from vaeseg.io.hounsfield import INT16_MAX, HuStack, check_levels, is_above_int16
 from vaeseg.io.nifti_header import NiftiHeader, read_nifti_header
 from vaeseg.paths import AnyPath
-from vaeseg.records import Reason, Volume, VolumeGeometry, Warn
+from vaeseg.records import BoolArray, Reason, Volume, VolumeGeometry, Warn
 
 COMPRESS_LEVEL = 1
 """Of ISA-L: a mask takes a thirtieth of zlib's time for the same size, and higher levels save nothing."""
 MAX_LABEL_FRACTION = 0.01
 """How far a label's value may be from a whole number: floats and scaled bytes are."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelVolume:
+    """One structure of a label file."""
+
+    mask: BoolArray
+    """(K, J, I)."""
+    geometry: VolumeGeometry
+    values: tuple[int, int]
+    """Least and greatest value in the mask; zeros where it is empty."""
 
 
 def read_nifti(path: AnyPath, config: ReadingConfig) -> Volume:
@@ -67,7 +79,7 @@ def read_image(path: AnyPath, config: ReadingConfig) -> Volume:
     return volume
 
 
-def read_label(path: AnyPath, config: ReadingConfig, label_value: int | None = None) -> tuple[Any, VolumeGeometry]:
+def read_label(path: AnyPath, config: ReadingConfig, label_value: int | None = None) -> LabelVolume:
     """Read a label volume as a mask.
 
     Args:
@@ -75,16 +87,15 @@ def read_label(path: AnyPath, config: ReadingConfig, label_value: int | None = N
         config: bounds.
         label_value: which value is the structure; None takes every value above zero.
 
-    Returns:
-        (K, J, I) bool, and its geometry.
-
     Raises:
         ReadingError: ``fractional_label``, or as `read_nifti`.
     """
     volume = read_nifti(path, config)
     values = _whole(volume.volume_hu)
     mask = values > 0 if label_value is None else values == label_value
-    return mask, volume.geometry
+    taken = values[mask]
+    least, greatest = (int(taken.min()), int(taken.max())) if taken.size else (0, 0)
+    return LabelVolume(mask=mask, geometry=volume.geometry, values=(least, greatest))
 
 
 def _whole(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

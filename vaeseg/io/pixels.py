@@ -19,7 +19,8 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.ahead import FetchedFile
 from vaeseg.io.codestream import RLE_SYNTAX, PixelFormat, check_codestream
-from vaeseg.io.elements import PARSE_ERRORS, Elements, integer, numbers, refusal_of_read, text, transfer_syntax
+from vaeseg.io.dicom import image_digest_of
+from vaeseg.io.elements import PARSE_ERRORS, Elements, numbers, refusal_of_read, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
 from vaeseg.io.jpeg import jpeg_frame
 from vaeseg.io.libjpeg import complaints_raised
@@ -50,7 +51,7 @@ def read_instance_hu(
             refuses them.
     """
     elements = _open(place, config)
-    _check_unchanged(elements, file, shape)
+    _check_unchanged(elements, file)
     syntax = _checked_syntax(elements)
     try:
         noticed = _check_encoding(elements.dataset, syntax, shape)
@@ -71,13 +72,12 @@ def _open(place: Path | FetchedFile, config: ReadingConfig) -> Elements:
         raise refusal_of_read(error) from error
 
 
-def _check_unchanged(elements: Elements, file: SliceFile, shape: tuple[int, int]) -> None:
+def _check_unchanged(elements: Elements, file: SliceFile) -> None:
     if "PixelData" not in elements:  # the index saw it begin; pydicom drops what it read before an early end
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, "the file ends within its pixel data")
-    position = numbers(elements, "ImagePositionPatient", 3)
-    found = (integer(elements, "Rows", 0), integer(elements, "Columns", 0))
-    if position != file.position or found != shape:
-        raise ReadingError(Reason.CHANGED_WHILE_READING, "position or size differs from what the index recorded")
+    if image_digest_of(elements) != file.image_digest:
+        detail = "instance, place or rescale differs from what the index recorded"
+        raise ReadingError(Reason.CHANGED_WHILE_READING, detail)
 
 
 def _checked_syntax(elements: Elements) -> str:

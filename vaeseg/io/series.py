@@ -25,7 +25,14 @@ from vaeseg.geometry.stacking import (
     stack_slices,
     unit_directions,
 )
-from vaeseg.io.headers import InstanceHeader, refusal_of_geometry, refusal_of_object, refusal_of_pixels
+from vaeseg.io.headers import (
+    InstanceHeader,
+    described_image,
+    image_digest,
+    refusal_of_geometry,
+    refusal_of_object,
+    refusal_of_pixels,
+)
 from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.paths import AnyPath, sha256_of
 from vaeseg.records import FloatArray, Reason, SeriesRef, Warn
@@ -346,7 +353,8 @@ def derived_uid(level: str, text: str) -> str:
 
 def _slice_files(headers: Sequence[InstanceHeader]) -> tuple[SliceFile, ...]:
     return tuple(
-        SliceFile(path=h.path, size=h.size, sop_instance_uid=h.sop_instance_uid, position=h.position) for h in headers
+        SliceFile(path=h.path, size=h.size, sop_instance_uid=h.sop_instance_uid, image_digest=image_digest(vars(h)))
+        for h in headers
     )
 
 
@@ -361,7 +369,5 @@ def _fingerprint(headers: Sequence[InstanceHeader]) -> str:
 
 def _state(header: InstanceHeader) -> str:
     which = header.sop_instance_uid or (header.path, header.mtime_ns)
-    plane = (header.rows, header.columns, header.position, header.orientation, header.pixel_spacing_mm)
-    values = (header.pixel_representation, header.bits_allocated, header.bits_stored, header.high_bit)
     said = (header.photometric, sorted(map(str, header.warnings)))
-    return f"{which!r} {header.size} {plane!r} {header.rescale!r} {values!r} {said!r}"
+    return f"{which!r} {header.size} {described_image(vars(header))} {said!r}"

@@ -54,6 +54,12 @@ class SliceIndex:
     """(N,) index into `subjects`, ascending."""
     slice_of_subject: IntArray
     """(N,) running number within its subject, from 0."""
+    series: tuple[str, ...]
+    """Name of each volume: an item of an MSD data set, a series of an archive."""
+    series_of_slice: IntArray
+    """(N,) index into `series`, ascending."""
+    slice_of_series: IntArray
+    """(N,) number within its volume, from 0 at the feet."""
     spacing_mm: npt.NDArray[np.float32]
     """(N, 3) of the volume the slice came from: slice, row, column in axial order."""
     tumour_pixels: npt.NDArray[np.int32]

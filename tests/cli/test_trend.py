@@ -11,7 +11,7 @@ from ledger_factories import SUBJECT, begin_run, failed, scan, segmented, series
 from PIL import Image
 
 from vaeseg.cli import main
-from vaeseg.cli.trend_chart import HEIGHT, WIDTH, save_chart, text_chart
+from vaeseg.cli.trend_chart import HEIGHT, WIDTH, lines_of, save_chart, text_chart
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.trends import TrendRow
 from vaeseg.db.work import plan_work
@@ -72,6 +72,18 @@ def test_a_chart_needs_two_days() -> None:
     for rows in ([], of_day[:1], [of_day[0], of_day[3]], [of_day[2]]):
         assert text_chart(rows) == []
     assert text_chart(of_day[:2])[HEIGHT].count("*") == 2
+
+
+def test_what_is_not_compared_is_not_joined() -> None:
+    """The other study of a day is no point; a new file of the model begins a new line."""
+    row = dict.fromkeys(TrendRow.__dataclass_fields__)
+    told = [(DAYS[0], 10.0, "first_study"), (DAYS[0], 0.0, "same_day"), (DAYS[1], 20.0, "other_model")]
+    rows = [
+        TrendRow(**row | {"study_date": day, "tumour_volume_ml": ml, "doubling_reason": reason})  # type: ignore[arg-type]
+        for day, ml, reason in told
+    ]
+    assert lines_of(rows) == [[(DAYS[0], 10.0)], [(DAYS[1], 20.0)]]
+    assert "".join(text_chart(rows)).count("*") == 2
 
 
 def test_the_chart_as_png(store: Store, tmp_path: Path) -> None:

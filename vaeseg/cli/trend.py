@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Show the tumour volume of a subject over its studies, with change and volume doubling time.
 
-    Of a study with several segmented series one counts (docs/data-model.md says which). A doubling time needs two
-    studies of different days and a volume that grew; where there is none, the reason is shown. Studies without a date
-    are listed, and left out of the chart.
+    Of a study with several segmented series one counts, and of several studies of a day one (docs/data-model.md says
+    which). A doubling time needs two days, one file of the model, and a volume that grew; where there is none, the
+    reason is shown. Other studies of a day and those without a date are listed, and left out of the chart.
 
     Exit codes: 0 ok, 1 the database cannot be read or the file not written, 2 no such subject, model or store.
     """

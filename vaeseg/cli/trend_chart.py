@@ -22,20 +22,27 @@ SIZE_INCHES = (6.4, 3.6)
 
 
 class Point(NamedTuple):
-    """A study that has a date."""
+    """The study that stands for its day."""
 
     day: date
     volume_ml: float
 
 
-def points_of(rows: Sequence[TrendRow]) -> list[Point]:
-    """The studies that have a date, in order."""
-    return [Point(row.study_date, row.tumour_volume_ml) for row in rows if row.study_date is not None]
+def lines_of(rows: Sequence[TrendRow]) -> list[list[Point]]:
+    """Points of a model's rows in order, in lines: volumes by two files of one name are not compared."""
+    lines: list[list[Point]] = []
+    for row in rows:
+        if row.study_date is None or row.doubling_reason == "same_day":
+            continue
+        if not lines or row.doubling_reason == "other_model":
+            lines.append([])
+        lines[-1].append(Point(row.study_date, row.tumour_volume_ml))
+    return lines
 
 
 def text_chart(rows: Sequence[TrendRow]) -> list[str]:
     """Lines to print: volume upwards from 0, days to the right, both to scale; none for fewer than two days."""
-    points = points_of(rows)
+    points = [point for line in lines_of(rows) for point in line]
     first, last = (points[0].day, points[-1].day) if points else (date.min, date.min)
     if first == last:
         return []
@@ -50,7 +57,7 @@ def text_chart(rows: Sequence[TrendRow]) -> list[str]:
 
 
 def save_chart(path: Path, rows: Sequence[TrendRow]) -> None:
-    """Write a PNG with a line for each model.
+    """Write a PNG with a colour for each model, and a line for each of its files.
 
     Raises:
         StoreError: it cannot be written.
@@ -59,11 +66,11 @@ def save_chart(path: Path, rows: Sequence[TrendRow]) -> None:
 
     with canvas(*SIZE_INCHES) as figure:
         axes = figure.subplots()
-        for model in dict.fromkeys(row.model for row in rows):
-            points = points_of([row for row in rows if row.model == model])
-            days = np.array([point.day for point in points], dtype="datetime64[D]")
-            label = model.replace("$", r"\$")  # no mathematics
-            axes.plot(days, [point.volume_ml for point in points], marker="o", label=label)
+        for number, model in enumerate(dict.fromkeys(row.model for row in rows)):
+            axes.plot([], [], f"C{number}-", marker="o", label=model.replace("$", r"\$"))  # no mathematics
+            for points in lines_of([row for row in rows if row.model == model]):
+                days = np.array([point.day for point in points], dtype="datetime64[D]")
+                axes.plot(days, [point.volume_ml for point in points], f"C{number}-", marker="o")
         axes.set(ylabel="tumour volume, ml", title=NOTICE)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

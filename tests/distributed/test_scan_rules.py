@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,14 @@ def test_what_failed_is_asked_about_when_it_is_retried(ward: Ward) -> None:
     ward.finish(ward.begin(RunConfig(model_path="")), "1", outcome=failed)
     assert (ward.left_out(CHEST), ward.asked) == ({}, [])
     assert ward.left_out(CHEST, retry=True) == {"1": "chest"}
+    assert ward.left_out(CHEST) == {"1": "chest"}
+
+
+def test_what_failed_for_now_is_asked_about_again_by_the_same_rules(ward: Ward) -> None:
+    """It was planned without an answer where its header could not be read, and is tried again unasked."""
+    ward.write("1", BodyPartExamined="HEAD")
+    run_id = ward.begin(RunConfig(model_path="", rules=CHEST))
+    ward.finish(run_id, "1", outcome=lambda item: replace(failed(item), reason="unreadable_file"))
     assert ward.left_out(CHEST) == {"1": "chest"}
 
 

@@ -6,6 +6,7 @@ import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -13,10 +14,12 @@ from sqlalchemy import select
 
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import FindingTable, RunCoverageTable
-from vaeseg.distributed import asking, spread
+from vaeseg.distributed import asking, runs, spread
 from vaeseg.distributed.report import RunReport
+from vaeseg.distributed.rules import Selection
 from vaeseg.distributed.submit import Submission, preview, retry, submit
 from vaeseg.distributed.verify import verify
+from vaeseg.errors import StoreError
 from vaeseg.io.store import Store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -78,3 +81,21 @@ def test_what_rules_leave_out_is_accounted_for_and_not_segmented(
     everything = submit(replace(ward, config=replace(ward.config, rules=None)))
     assert outcomes(everything) == {"segmented": 1, "already_done": 2}
     assert outcomes(submit(ward)) == {"already_done": 3}
+
+
+def test_an_archive_that_drops_out_while_rules_are_asked_fails_no_series(
+    ward: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends; when the archive is back, the next does all of it."""
+    select_series = runs.select_series
+
+    def without_archive(*arguments: Any) -> Selection:
+        ward.study_dir.rename(tmp_path / "away")
+        return select_series(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "select_series", without_archive)
+        with pytest.raises(StoreError, match="is the file system mounted"):
+            submit(ward)
+    (tmp_path / "away").rename(ward.study_dir)
+    assert outcomes(submit(ward)) == {"segmented": 2, "left_out_by_rule": 1}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import case, delete, false, func, select
 
-from vaeseg.db.present_series import is_exclusion_by, is_readable, is_work_of
+from vaeseg.db.present_series import is_exclusion_by, is_readable, is_work_of, last_reason
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ExclusionTable, InstanceTable, RunTable, SeriesTable, WorkItemTable
 from vaeseg.db.upsert import in_batches, upsert
+from vaeseg.records import TRANSIENT
 from vaeseg.rules.series_rules import Exclusion
 
 
@@ -27,6 +28,8 @@ class Standing(NamedTuple):
     """Between slices."""
     state: str | None
     """Of its work with one model and configuration; None where none was planned."""
+    is_tried_again: bool
+    """Whether it failed for a reason that may be gone, so that the next run does it unasked."""
     run_id: str | None
     """The last that planned it."""
     rule: str | None
@@ -47,6 +50,9 @@ def standings(
             SeriesTable.n_slices,
             SeriesTable.spacing_k_mm.label("spacing_mm"),
             WorkItemTable.state,
+            case((WorkItemTable.state == "failed", last_reason().in_(TRANSIENT)), else_=false()).label(
+                "is_tried_again"
+            ),
             WorkItemTable.run_id,
             ExclusionTable.rule,
         )

@@ -129,15 +129,20 @@ def left_out_of_scan(root: AnyPath, manifests: Mapping[str, SeriesManifest], con
 
 
 def _undecided(database: Database, series: Sequence[Standing], config: RunConfig) -> list[Standing]:
-    """Series that these rules were never asked about.
+    """Series that these rules were never asked about, or whose header could not be read when they were.
 
-    What is done, or failed and is not retried, need not be asked about; and what was planned by a run that followed
-    the same rules has passed them.
+    What is done, or failed and is not tried again, need not be asked about; and what was planned by a run that followed
+    the same rules has passed them, if it has not failed since.
     """
     planned_by = sorted({one.run_id for one in series if one.run_id})
     same = runs_with_rules(database, planned_by, config.rules or {})
-    settled = DONE if config.retry else DONE | LEFT_OUT
-    return [one for one in series if one.rule is None and one.state not in settled and one.run_id not in same]
+
+    def is_open(one: Standing) -> bool:
+        if one.state in LEFT_OUT:
+            return config.retry or one.is_tried_again
+        return one.state not in DONE and one.run_id not in same
+
+    return [one for one in series if one.rule is None and is_open(one)]
 
 
 def _with_their_studies(series: Sequence[Standing], undecided: Sequence[Standing]) -> list[Standing]:

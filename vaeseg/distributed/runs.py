@@ -202,6 +202,8 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     run.interruption.check()
     series = run.outlasting(lambda: readable_series(run.database, run.job.archive_id))
     selection = run.outlasting(lambda: _select(run, index))
+    if selection.unread and not is_there(run.job.root):
+        raise StoreError(ARCHIVE_GONE)  # before anything is planned: rules are not asked about what is
     work, report = run.outlasting(lambda: _plan(run, index, series, selection))
     labels: dict[str, AnyPath] = {}
     if run.config.label_dir is not None:
@@ -212,7 +214,9 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
         return report
     n_pending = len(work.pending)
     committer = Committer(run.database, run.store, run.run_id, run.config, report, n_pending, on_progress, write_to_ray)
-    for items in in_batches(work.pending, SERIES_AT_ONCE):
+    # those that rules could not be asked about fail first, so that an interruption leaves none to be taken for allowed
+    pending = sorted(work.pending, key=lambda item: item.series_key not in selection.unread)
+    for items in in_batches(pending, SERIES_AT_ONCE):
         if _begins_no_more(run):
             break
         _segment(run, committer, _to_segment(run, committer, items, selection), labels)
@@ -275,10 +279,9 @@ def _to_segment(
     for item in items:
         manifest = manifests.get(item.series_key)
         if manifest is None:
-            committer.add(item, _changed_since(item))
+            _add_failed(run, committer, item, Reason.CHANGED_WHILE_READING, "its files changed since they were listed")
         elif item.series_key in selection.unread:
-            reason, detail = selection.unread[item.series_key]
-            committer.add(item, FailedSeries(ref=item.ref, reason=reason, detail=detail))
+            _add_failed(run, committer, item, *selection.unread[item.series_key])
         elif skipped := skip_by_rule(manifest, run.config.segmentation.selection):
             committer.add(item, skipped)
         else:
@@ -287,9 +290,10 @@ def _to_segment(
     return to_segment
 
 
-def _changed_since(item: WorkItem) -> FailedSeries:
-    detail = "its files changed since they were listed"
-    return FailedSeries(ref=item.ref, reason=Reason.CHANGED_WHILE_READING, detail=detail)
+def _add_failed(run: _Run, committer: Committer, item: WorkItem, reason: str, detail: str) -> None:
+    outcome = FailedSeries(ref=item.ref, reason=reason, detail=detail)
+    _check_archive(run.job.root, outcome)
+    committer.add(item, outcome)
 
 
 def _segment(

@@ -18,14 +18,14 @@ from sqlalchemy import select
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
-from vaeseg.db.index_series import readable_series, series_with_files
+from vaeseg.db.index_series import readable_series, refused_files, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
 from vaeseg.distributed import index_tasks, indexing
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.errors import ReadingError, StoreError
 from vaeseg.io import archive, listing
-from vaeseg.io.archive import scan_archive
+from vaeseg.io.archive import NIFTI_SUFFIXES, scan_archive
 from vaeseg.io.dicom import SubjectKeyer
 from vaeseg.io.listing import FoundFile
 from vaeseg.records import Reason
@@ -186,6 +186,22 @@ def test_a_volume_that_cannot_be_read_is_tried_again(
         assert keys(database, tmp_path) == []
     assert index(database, tmp_path).n_read == 1
     assert len(keys(database, tmp_path)) == 1
+
+
+def test_refused_volumes_are_known_by_their_names(database: Database, tmp_path: Path) -> None:
+    """Damaged within or from its first byte; not the one that is read, nor a file that is gone."""
+    (tmp_path / "p").mkdir()
+    nibabel.save(
+        nibabel.Nifti1Image(np.arange(4096, dtype=np.int16).reshape(16, 16, 16), np.eye(4)), tmp_path / "whole.nii"
+    )
+    (tmp_path / "p" / "Cut.NII").write_bytes((tmp_path / "whole.nii").read_bytes()[:100])
+    for name in ("none.nii.gz", "gone.nii.gz", "notes.txt"):
+        (tmp_path / "p" / name).write_bytes(b"junk")
+    index(database, tmp_path)
+    (tmp_path / "p" / "gone.nii.gz").unlink()
+    index(database, tmp_path)
+    archive_id = ensure_archive(database, str(tmp_path))
+    assert sorted(refused_files(database, archive_id, NIFTI_SUFFIXES)) == ["p/Cut.NII", "p/none.nii.gz"]
 
 
 @pytest.mark.parametrize("leaves", ["nothing", "an empty directory"])

@@ -64,6 +64,13 @@ def test_a_label_whose_name_several_images_have_is_nobodys(tmp_path: Path) -> No
     assert unmatched == 1
 
 
+def test_a_label_may_be_that_of_a_damaged_image(tmp_path: Path) -> None:
+    """Which patient's it is does not depend on whether the other image can be read tonight."""
+    (tmp_path / "ct.nii.gz").touch()
+    names = label_names([("1.5", "1.5", "p1/ct.nii.gz")], refused=["p2/ct.nii.gz", "p2/other.nii"])
+    assert find_labels(tmp_path, names) == ({}, 1)
+
+
 def test_volumes_of_one_dicom_series_share_its_label(tmp_path: Path) -> None:
     """Unless one has a label of its own."""
     for name in ("1.2.nii.gz", "1.2-3.nii.gz"):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, exists, func, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
 from vaeseg.db.index_files import files_of_groups, instances
 from vaeseg.db.present_series import is_readable, is_there
@@ -142,6 +142,20 @@ def readable_series(database: Database, archive_id: int) -> list[SeriesName]:
 def studies_of_refused_series(database: Database, archive_id: int) -> list[str]:
     """Study UID of each series whose files are there and make no volume."""
     statement = select(SeriesTable.study_instance_uid).where(is_there(archive_id), SeriesTable.verdict == "refused")
+    with database.read() as connection:
+        return list(connection.scalars(statement))
+
+
+def refused_files(database: Database, archive_id: int, suffixes: Iterable[str]) -> list[str]:
+    """Files with one of some suffixes, in lower case, that are there and in no readable series."""
+    in_series = select(SeriesTable.id).where(
+        SeriesTable.id == InstanceTable.series_id, SeriesTable.verdict == "readable"
+    )
+    statement = (
+        select(InstanceTable.path)
+        .where(InstanceTable.archive_id == archive_id, InstanceTable.missing_since.is_(None), ~exists(in_series))
+        .where(or_(*(func.lower(InstanceTable.path).endswith(suffix) for suffix in suffixes)))
+    )
     with database.read() as connection:
         return list(connection.scalars(statement))
 

@@ -16,7 +16,7 @@ from vaeseg.config import ReadingConfig
 from vaeseg.distributed.lifecycle import Interruption, interruptible
 from vaeseg.distributed.prepare_tasks import prepared_items
 from vaeseg.errors import StoreError, TrainingError, UsageError
-from vaeseg.io.archive import ArchiveScan, scan_archive
+from vaeseg.io.archive import NIFTI_SUFFIXES, ArchiveScan, scan_archive
 from vaeseg.io.dataset import open_data_set
 from vaeseg.io.dataset_manifest import CRASHED, MANIFEST_NAME, Manifest, Recipe, RefusedItem
 from vaeseg.io.dataset_writer import OWN_NAMES, DataSetWriter, clear, publish
@@ -211,7 +211,7 @@ def _found(
     }  # nothing waits here
     sources: dict[str, Any] = {"files": counted}
     if source.label_dir is not None:
-        names = label_names(map(_named, manifests))
+        names = label_names(map(_named, manifests), _refused_images(scan))
         labels, sources["unmatched_labels"] = find_labels(source.label_dir.resolve(), names)
         if not labels and manifests:
             raise UsageError(
@@ -220,6 +220,11 @@ def _found(
             )
     items, refused = archive_items(scan, labels)
     return items, refused, sources
+
+
+def _refused_images(scan: ArchiveScan) -> list[str]:
+    refused = (file.path for verdict in scan.verdicts if not verdict.readable for file in verdict.files)
+    return [path for path in refused if path.lower().endswith(NIFTI_SUFFIXES)]
 
 
 def _named(manifest: SeriesManifest) -> tuple[str, str, str | None]:

@@ -16,7 +16,7 @@ from vaeseg.config import SERIES_AT_ONCE, RunConfig
 from vaeseg.db.coverage import Scanned
 from vaeseg.db.drivers import take_archive
 from vaeseg.db.findings import series_with_outcome
-from vaeseg.db.index_series import SeriesName, readable_series, studies_of_refused_series
+from vaeseg.db.index_series import SeriesName, readable_series, refused_files, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
@@ -40,6 +40,7 @@ from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.errors import ARCHIVE_GONE, StoreError, VaesegError
+from vaeseg.io.archive import NIFTI_SUFFIXES
 from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.listing import is_there
 from vaeseg.io.manifest import SeriesManifest
@@ -207,8 +208,7 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     work, report = run.outlasting(lambda: _plan(run, index, series, selection))
     labels: dict[str, AnyPath] = {}
     if run.config.label_dir is not None:
-        names = label_names((name.series_key, name.series_instance_uid, name.volume_path) for name in series)
-        labels, report.unmatched_labels = find_labels(any_path(run.config.label_dir), names)
+        labels, report.unmatched_labels = find_labels(any_path(run.config.label_dir), _label_names(run, series))
     if not work.pending:
         report.status = "nothing_to_do"
         return report
@@ -222,6 +222,11 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
         _segment(run, committer, _to_segment(run, committer, items, selection), labels)
     report.outcomes["pending"] = n_pending - committer.n_done
     return report
+
+
+def _label_names(run: _Run, series: Sequence[SeriesName]) -> dict[str, tuple[str, ...]]:
+    refused = run.outlasting(lambda: refused_files(run.database, run.job.archive_id, NIFTI_SUFFIXES))
+    return label_names(((name.series_key, name.series_instance_uid, name.volume_path) for name in series), refused)
 
 
 def _begins_no_more(run: _Run) -> bool:

@@ -60,7 +60,9 @@ def find_labels(label_dir: AnyPath, names: Mapping[str, Sequence[str]]) -> tuple
     return found, len(set(by_name.values()) - set(found.values()))
 
 
-def label_names(series: Iterable[tuple[str, str, str | None]]) -> dict[str, tuple[str, ...]]:
+def label_names(
+    series: Iterable[tuple[str, str, str | None]], refused: Iterable[str] = ()
+) -> dict[str, tuple[str, ...]]:
     """What the labels of all series of an archive may be called, without suffix, in rising order of preference.
 
     Where each patient has a directory with a `ct.nii.gz` in it, nobody knows whose a label `ct.nii.gz` is: a name that
@@ -69,12 +71,13 @@ def label_names(series: Iterable[tuple[str, str, str | None]]) -> dict[str, tupl
     Args:
         series: of each its key, unique in the archive; its UID, which is the key without a number behind it; and the
             path of its image, None for DICOM.
+        refused: paths of NIfTI files that are no readable series; a damaged image has its label all the same.
 
     Returns:
         By series key.
     """
     names: dict[str, tuple[str, ...]] = {}
-    images: Counter[str] = Counter()
+    images = Counter(name for path in refused for name in {*_names_of_image(path)})
     for key, uid, path in series:
         own = () if path is None else _names_of_image(path)
         images.update(set(own))

@@ -32,9 +32,11 @@ def test_an_organ_that_no_label_can_have_is_refused(tmp_path: Path, organ: str, 
 
 
 def test_submit_scan_and_schedules_take_an_organ(ward: Path) -> None:
-    """All three, of an archive with labels."""
+    """All three, of an archive with labels; an empty directory of them is refused as by the run itself."""
     (ward / "labels").mkdir()
     study, labels = ("--study-dir", str(ward / "ward")), ("--label-dir", str(ward / "labels"))
+    assert vaeseg(ward, "submit", *study, *labels, "--dry-run").exit_code == 1
+    (ward / "labels" / "1.nii.gz").touch()
     assert vaeseg(ward, "submit", *study, *labels, "--organ", "1", "--dry-run").exit_code == 0
     vaeseg(ward, "archive", "remove", "ward")
     given = ("--root", str(ward / "ward"), "--label-root", str(ward / "labels"))

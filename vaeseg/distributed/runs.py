@@ -111,7 +111,7 @@ def execute_run(
     """
     started = time.monotonic()
     with _executed(database, store, run_id) as run:
-        _check_labels(run.config)
+        check_labels(run.config)
         report = _process(run, run.update_index(), on_progress)
     report.seconds = time.monotonic() - started
     counts = {
@@ -192,8 +192,12 @@ def not_entered(store_root: AnyPath, config: RunConfig) -> tuple[AnyPath, ...]:
     return tuple(path.resolve() for path in paths)
 
 
-def _check_labels(config: RunConfig) -> None:
-    """Before hours of index, and before findings without the IoU that was asked for."""
+def check_labels(config: RunConfig) -> None:
+    """Before hours of index, and before findings without the IoU that was asked for.
+
+    Raises:
+        StoreError: the labels are away.
+    """
     if config.label_dir is not None and not is_there(any_path(config.label_dir)):
         raise StoreError("the label directory cannot be listed, or is empty: is its file system mounted?")
 

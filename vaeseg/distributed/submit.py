@@ -22,7 +22,7 @@ from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.local import RayChatter, is_jobs_address, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rules import left_out_of_scan
-from vaeseg.distributed.runs import execute_index, execute_run, not_entered
+from vaeseg.distributed.runs import check_labels, execute_index, execute_run, not_entered
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.archive import scan_archive
@@ -236,6 +236,7 @@ def preview(submission: Submission) -> Preview:
     _check_segmenter(model, submission.model)
     ledger_url = _ledger_url(submission)
     config = submission.config
+    check_labels(config)
     exclude = not_entered(submission.store_root, config)
     try:
         scan = scan_archive(submission.study_dir, config.segmentation.reading, exclude=exclude)

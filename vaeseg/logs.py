@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from io import TextIOBase
-from types import TracebackType
 from typing import Any, TextIO
 
 from vaeseg.errors import UsageError, VaesegError
@@ -181,12 +181,9 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def show_uncaught_errors() -> None:
-    """Have errors that end this process because nobody catches them shown by `without_messages`."""
-    sys.excepthook = _show
-
-
-def _show(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
-    fail(without_messages(error))
+    """Have errors that end this process or a thread of it because nobody catches them shown by `without_messages`."""
+    sys.excepthook = lambda _kind, error, _trace: fail(without_messages(error))
+    threading.excepthook = lambda ended: fail(without_messages(ended.exc_value or ended.exc_type()))
 
 
 def without_messages(error: BaseException) -> str:

@@ -92,8 +92,13 @@ def downgrade():
 
 
 def make(view):
-    op.execute("DROP VIEW tumour_volume_trend")
-    op.execute(view.format(**released().FRAGMENTS[op.get_bind().dialect.name]))
+    dialect = op.get_bind().dialect.name
+    statement = view.format(**released().FRAGMENTS[dialect])
+    if dialect == "postgresql":  # views of others may rest on it; the columns are the same
+        statement = statement.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1)
+    else:
+        op.execute("DROP VIEW tumour_volume_trend")
+    op.execute(statement)
 
 
 def released():

@@ -3,13 +3,15 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from vaeseg.cli import main
 from vaeseg.errors import StoreError
-from vaeseg.logs import TextFormatter, without_messages
+from vaeseg.logs import TextFormatter, show_uncaught_errors, without_messages
 
 UNEXPECTED = """
 import vaeseg.db.summaries
@@ -67,3 +69,21 @@ def test_debug_keeps_the_exit_code(tmp_path: Path) -> None:
     """A usage error is one with a traceback as well."""
     result = CliRunner(env={"VAESEG_DB": ""}).invoke(main, ["--debug", "status", "--store", str(tmp_path / "none")])
     assert (result.exit_code, "UsageError: no store at" in result.stderr) == (2, True)
+
+
+def test_an_error_in_a_thread_is_shown_so_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python's own words for it would quote the message."""
+
+    def broken() -> None:
+        raise KeyError("".join(("CANARY", "NAME")))
+
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    show_uncaught_errors()
+    thread = threading.Thread(target=broken)
+    thread.start()
+    thread.join()
+    shown = capsys.readouterr().err
+    assert ("KeyError: (message not shown" in shown, "CANARYNAME" in shown) == (True, False)

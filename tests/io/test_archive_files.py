@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from factories import axial_affine_ras, stored_values, write_nifti, write_series
 from reading import CONFIG, assert_volume, judge, read_one, reasons
 
-from vaeseg.errors import ReadingError
+from vaeseg.errors import ReadingError, StoreError
 from vaeseg.io import archive
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.listing import FoundFile
@@ -178,6 +179,16 @@ def test_a_header_that_is_corrected_after_the_scan_is_noticed(tmp_path: Path, co
     write_series(tmp_path, per_slice={4: corrected})
     with pytest.raises(ReadingError, match="changed_while_reading"):
         read_volume(scan.root, manifest, CONFIG)
+
+
+def test_a_manifest_of_another_version_stops_the_run(tmp_path: Path) -> None:
+    """A node that was not updated fails no series."""
+    write_series(tmp_path)
+    manifest = scan_archive(tmp_path, CONFIG).verdicts[0].manifest
+    assert manifest is not None
+    of_before = {name: value for name, value in json.loads(manifest.to_json()).items() if name != "format"}
+    with pytest.raises(StoreError, match="install the same on every node"):
+        SeriesManifest.from_json(json.dumps(of_before))
 
 
 @pytest.mark.parametrize(("n_slices", "pixel_mm"), [(6, 3.0), (5, 1.0)])

@@ -43,7 +43,7 @@ ENVIRONMENT = {
 _directories: list[Path] = []
 """Of the Ray that this process started, while it runs."""
 _starting = threading.Lock()
-"""Held while one thread starts Ray: another waits for it, and uses that."""
+"""Held while one thread starts Ray or ends it: another waits for it."""
 
 
 def start_ray(address: str | None, n_cpus: int) -> None:
@@ -182,15 +182,16 @@ def _init(**options: Any) -> Any:
 
 
 def stop_local_ray() -> None:
-    """End the Ray that `start_local_ray` started; only once no other thread uses it.
+    """End the Ray that `start_local_ray` started, or is starting; only once no other thread uses it.
 
     Object references that are collected after the end, in whichever thread, would end the process on the spot (exit
     code 1, no message): they are collected first. Its directory goes with it: Ray itself leaves all logs behind.
     """
-    gc.collect()
-    ray.shutdown(wait_for_processes=True)
-    while _directories:
-        shutil.rmtree(_directories.pop(), ignore_errors=True)
+    with _starting:
+        gc.collect()
+        ray.shutdown(wait_for_processes=True)
+        while _directories:
+            shutil.rmtree(_directories.pop(), ignore_errors=True)
 
 
 def nodes_with_cpus() -> list[str]:

@@ -183,7 +183,7 @@ def _on_ray(address: str | None) -> Iterator[None]:
         if address is not None:
             join_cluster(address)
         yield
-        if ray_is_ours and ray.is_initialized():
+        if ray_is_ours:
             stop_local_ray()  # after a failure, threads may be in it still: it ends with the process
 
 

@@ -94,7 +94,7 @@ def write_report(report: Report, directory: Path) -> None:
     }
     make_report_directory(directory)
     for name, made in files.items():
-        write_file(directory / name, made().encode(), f"{name} of the report")
+        write_file(directory / name, made().encode(), f"{name} of the report in {directory}")
 
 
 def make_report_directory(directory: Path) -> None:

@@ -8,7 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vaeseg.errors import StoreError
 from vaeseg.records import SeriesRef, VolumeGeometry, Warn
+
+FORMAT = 2
+"""Goes up when the JSON changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,18 @@ class SeriesManifest:
 
     def to_json(self) -> str:
         """The inverse of `from_json`; file names that are not UTF-8 survive as escaped surrogates."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self) | {"format": FORMAT})
 
     @classmethod
     def from_json(cls, text: str) -> SeriesManifest:
-        """Rebuild a manifest that `to_json` wrote."""
+        """Rebuild a manifest that `to_json` wrote.
+
+        Raises:
+            StoreError: another version of vaeseg did; no series is to fail for it.
+        """
         fields: dict[str, Any] = json.loads(text)
+        if fields.get("format") != FORMAT:
+            raise StoreError("a worker has another version of vaeseg than the driver: install the same on every node")
         return cls(
             kind=fields["kind"],
             series_key=fields["series_key"],

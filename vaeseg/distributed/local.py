@@ -188,6 +188,8 @@ def stop_local_ray() -> None:
     code 1, no message): they are collected first. Its directory goes with it: Ray itself leaves all logs behind.
     """
     with _starting:
+        if not ray.is_initialized():
+            return
         gc.collect()
         ray.shutdown(wait_for_processes=True)
         while _directories:

@@ -142,6 +142,13 @@ def _lost(connection: Connection, runs: Select[Any], now: datetime) -> tuple[str
     return tuple(row.id for row in rows if is_lost(row.heartbeat_at, row.driver, now))
 
 
+def was_closed_as_lost(database: Database, run_id: str) -> bool:
+    """Whether `close_lost_runs` ended a run, and nobody has gone on with it since."""
+    of_run = select(EventTable.kind).where(EventTable.run_id == run_id, EventTable.kind.startswith("run_"))
+    with database.read() as connection:
+        return connection.scalar(of_run.order_by(EventTable.id.desc()).limit(1)) == "run_lost"
+
+
 def is_live(database: Database, run_id: str) -> bool:
     """Whether a run is running and its driver is not known to be dead; False for one that does not exist."""
     with database.read() as connection:

@@ -137,7 +137,7 @@ def close_lost_runs(database: Database) -> tuple[str, ...]:
     return run_ids
 
 
-def _lost(connection: Connection, runs: Select[Any], now: datetime) -> tuple[str, ...]:
+def _lost(connection: Connection, runs: Select[str, datetime, str | None], now: datetime) -> tuple[str, ...]:
     rows = connection.execute(runs.order_by(RunTable.id))
     return tuple(row.id for row in rows if is_lost(row.heartbeat_at, row.driver, now))
 

@@ -20,6 +20,7 @@ from vaeseg.db.coverage import Scanned
 from vaeseg.db.drivers import (
     archive_holder,
     close_lost_runs,
+    driver_of,
     hand_over,
     heartbeat,
     is_live,
@@ -196,11 +197,14 @@ def test_a_run_that_did_not_finish_can_be_opened_again(database: Database, archi
         reopen_run(database, "no-such-run")
 
 
-def at_once(database: Database, *calls: Callable[[], object]) -> list[object]:
-    """What each of some calls returns or raises, all of which have read before any of them writes to `runs`."""
+def at_once(database: Database, first: Callable[[], object], second: Callable[[], object]) -> list[object]:
+    """What each of two calls returns or raises, the second of which begins when the first is about to write to `runs`;
+    each takes its time to write."""
+    is_about_to_write = threading.Event()
 
     def slowly(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("UPDATE runs"):
+            is_about_to_write.set()
             time.sleep(0.3)
 
     def outcome(call: Callable[[], object]) -> object:
@@ -210,8 +214,11 @@ def at_once(database: Database, *calls: Callable[[], object]) -> list[object]:
             return error
 
     event.listen(database.engine, "before_cursor_execute", slowly)
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(outcome, calls))
+    with ThreadPoolExecutor() as pool:
+        outcomes = [pool.submit(outcome, first)]
+        assert is_about_to_write.wait(60)
+        outcomes.append(pool.submit(outcome, second))
+        return [future.result() for future in outcomes]
 
 
 def test_of_two_who_resume_a_run_at_once_one_is_refused(database: Database, archive_id: int) -> None:
@@ -219,7 +226,10 @@ def test_of_two_who_resume_a_run_at_once_one_is_refused(database: Database, arch
     run_id = begin_run(database, archive_id)
     finish_run(database, run_id, "interrupted")
     outcomes = at_once(database, *[lambda: reopen_run(database, run_id)] * 2)
-    assert sorted(map(str, outcomes)) == ["None", f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it"]
+    assert [str(outcome) for outcome in outcomes] == [
+        "None",
+        f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it",
+    ]
 
 
 def test_a_run_that_is_resumed_at_the_moment_is_not_closed_as_lost(
@@ -228,13 +238,33 @@ def test_a_run_that_is_resumed_at_the_moment_is_not_closed_as_lost(
     """By another who saw it lost."""
     run_id = begin_run(database, archive_id)
     clock.advance(61)
-
-    def close() -> tuple[str, ...]:
-        time.sleep(0.1)
-        return close_lost_runs(database)
-
-    assert at_once(database, lambda: reopen_run(database, run_id), close) == [None, ()]
+    assert at_once(database, lambda: reopen_run(database, run_id), lambda: close_lost_runs(database)) == [None, ()]
     assert is_live(database, run_id)
+
+
+def test_a_lost_run_that_is_resumed_while_it_is_cancelled_goes_on(
+    database: Database, archive_id: int, clock: Clock
+) -> None:
+    """Cancelling closes it as it was, not under its new driver."""
+    run_id = begin_run(database, archive_id)
+    clock.advance(61)
+    outcomes = at_once(database, lambda: cancel_run(database, run_id), lambda: reopen_run(database, run_id))
+    assert outcomes == [False, None]
+    assert is_live(database, run_id)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_nobody_waits_for_a_run_that_another_transaction_holds(
+    database: Database, archive_id: int, clock: Clock
+) -> None:
+    """One that counts its files at its end, for minutes: it is not closed, whatever its last sign of life."""
+    ending, silent = begin_run(database, archive_id), begin_run(database, archive_id)
+    clock.advance(61)
+    event.listen(database.engine, "begin", lambda begun: begun.exec_driver_sql("SET LOCAL lock_timeout = '5s'"))
+    with database.write() as connection:
+        driver_of(connection, ending)
+        assert close_lost_runs(database) == (silent,)
+    assert run_summary(database, ending).status == "lost"
 
 
 def test_of_two_jobs_that_take_a_run_up_at_once_one_is_refused(
@@ -245,7 +275,10 @@ def test_of_two_jobs_that_take_a_run_up_at_once_one_is_refused(
     hand_over(database, run_id)
     monkeypatch.setattr("vaeseg.db.drivers.this_process", lambda: f"elsewhere; {threading.get_ident()} 7")
     outcomes = at_once(database, *[lambda: take_up(database, run_id)] * 2)
-    assert sorted(map(str, outcomes)) == ["False", f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it"]
+    assert [str(outcome) for outcome in outcomes] == [
+        "False",
+        f"run {run_id} is running: 'vaeseg-batch cancel {run_id}' stops it",
+    ]
 
 
 def test_what_a_run_is_resumed_with_can_differ(database: Database, archive_id: int) -> None:

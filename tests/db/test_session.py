@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -262,36 +261,58 @@ def test_an_error_of_the_statement_is_not_waited_out(database: Database) -> None
     assert len(attempts) == 1
 
 
-@pytest.mark.parametrize("seconds", [(0.15,), (0.15, 0.0, 0.15)], ids=["once", "again, after another long try"])
+class Stopwatch:
+    """In place of the module `time`: it goes on only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    stopwatch = Stopwatch()
+    monkeypatch.setattr(session, "time", stopwatch)
+    return stopwatch
+
+
+@pytest.mark.parametrize("seconds", [(301.0,), (301.0, 0.0, 301.0)], ids=["once", "again, after another long try"])
 def test_patience_begins_with_a_failure(
-    database: Database, monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, ...]
+    database: Database, stopwatch: Stopwatch, caplog: pytest.LogCaptureFixture, seconds: tuple[float, ...]
 ) -> None:
-    """Of work that had gone well for longer than a run is patient, such as an index of hours."""
-    monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
+    """Of work that had gone well for longer than a run is patient, such as an index of hours; each is in the log."""
     left = list(seconds)
 
     def work() -> str:
         if not left:
             return "done"
-        time.sleep(left.pop(0))
+        stopwatch.sleep(left.pop(0))
         raise DatabaseAwayError("gone")
 
-    assert replace(database, patience_seconds=0.1).outlasting(work) == "done"
+    assert database.patient(lambda: None).outlasting(work) == "done"
+    assert caplog.messages == ["gone; what it interrupted is done again"] * len(seconds)
 
 
-def test_patience_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a server that takes connections and ends each, as with none; a command has no patience at all."""
-    monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
+@pytest.mark.parametrize(("seconds", "expected"), [(99.0, 4), (301.0, 11)], ids=["short tries", "long tries"])
+def test_patience_ends(database: Database, stopwatch: Stopwatch, seconds: float, expected: int) -> None:
+    """With a server that takes connections and ends each, as with none, and with one that ends whatever takes long; a
+    command has no patience at all."""
     attempts: list[int] = []
 
     def work() -> None:
         attempts.append(1)
-        time.sleep(0.02)
+        stopwatch.sleep(seconds)
+        assert len(attempts) < 100
         raise DatabaseAwayError("gone")
 
     with pytest.raises(DatabaseAwayError):
-        replace(database, patience_seconds=0.1).outlasting(work)
-    assert 2 <= len(attempts) <= 7
+        database.patient(lambda: None).outlasting(work)
+    assert len(attempts) == expected
     attempts.clear()
     with pytest.raises(DatabaseAwayError):
         database.outlasting(work)

@@ -15,8 +15,8 @@ from ledger_factories import ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import update
 
 from vaeseg.db.archives import add_archive
-from vaeseg.db.drivers import SUBMITTED_BY, heartbeat, take_archive
-from vaeseg.db.runs import finish_run
+from vaeseg.db.drivers import SUBMITTED_BY, close_lost_runs, heartbeat, take_archive
+from vaeseg.db.runs import finish_run, reopen_run
 from vaeseg.db.schedules import Schedule, add_schedule, schedule_named
 from vaeseg.db.session import Database
 from vaeseg.db.tables import RunTable, ScheduleTable
@@ -179,6 +179,33 @@ def test_a_run_that_died_with_its_scheduler_is_done_again(night: Night, database
         connection.execute(update(RunTable).values(driver="machine that is gone; 1 2"))
     assert [next_one.looks_after(30), next_one.looks_after(31), next_one.looks_after(5)] == [0, 0, 1]
     assert next_one.lines[0] == f"schedule nightly: run {lost} was lost; its time is due again"
+
+
+def test_a_lost_run_that_somebody_closed_is_done_again(night: Night, database: Database, clock: Clock) -> None:
+    """Any command that begins a run closes lost ones, before the next scheduler looks."""
+    assert night.looks_after(HOUR) == 1
+    lost = night.begin_run(night.started[0])
+    night.looks_after(1)
+    with database.write() as connection:
+        connection.execute(update(RunTable).values(driver="machine that is gone; 1 2"))
+    clock.advance(61)
+    assert close_lost_runs(database) == (lost,)
+    next_one = Night(database, clock)
+    assert [next_one.looks_after(1), next_one.looks_after(5)] == [0, 1]
+    assert next_one.lines[0] == f"schedule nightly: run {lost} was lost; its time is due again"
+
+
+def test_a_lost_run_that_somebody_resumed_and_stopped_is_left(night: Night, database: Database, clock: Clock) -> None:
+    """It is that person's."""
+    assert night.looks_after(HOUR) == 1
+    run_id = night.begin_run(night.started[0])
+    night.looks_after(1)
+    clock.advance(61)
+    assert close_lost_runs(database) == (run_id,)
+    reopen_run(database, run_id)
+    finish_run(database, run_id, "interrupted")
+    next_one = Night(database, clock)
+    assert [next_one.looks_after(1), next_one.looks_after(5)] == [0, 0]
 
 
 def test_a_run_that_its_cluster_never_began_is_done_again(night: Night, database: Database, clock: Clock) -> None:

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import PurePath
 
 import pytest
 from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row, skipped
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from vaeseg.db.audit import RecordedMask
 from vaeseg.db.drivers import take_archive
 from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
-from vaeseg.db.tables import FindingTable, LesionTable, WorkItemTable
+from vaeseg.db.tables import EventTable, FindingTable, LesionTable, WorkItemTable
 from vaeseg.db.work import WorkItem, plan_work
 from vaeseg.distributed import verify as verify_module
 from vaeseg.distributed.commit import commit_group, recover_parts
+from vaeseg.distributed.lifecycle import RunInterruptedError
 from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.errors import ArchiveBusyError, UsageError
 from vaeseg.io.store import Store
@@ -159,6 +162,28 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
     assert kinds(store, database) == []
 
 
+def test_a_collection_that_is_stopped_records_what_it_removed(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file of three, when the signal comes; the next collection removes the others."""
+    for number in range(7, 10):
+        part(store, "masks").with_name(f"part-0000{number}.parquet").write_bytes(b"")
+    remove = verify_module.remove_file
+
+    def signalled(store: Store, path: PurePath) -> None:
+        remove(store, path)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(verify_module, "remove_file", signalled)
+        with pytest.raises(RunInterruptedError):
+            collect_garbage(store, database, dry_run=False)
+    assert len(collect_garbage(store, database, dry_run=False)) == 2
+    with database.read() as connection:
+        removed = select(EventTable.detail).where(EventTable.kind == "garbage_removed").order_by(EventTable.id)
+        assert connection.scalars(removed).all() == [{"n_files": 1}, {"n_files": 2}]
+
+
 def test_a_part_that_comes_meanwhile_is_not_unknown(
     database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +209,37 @@ def commit_elsewhere(database: Database, store: Store) -> None:
     finish_run(database, run_id, "finished")
 
 
+def record_elsewhere(database: Database, store: Store) -> str:
+    """A run of another archive, up to where its part is recorded and not in its place yet."""
+    run_id = begin_run(database, scan(database, [series_row("1.2.77")], root="/archive/other"))
+    (item,) = plan_work(database, run_id, ["1.2.77"]).pending
+
+    def killed(name: str) -> None:
+        if name == "recorded":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        commit_group(run_id, [(item, failed(item))], store, database, killed)
+    return run_id
+
+
+def test_a_run_that_begins_meanwhile_and_records_a_part_is_not_blamed(
+    database: Database, store: Store, run_id: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the files and SQL; only once it is dead its part will not be moved to its place."""
+    asked = verify_module.parts_of_findings
+
+    def late(database: Database, run_id: str | None) -> set[tuple[str, str]]:
+        monkeypatch.setattr(verify_module, "parts_of_findings", asked)
+        record_elsewhere(database, store)
+        return asked(database, run_id)
+
+    monkeypatch.setattr(verify_module, "parts_of_findings", late)
+    assert kinds(store, database) == []
+    clock.advance(3600)
+    assert set(kinds(store, database)) == {"part_unpublished"}
+
+
 def test_a_run_that_begins_and_ends_meanwhile_is_not_blamed(
     database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,15 +259,7 @@ def test_a_run_that_publishes_and_ends_meanwhile_is_not_blamed(
     database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its part was recorded, and not in its place yet, when SQL was asked."""
-    live = begin_run(database, scan(database, [series_row("1.2.77")], root="/archive/other"))
-    (item,) = plan_work(database, live, ["1.2.77"]).pending
-
-    def killed(name: str) -> None:
-        if name == "recorded":
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        commit_group(live, [(item, failed(item))], store, database, killed)
+    live = record_elsewhere(database, store)
     digest = verify_module.sha256_of
 
     def slowly(path: AnyPath) -> str:

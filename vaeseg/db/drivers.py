@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from vaeseg.db.events import add_event
 from vaeseg.db.session import Database
@@ -121,15 +121,32 @@ def archive_holder(database: Database, archive_id: int) -> str | None:
 
 
 def close_lost_runs(database: Database) -> tuple[str, ...]:
-    """Mark runs whose driver died as interrupted, so that their work can be planned again; their ids."""
+    """Mark runs whose driver died as interrupted, so that their work can be planned again; their ids.
+
+    Waits for nobody: whoever holds a run's row at the moment drives that run, ends it, or closes it as we would.
+    """
+    now = database.now()
     running = select(RunTable.id, RunTable.heartbeat_at, RunTable.driver).where(RunTable.status == "running")
     with database.write() as connection:
-        rows = connection.execute(running.order_by(RunTable.id).with_for_update(key_share=True)).all()
-        run_ids = tuple(row.id for row in rows if is_lost(row.heartbeat_at, row.driver, database.now()))
+        seen = _lost(connection, running, now)
+        still = running.where(RunTable.id.in_(seen)).with_for_update(key_share=True, skip_locked=True)
+        run_ids = _lost(connection, still, now)
         for run_id in run_ids:
             update_run(connection, run_id, {"status": "interrupted"})
             add_event(connection, database, "run_lost", run_id)
     return run_ids
+
+
+def _lost(connection: Connection, runs: Select[str, datetime, str | None], now: datetime) -> tuple[str, ...]:
+    rows = connection.execute(runs.order_by(RunTable.id))
+    return tuple(row.id for row in rows if is_lost(row.heartbeat_at, row.driver, now))
+
+
+def was_closed_as_lost(database: Database, run_id: str) -> bool:
+    """Whether `close_lost_runs` ended a run, and nobody has gone on with it since."""
+    of_run = select(EventTable.kind).where(EventTable.run_id == run_id, EventTable.kind.startswith("run_"))
+    with database.read() as connection:
+        return connection.scalar(of_run.order_by(EventTable.id.desc()).limit(1)) == "run_lost"
 
 
 def is_live(database: Database, run_id: str) -> bool:

@@ -7,7 +7,7 @@ Both happen in transactions of their own, so that a scan that was killed is gone
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -52,6 +52,24 @@ def known_files(database: Database, archive_id: int, directories: Iterable[str])
                     is_image=row.reason is None,
                 )
     return known
+
+
+def count_present(database: Database, archive_id: int, directories: Iterable[str], but: Collection[str] = ()) -> int:
+    """How many files of some directories are not known to be missing.
+
+    Args:
+        database: where.
+        archive_id: whose.
+        directories: as `known_files` has them.
+        but: paths that do not count; some thousand at most.
+    """
+    of_archive = (InstanceTable.archive_id == archive_id) & InstanceTable.missing_since.is_(None)
+    present = select(func.count()).where(of_archive, InstanceTable.path.not_in(but))
+    n_files = 0
+    with database.read() as connection:
+        for batch in in_batches(directories):
+            n_files += connection.scalar(present.where(InstanceTable.directory.in_(batch))) or 0
+    return n_files
 
 
 def known_directories(database: Database, archive_id: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select
 
 from vaeseg.db.coverage import Scanned, record_coverage
-from vaeseg.db.drivers import SUBMITTED_BY, driver_of, is_live, lives, run_not_found, still_runs, update_run
+from vaeseg.db.drivers import SUBMITTED_BY, driver_of, lives, run_not_found, still_runs, update_run
 from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, ModelTable, RunTable
@@ -117,10 +117,10 @@ def cancel_run(database: Database, run_id: str) -> bool:
             raise UsageError(f"run {run_id} has ended already: {status}")
         update_run(connection, run_id, {"cancel_requested_at": database.now()})
         add_event(connection, database, "run_cancel_requested", run_id, actor=account())
-    if is_live(database, run_id):
-        return True
-    finish_run(database, run_id, "interrupted")
-    return False
+        if lives(connection, database, run_id):
+            return True
+        _end(connection, database, run_id, "interrupted")
+        return False
 
 
 def reopen_run(database: Database, run_id: str, changes: Mapping[str, Any] | None = None) -> None:
@@ -180,17 +180,14 @@ def finish_run(
     Raises:
         RunNotFoundError: no such run.
     """
-    now = database.now()
-    values = {"status": status, "finished_at": now, "heartbeat_at": now, "counts": dict(counts or {})}
     with database.write() as connection:
         if only_if_driven_here and driver_of(connection, run_id).removeprefix(SUBMITTED_BY) != this_process():
             return FileCount(found=0, in_series=0, refused=0)
-        update_run(connection, run_id, values)
+        _end(connection, database, run_id, status, counts)
         files = FileCount(found=0, in_series=0, refused=0)
         if scanned is not None:
             files = record_coverage(connection, run_id, scanned)
             update_run(connection, run_id, _file_values(files))
-        add_event(connection, database, f"run_{status}", run_id)
     return files
 
 
@@ -213,6 +210,15 @@ def run_task(database: Database, run_id: str) -> RunTask:
     if row is None:
         raise UsageError(f"run {run_id} works on no archive: give the command of its kind, {kind}, again")
     return RunTask(archive_id=row.archive_id, root=row.root, model_digest=row.model_digest, config=row.config)
+
+
+def _end(
+    connection: Connection, database: Database, run_id: str, status: EndStatus, counts: Mapping[str, Any] | None = None
+) -> None:
+    now = database.now()
+    values = {"status": status, "finished_at": now, "heartbeat_at": now, "counts": dict(counts or {})}
+    update_run(connection, run_id, values)
+    add_event(connection, database, f"run_{status}", run_id)
 
 
 def _file_values(files: FileCount) -> dict[str, Any]:

@@ -34,6 +34,9 @@ CONNECT_TIMEOUT_SECONDS = 10
 PATIENCE_SECONDS = 300.0
 """How long a run waits for a database server that went away: a restart or an update of it, not a night."""
 
+OUTAGES = 10
+"""In one piece of work: what interrupts it more often is no restart, but comes each time, as a limit of time does."""
+
 RECONNECT_SECONDS = 1.0
 """Between two attempts."""
 
@@ -98,28 +101,29 @@ class Database:
     def outlasting(self, work: Callable[[], T]) -> T:
         """Do something, and do it again each time that the server goes away in the middle of it.
 
-        Patience begins with a failure, however long the work had gone well by then, and begins anew after a try that
-        lasted longer than it: for that one the server was back.
+        Patience begins with a failure, however long the work had gone well by then, and begins anew, up to `OUTAGES`
+        times, after a try that lasted longer than it: for that one the server was back.
 
         Args:
             work: safe to be done again after any of its transactions, committed or not.
 
         Raises:
-            StoreError: the server stays away, or the database fails otherwise.
+            StoreError: the server stays away or goes away each time, or the database fails otherwise.
         """
-        failing_since: float | None = None
+        failing_since, n_outages = 0.0, 0
         while True:
             began = time.monotonic()
             try:
                 return work()
             except _StaysAwayError:
                 raise
-            except DatabaseAwayError:
+            except DatabaseAwayError as error:
                 failed = time.monotonic()
-                if failing_since is None or failed - began > self.patience_seconds:
-                    failing_since = failed
-                if failed - failing_since >= self.patience_seconds:
+                if n_outages == 0 or failed - began > self.patience_seconds:
+                    failing_since, n_outages = failed, n_outages + 1
+                if failed - failing_since >= self.patience_seconds or n_outages > OUTAGES:
                     raise
+                logger.warning("%s; what it interrupted is done again", error)
                 self._wait()
 
     def _connected(self, engine: Engine) -> Connection:

@@ -17,6 +17,7 @@ from vaeseg.config import ReadingConfig
 from vaeseg.db.index_files import (
     KnownFile,
     changed_groups,
+    count_present,
     damaged_directories,
     known_directories,
     known_files,
@@ -193,22 +194,20 @@ def _batches(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
 
 
 def _compare(database: Database, job: IndexJob, listings: Sequence[Listing], changes: _Changes) -> None:
-    known = known_files(database, job.archive_id, [listing.directory for listing in listings])
+    known = known_files(database, job.archive_id, [listing.directory for listing in listings if listing.is_readable])
     now = time.time()
     for listing in listings:
         before = known.get(listing.directory, {})
         for file in listing.files:
             _compare_file(file, before.pop(file.path, None), _is_young(file, now, job.stable_seconds), changes)
-        _not_listed(before, listing.is_readable, changes)
+        changes.vanished += _present(before)
+    closed = [listing for listing in listings if not listing.is_readable]
+    listed = [file.path for listing in closed for file in listing.files]
+    changes.n_unseen += count_present(database, job.archive_id, [listing.directory for listing in closed], but=listed)
 
 
-def _not_listed(known: Mapping[str, KnownFile], is_gone: bool, changes: _Changes) -> None:
-    """Files known of a directory that no listing has: gone, unless nobody could look."""
-    present = [path for path, file in known.items() if not file.is_missing]
-    if is_gone:
-        changes.vanished += present
-    else:
-        changes.n_unseen += len(present)
+def _present(known: Mapping[str, KnownFile]) -> list[str]:
+    return [path for path, file in known.items() if not file.is_missing]
 
 
 def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, changes: _Changes) -> None:
@@ -239,10 +238,11 @@ def _vanish(
     before = known_directories(database, job.archive_id)
     if before and report.n_listed == 0:
         raise StoreError(ALL_IS_GONE)
-    not_listed = [directory for directory in before if directory not in listed]
-    for directory, files in known_files(database, job.archive_id, not_listed).items():
-        is_below_closed = any(f"{directory}/".startswith(f"{path}/") for path in closed)
-        _not_listed(files, not is_below_closed, changes)
+    not_listed = {directory for directory in before if directory not in listed}
+    unseen = {directory for directory in not_listed if any(directory.startswith(f"{path}/") for path in closed)}
+    changes.n_unseen += count_present(database, job.archive_id, unseen)
+    for files in known_files(database, job.archive_id, not_listed - unseen).values():
+        changes.vanished += _present(files)
 
 
 def _check_something_is_left(job: IndexJob, report: IndexReport, changes: _Changes, check: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from vaeseg.db.drivers import archive_holder
+from vaeseg.db.drivers import archive_holder, was_closed_as_lost
 from vaeseg.db.schedules import Schedule, claim_slot, list_schedules, record_run, release_slot
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
@@ -149,7 +149,8 @@ class Scheduler:
         status = run_summary(self._database, run_id).status
         if status in ("running", "submitted"):
             return
-        if status == "lost" and release_slot(self._database, schedule.id, schedule.handled_until):
+        is_lost = status == "lost" or was_closed_as_lost(self._database, run_id)
+        if is_lost and release_slot(self._database, schedule.id, schedule.handled_until):
             self._say(f"schedule {schedule.name}: run {run_id} was lost; its time is due again")
         self._settled.add(run_id)
 

@@ -72,8 +72,9 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
     live = _live_runs(database)  # after the files, before SQL: whose files they are lives then, or SQL knows of them
     in_findings = parts_of_findings(database, run_id)
     recorded = recorded_parts(database, run_id)
+    publishing = {*live, *_live_runs(database)}  # one that has begun since may have recorded a part
     for part, is_published in recorded:
-        yield from _verify_part(store, database, part, is_published, part.run_id in live)
+        yield from _verify_part(store, database, part, is_published, part.run_id in publishing)
     with_file = {(part.run_id, part.name) for part, _ in recorded if part.dataset == "findings"}
     for run, name in sorted(in_findings - with_file):
         yield Disagreement(kind="part_unrecorded", where=f"run {run}", detail=f"findings name {name}, parts do not")
@@ -120,13 +121,16 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
     with archives_held(database, "gc", archive_ids(database)) as (run_id, reached):
         staged, others = _garbage(store, database, run_id)
         recover_parts(store, database)  # removes those that are staged, and moves others that SQL knows
-        for path in others:
-            reached()
-            remove_file(store, path)
-        removed = _names(staged, others)
-        with database.write() as connection:
-            add_event(connection, database, "garbage_removed", run_id, {"n_files": len(removed)}, actor=account())
-    return removed
+        removed = [*staged]
+        try:
+            for path in others:
+                reached()
+                remove_file(store, path)
+                removed.append(path)
+        finally:
+            with database.write() as connection:
+                add_event(connection, database, "garbage_removed", run_id, {"n_files": len(removed)}, actor=account())
+    return _names(removed)
 
 
 def unknown_parts(store: Store, database: Database) -> list[PurePath]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,20 +19,26 @@ from vaeseg.distributed.local import start_ray
 from vaeseg.errors import ClusterError, UsageError
 
 A_RAY = """
-import importlib.util, json, os
+import importlib.util, json, os, signal, time
 from pathlib import Path
 import ray
 from vaeseg.distributed.local import start_local_ray, stop_local_ray
 
+told = []
+signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
 start_local_ray(1)
 found = ray.get(ray.remote(lambda: importlib.util.find_spec("dl") is not None).remote())
 directory = Path(os.environ["RAY_TMPDIR"], "ray")
 before = [path.name for path in directory.iterdir() if path.is_dir()]
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+seconds_to_live, _ = signal.getitimer(signal.ITIMER_REAL)
 stop_local_ray()
 after = [path.name for path in directory.iterdir() if path.is_dir()]
-print(json.dumps([found, before, after]))
+print(json.dumps([found, before, after, told, seconds_to_live]))
 """
-"""Whether a worker would import from the working directory; what lies in Ray's directory before and after the end."""
+"""Whether a worker would import from the working directory; what lies in Ray's directory before and after the end; what
+a handler of SIGTERM is told, and seconds on an alarm after it."""
 
 
 @pytest.fixture(autouse=True)
@@ -100,13 +107,17 @@ def test_what_python_says_while_ray_starts_is_shown_at_once(
     assert capfd.readouterr().err == ""
 
 
-def test_workers_import_nothing_from_where_the_command_runs_and_ray_leaves_no_directory(tmp_path: Path) -> None:
-    """A folder of data named like a module is not one; and what Ray wrote of a command goes with it."""
+def test_what_a_ray_leaves_alone(tmp_path: Path) -> None:
+    """A folder of data named like a module is not one; what Ray wrote of a command goes with it; SIGTERM is ours.
+
+    Ray's own handler for it says so on stderr, and has the process abort three seconds later.
+    """
     (tmp_path / "dl").mkdir()
     with tempfile.TemporaryDirectory(prefix="rl") as directory:  # short: sockets must fit in 107 bytes
         environment = {**os.environ, "RAY_TMPDIR": directory}
         command = [sys.executable, "-P", "-c", A_RAY]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    found, before, after = json.loads(done.stdout.splitlines()[-1])
+    found, before, after, told, seconds_to_live = json.loads(done.stdout.splitlines()[-1])
     assert not found
     assert (bool(before), after) == (True, [])
+    assert (told, seconds_to_live, "SIGTERM" in done.stderr) == ([signal.SIGTERM], 0.0, False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -33,6 +35,8 @@ OBJECT_STORE_BYTES = 2 * 2**30
 """Two series of 2,000 slices on a 256 x 256 grid take 0.5 GB; more only fills /dev/shm."""
 REACH_SECONDS = 10.0
 """A cluster that has not answered by then is not there."""
+SIGACTION_BYTES = 1024
+"""More than C's `struct sigaction` takes anywhere."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a hospital's cluster reports to nobody
@@ -170,7 +174,8 @@ def _init(**options: Any) -> Any:
 
     def keep() -> None:
         try:
-            context = ray.init(job_config=_InstalledCodeOnly(), **options)
+            with _sigterm_handler_kept():
+                context = ray.init(job_config=_InstalledCodeOnly(), **options)
         except Exception as error:  # noqa: BLE001 - handed over, and raised in the thread that waits for it
             started.set_exception(error)
             return
@@ -179,6 +184,20 @@ def _init(**options: Any) -> Any:
 
     threading.Thread(target=keep, name="ray", daemon=True).start()
     return started.result()
+
+
+@contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Ray's C++ puts a handler before Python's, which has the process abort three seconds after SIGTERM.
+
+    Asked of libc, since Python lets only the main thread set one.
+    """
+    libc, kept = ctypes.CDLL(None), ctypes.create_string_buffer(SIGACTION_BYTES)
+    libc.sigaction(signal.SIGTERM, None, kept)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, kept, None)
 
 
 def stop_local_ray() -> None:

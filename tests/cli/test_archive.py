@@ -67,6 +67,19 @@ def test_a_dry_run_of_a_scan_writes_nothing(ward: Path) -> None:
     assert json.loads(vaeseg(ward, "archive", "show", "ward", "--json").stdout)["n_files"] == 0
 
 
+def test_a_dry_run_says_what_the_scan_would_say(ward: Path) -> None:
+    """A study that is still arriving waits; an archive that is away is an error, and was none before it had a file."""
+    (ward / "empty").mkdir()
+    assert vaeseg(ward, "submit", "--study-dir", str(ward / "empty"), "--dry-run").exit_code == 0
+    young = json.loads(vaeseg(ward, "scan", "ward", "--dry-run", "--json").stdout)
+    old = json.loads(vaeseg(ward, "scan", "ward", "--stable-for", "0", "--dry-run", "--json").stdout)
+    assert [(shown["waiting"], shown["to_skip"]) for shown in (young, old)] == [(1, 0), (0, 1)]
+    assert vaeseg(ward, "scan", "ward", "--index-only", "--stable-for", "0").exit_code == 0
+    (ward / "ward" / "a").rename(ward / "away")
+    away = vaeseg(ward, "scan", "ward", "--dry-run")
+    assert (away.exit_code, "mounted" in away.stderr) == (1, True)
+
+
 def test_a_dry_run_of_a_scan_migrates_nothing(ward: Path) -> None:
     """An older database stays at its revision, and is said to be."""
     with closing(unmigrated_database(sqlite_url(ward / "store" / "results.db"))) as database:

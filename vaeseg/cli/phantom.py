@@ -51,7 +51,7 @@ def command(directory: Path, layout: str, workers: int, organ_labels: bool, as_j
     prepare_directory(directory)
     config = PhantomConfig(n_patients=settings.pop("patients"), **settings)
     entries = _write(directory, layout, config, workers, organ_labels)
-    result = _result(directory, layout, entries)
+    result = _result(directory, layout, entries, organ_labels)
     click.echo(json.dumps(result) if as_json else _described(result))
 
 
@@ -80,7 +80,7 @@ def _write(directory: Path, layout: str, config: Any, workers: int, organ_labels
         return write(directory, config, workers, report)
 
 
-def _result(directory: Path, layout: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(directory: Path, layout: str, entries: list[dict[str, Any]], organ_labels: bool) -> dict[str, Any]:
     result: dict[str, Any] = {
         "directory": str(directory),
         "layout": layout,
@@ -94,6 +94,7 @@ def _result(directory: Path, layout: str, entries: list[dict[str, Any]]) -> dict
         following = ["vaeseg-batch", "submit", "--study-dir", study, "--label-dir", label]
         return result | {"study_dir": study, "label_dir": label, "next": shlex.join(following)}
     following = ["vaeseg-batch", "prepare", "--msd-dir", str(directory), "--out", f"{directory}-slices"]
+    following += ["--organ", "tumour"] * organ_labels
     return result | {"msd_dir": str(directory), "next": shlex.join(following)}
 
 

@@ -199,7 +199,7 @@ def _compare(database: Database, job: IndexJob, listings: Sequence[Listing], cha
     for listing in listings:
         before = known.get(listing.directory, {})
         for file in listing.files:
-            _compare_file(file, before.pop(file.path, None), _is_young(file, now, job.stable_seconds), changes)
+            _compare_file(file, before.pop(file.path, None), is_young(file, now, job.stable_seconds), changes)
         changes.vanished += _present(before)
     closed = [listing for listing in listings if not listing.is_readable]
     listed = [file.path for listing in closed for file in listing.files]
@@ -225,7 +225,7 @@ def _state(known: KnownFile) -> tuple[int, int, int]:
     return known.size, known.mtime_ns, known.reader_version
 
 
-def _is_young(file: FoundFile, now: float, stable_seconds: float) -> bool:
+def is_young(file: FoundFile, now: float, stable_seconds: float) -> bool:
     """Whether a file changed lately; one from the far future tells of a wrong clock and not of an arrival."""
     age = now - file.mtime_ns / 1e9
     return -stable_seconds < age < stable_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -14,18 +15,20 @@ from vaeseg.canonical import as_json, digest
 from vaeseg.config import RunConfig
 from vaeseg.db.archives import ensure_archive, find_archive, overlapping
 from vaeseg.db.drivers import close_lost_runs
+from vaeseg.db.index_files import known_directories
 from vaeseg.db.migrate import check_revision, is_empty
 from vaeseg.db.runs import ModelRow, register_model, reopen_run, run_task, start_run
 from vaeseg.db.session import Database, open_database, sqlite_url, unmigrated_database
 from vaeseg.db.work import preview_work
 from vaeseg.distributed.commit import recover_parts
+from vaeseg.distributed.indexing import ALL_IS_GONE, is_young
 from vaeseg.distributed.local import RayChatter, is_jobs_address, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rules import left_out_of_scan
 from vaeseg.distributed.runs import check_labels, execute_index, execute_run, not_entered
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.errors import StoreError, UsageError
-from vaeseg.io.archive import scan_archive
+from vaeseg.io.archive import ArchiveScan, scan_archive
 from vaeseg.io.store import Store, create_store
 from vaeseg.models.description import Description, describe
 from vaeseg.models.files import resolve_model
@@ -63,6 +66,8 @@ class Preview:
     already_done: int
     left_out: int
     refused: int
+    waiting: int
+    """Of studies with files that changed lately."""
     files: FileCount
 
 
@@ -242,8 +247,13 @@ def preview(submission: Submission) -> Preview:
         scan = scan_archive(submission.study_dir, config.segmentation.reading, exclude=exclude)
     except OSError as error:
         raise StoreError(f"cannot list the study directory: {error.strerror}") from error
-    manifests = {v.series_key: v.manifest for v in scan.verdicts if v.manifest is not None}
-    prints = {v.series_key: v.fingerprint for v in scan.verdicts if v.manifest is not None}
+    if not scan.files and _is_indexed(ledger_url, submission):
+        raise StoreError(ALL_IS_GONE)
+    series = [verdict for verdict in scan.verdicts if verdict.ref is not None]
+    arriving = _arriving_studies(scan, config.stable_seconds)
+    there = [verdict for verdict in series if verdict.ref and verdict.ref.study_instance_uid not in arriving]
+    manifests = {v.series_key: v.manifest for v in there if v.manifest is not None}
+    prints = {v.series_key: v.fingerprint for v in there if v.manifest is not None}
     rule_of = left_out_of_scan(scan.root, manifests, config)
     others = {key: manifest for key, manifest in manifests.items() if key not in rule_of}
     to_skip = {k: prints[k] for k, m in others.items() if skip_by_rule(m, config.segmentation.selection)}
@@ -260,9 +270,30 @@ def preview(submission: Submission) -> Preview:
         },
         already_done=known["already_done"],
         left_out=known["left_out"],
-        refused=sum(verdict.ref is not None and not verdict.readable for verdict in scan.verdicts),
+        refused=sum(not verdict.readable for verdict in there),
+        waiting=len(series) - len(there),
         files=scan.file_count,
     )
+
+
+def _is_indexed(ledger_url: str | None, submission: Submission) -> bool:
+    """Whether the ledger knows of files in the archive."""
+    if ledger_url is None:
+        return False
+    with closing(unmigrated_database(ledger_url, create=False)) as database:
+        archive_id = find_archive(database, str(submission.study_dir))
+        return archive_id is not None and bool(known_directories(database, archive_id))
+
+
+def _arriving_studies(scan: ArchiveScan, stable_seconds: float) -> set[str]:
+    """Those that a run leaves to the next one."""
+    now = time.time()
+    young = {file.path for file in scan.files if is_young(file, now, stable_seconds)}
+    return {
+        verdict.ref.study_instance_uid
+        for verdict in scan.verdicts
+        if verdict.ref is not None and any(file.path in young for file in verdict.files)
+    }
 
 
 def write_down(submission: Submission, model: Description, database: Database) -> str:

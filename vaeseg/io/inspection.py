@@ -209,7 +209,7 @@ def _serve(pipe: Connection, config: ReadingConfig) -> None:
     while True:
         try:
             root, manifest, export = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # it ended, or was killed
             return
         try:
             pipe.send(measure_volume(root, manifest, export, config))

@@ -176,4 +176,5 @@ def _made_durable(store: Store, path: AnyPath) -> str:
 
 
 def _cannot_write(store: Store, error: OSError) -> StoreError:
-    return StoreError(f"cannot write the store {store.root}: {error.strerror or 'input/output error'}")
+    why = error.strerror or "input/output error"
+    return StoreError(f"cannot write the store {store.root}: {why}; free space and submit again")

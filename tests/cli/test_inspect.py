@@ -252,3 +252,16 @@ def test_a_decoder_that_dies_or_hangs(archive_of_two: Path, broken_codec: Path, 
     rows = {row["series_instance_uid"]: row for row in inspect_paths([archive_of_two], config)}
     assert rows[SERIES_UID]["reason"] == reason
     assert rows["1.2.3"]["verdict"] == "readable"
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
+    """As `| head` does: neither of the command nor of its child process."""
+    for n in range(60):
+        write_series(tmp_path / str(n), SeriesInstanceUID=f"1.2.{n}")
+    command = [sys.executable, "-c", "from vaeseg.cli import main; main()", "inspect", str(tmp_path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()

@@ -101,6 +101,28 @@ def test_a_share_that_is_not_mounted_is_an_error(ward: Path) -> None:
     assert json.loads(vaeseg(ward, "archive", "show", "ward", "--json").stdout)["n_files_missing"] == 0
 
 
+def test_an_estimate_needs_a_scan(ward: Path) -> None:
+    """It names the one; after it, also where all files are too young to be looked at, there is an answer."""
+    unknown = vaeseg(ward, "estimate", "--archive", "ward")
+    assert (unknown.exit_code, "scan ward --index-only" in unknown.stderr) == (2, True)
+    assert vaeseg(ward, "scan", "ward", "--index-only").exit_code == 0
+    assert vaeseg(ward, "estimate", "--archive", "ward").exit_code == 0
+
+
+def test_a_key_that_is_gone_is_not_made_anew(ward: Path) -> None:
+    """The scan says what doctor says; the archive is free again, and all is well once the key is back."""
+    options = ("scan", "ward", "--index-only", "--stable-for", "0")
+    assert vaeseg(ward, *options).exit_code == 0
+    key = ward / "store" / "subject.key"
+    key.rename(ward / "backup")
+    refused = vaeseg(ward, *options)
+    assert (refused.exit_code, key.exists(), refused.stderr.count("\n")) == (1, False, 1)
+    assert f"{key} is gone, and subjects are recorded under its pseudonyms; put it back" in refused.stderr
+    assert f"{key} is gone, and subjects are recorded" in vaeseg(ward, "doctor").stdout
+    (ward / "backup").rename(key)
+    assert vaeseg(ward, *options).exit_code == 0
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1d", 86400)])
 def test_times(text: str, seconds: float) -> None:
     """A number and a unit."""

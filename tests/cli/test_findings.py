@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from ledger_factories import begin_run, failed, scan, segmented, series_row
+from ledger_factories import SUBJECT, begin_run, failed, scan, segmented, series_row
 
 from vaeseg.cli import main
 from vaeseg.cli.findings import COLUMNS
@@ -96,6 +96,22 @@ def test_an_unknown_column_names_those_there_are(store: Store) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert "patient_name is not one of" in result.stderr
     assert "tumour_volume_ml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "other"), "this store has nothing segmented by other, only by phantom-v1"),
+        (("--subject", "nobody"), "no subject nobody in this store: 'vaeseg-batch findings --json' shows"),
+    ],
+)
+def test_an_unknown_model_or_subject_is_a_usage_error(store: Store, arguments: tuple[str, ...], message: str) -> None:
+    """Exit 2, and what there is; those there are may well have nothing that is asked for."""
+    result = _findings(store, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    known = _findings(store, "--model", "phantom-v1", "--subject", SUBJECT, "--outcome", "crashed", "--json")
+    assert (known.exit_code, known.stdout.strip()) == (0, "[]")
 
 
 def test_unknown_run_and_missing_store(store: Store) -> None:

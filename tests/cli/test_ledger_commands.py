@@ -15,6 +15,7 @@ from vaeseg.db.runs import finish_run
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
+from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
 
 KEYS = ["1.2.3", "1.2.4"]
@@ -84,6 +85,7 @@ def test_retry_takes_outcomes_that_can_be_retried(
     store: Store, runs: dict[str, str], in_this_process: InThisProcess
 ) -> None:
     """Others are a usage error that names them; these get as far as the archive, which is not there."""
+    subject_secret(store.root)
     where = ("--store", store.root)
     wrong = in_this_process("retry", runs["finished"], "--outcome", "failed,skipped", *where)
     assert (wrong.exit_code, "skipped is not one of failed, crashed" in wrong.stderr) == (2, True)

@@ -177,8 +177,15 @@ def test_the_end_of_a_scan_is_the_next_such_time() -> None:
     assert DEADLINE.convert("2026-11-22T07:00+01:00", None, None) == datetime(2026, 11, 22, 6, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "7", "25:00", "07:60", "2026-11-22T07:00", "morning"])
+@pytest.mark.parametrize("text", ["", "7", "25:00", "07:60", "morning"])
 def test_what_is_no_end_of_a_scan_is_refused(text: str) -> None:
     """With the forms there are."""
     with pytest.raises(click.UsageError, match="07:00"):
+        scan.make_context("scan", ["ward", f"--until={text}"])
+
+
+@pytest.mark.parametrize("text", ["2026-11-30T07:00", "2026-11-30"])
+def test_a_moment_needs_a_time_zone(text: str) -> None:
+    """That is what is wrong with it, and what is said."""
+    with pytest.raises(click.UsageError, match=f"{text} is without a time zone"):
         scan.make_context("scan", ["ward", f"--until={text}"])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ledger_factories import ROOT, Clock, scan, series_row
+from ledger_factories import ROOT, Clock, begin_run, scan, series_row
 from sqlalchemy import select
 
 from vaeseg.db.archives import (
@@ -14,9 +14,11 @@ from vaeseg.db.archives import (
     overlapping,
     remove_archive,
 )
+from vaeseg.db.drivers import take_archive
+from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, EventTable
-from vaeseg.errors import UsageError
+from vaeseg.errors import ArchiveBusyError, UsageError
 
 
 def test_an_archive_is_one_row_for_one_root(database: Database) -> None:
@@ -72,6 +74,19 @@ def test_a_removed_archive_leaves_its_name_and_comes_back_with_its_index(databas
     with database.read() as connection:
         kinds = connection.scalars(select(EventTable.kind).order_by(EventTable.id)).all()
     assert kinds == ["archive_added", "archive_removed", "archive_added", "archive_added"]
+
+
+def test_an_archive_is_not_removed_under_a_run(database: Database) -> None:
+    """It is said which; at its end the archive can go."""
+    archive_id = add_archive(database, "ward", ROOT).id
+    run_id = begin_run(database, archive_id)
+    take_archive(database, archive_id, run_id)
+    with pytest.raises(ArchiveBusyError, match=f"archive ward is in use by run {run_id}"):
+        remove_archive(database, "ward")
+    assert archive_named(database, "ward").id == archive_id
+    finish_run(database, run_id, "finished")
+    remove_archive(database, "ward")
+    assert list_archives(database) == []
 
 
 def test_what_the_index_holds(database: Database) -> None:

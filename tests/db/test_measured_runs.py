@@ -10,7 +10,7 @@ from estimated import PACE
 from ledger_factories import MODEL, Clock, begin_run, failed, scan, segmented, series_row
 from sqlalchemy import update
 
-from vaeseg.db.archives import list_archives
+from vaeseg.db.archives import add_archive, list_archives
 from vaeseg.db.rates import archive_workload, measured_runs
 from vaeseg.db.runs import finish_run
 from vaeseg.db.session import Database
@@ -124,6 +124,17 @@ def test_what_the_next_run_tries_again_is_to_do(database: Database, store: Store
     work = archive_workload(database, the_archive(database), MODEL)
     next_one = begin_run(database, scan(database, ROWS))
     assert work.n_series == len(plan_work(database, next_one, [row.series_key for row in ROWS]).pending) == 3
+
+
+def test_an_archive_that_was_never_scanned_tells_nothing(database: Database) -> None:
+    """0 series would be a night of no time; a scan that found nothing that it could read is one."""
+    archive_id = add_archive(database, "ward", "/ward").id
+    scan(database, ROWS)
+    for everything in (False, True):
+        with pytest.raises(UsageError, match="was never scanned: 'vaeseg-batch scan ward --index-only'"):
+            archive_workload(database, "ward", MODEL, everything=everything)
+    begin_run(database, archive_id)
+    assert archive_workload(database, "ward", MODEL).n_series == 0
 
 
 def test_there_is_no_such_archive(database: Database) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy import event, update
 
 from vaeseg.canonical import digest
 from vaeseg.db.archives import Archive, add_archive, remove_archive
-from vaeseg.db.drivers import hand_over, take_archive
+from vaeseg.db.drivers import hand_over, heartbeat, take_archive
 from vaeseg.db.exclusions import record_decisions, standings
 from vaeseg.db.runs import finish_run, reopen_run, start_run
 from vaeseg.db.schedules import Schedule, add_schedule
@@ -153,16 +153,19 @@ def test_large_findings_are_current_ones_of_series_that_are_there(
     assert series(database).n_large == 1
 
 
-def test_a_removed_archive_is_gone(database: Database, store: Store, ward: Archive) -> None:
+def test_a_removed_archive_is_gone(database: Database, store: Store, ward: Archive, clock: Clock) -> None:
     """With its series, runs, lease and schedules; another stays, and counts kept from before are not kept then."""
     scan(database, [series_row("1.2.1")])
     other = add_archive(database, "other", "/other")
     add_schedule(database, "nightly", ward, Timetable(cron="0 1 * * *"), {})
     for archive in (ward, other):
-        take_archive(database, archive.id, begin_run(database, archive.id))
+        in_progress = begin_run(database, archive.id)
+        take_archive(database, archive.id, in_progress)
         finish_run(database, begin_run(database, archive.id), "finished")
     before = look(database)
     assert [found.archive for found in before.counts.series] == ["other", "ward"]
+    clock.advance(61)  # one that is lost is no hindrance
+    heartbeat(database, in_progress)
     remove_archive(database, "ward")
     after = take_snapshot(database, 10.0, before.counts)
     assert [found.archive for found in after.counts.series] == ["other"]

@@ -156,9 +156,10 @@ def test_names_and_labels_follow_the_rules() -> None:
     assert labels == {"archive", "category", "kind", "outcome", "reason", "schedule", "status", "version"}
 
 
-def test_a_removed_archive_leaves_the_next_scrape(busy: Database, watcher: Watcher) -> None:
-    """Nothing of it is left over from a scrape before."""
+def test_a_removed_archive_leaves_the_next_scrape(busy: Database, watcher: Watcher, clock: Clock) -> None:
+    """Nothing of it is left over from a scrape before, nor of its run that was lost."""
     watcher.look()
+    clock.advance(61)
     remove_archive(busy, "ward")
     watcher.look()
     assert names(scraped(watcher)) == ALWAYS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,21 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         subject_secret(tmp_path)
 
 
+def test_a_key_that_is_used_is_not_replaced(tmp_path: Path) -> None:
+    """The message says how to make one all the same, in a directory of any name."""
+    root = tmp_path / "our store"
+    root.mkdir()
+    with pytest.raises(StoreError, match="is gone") as caught:
+        subject_secret(root, is_used=True)
+    assert list(root.iterdir()) == []
+    subprocess.run(str(caught.value).split("'", 1)[1].rpartition("'")[0], shell=True, check=True)
+    assert len(subject_secret(root, is_used=True)) == 64
+
+
 def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is made then; a short key is refused without being shown."""
     monkeypatch.setenv(KEY_VARIABLE, "a long enough secret")
-    assert subject_secret(tmp_path) == b"a long enough secret"
+    assert subject_secret(tmp_path, is_used=True) == b"a long enough secret"
     assert not (tmp_path / "subject.key").exists()
     monkeypatch.setenv(KEY_VARIABLE, "short")
     with pytest.raises(StoreError) as caught:

@@ -74,8 +74,8 @@ def command(
     Rates are those of recent runs by the model in the database, on machines with as many cores where there are such;
     where fewer than five series were measured, rates that come with vaeseg. Nothing is started and nothing written.
 
-    Exit codes: 0 ok, 1 the database cannot be read, 2 no such archive or store, options that do not go together, or
-    GPUs of which nothing is known.
+    Exit codes: 0 ok, 1 the database cannot be read, 2 no such archive or store, an archive that was never scanned,
+    options that do not go together, or GPUs of which nothing is known.
     """
     from vaeseg.estimate.choice import choose_rates
     from vaeseg.estimate.night import estimate_night

@@ -97,7 +97,8 @@ def command(
 
     NULL (an empty cell) means not measured; the reason says why. A volume of 0 means that no tumour was found.
 
-    Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive or column.
+    Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive, model, subject or
+    column.
     """
     from vaeseg.db.events import record_shown
     from vaeseg.db.findings import ORDER_COLUMNS, FindingFilter, query_findings

@@ -68,9 +68,9 @@ class Deadline(click.ParamType[datetime]):
                 return _next_daytime(time.fromisoformat(str(value)), datetime.now().astimezone())
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            moment = datetime.min
-        if moment.tzinfo is None:
             self.fail(f"{value} is not a time such as 07:00 or 2026-11-22T07:00+01:00")
+        if moment.tzinfo is None:
+            self.fail(f"{value} is without a time zone: add its offset from UTC, as in 2026-11-22T07:00+01:00")
         return moment
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from vaeseg.db.drivers import check_archive_free
 from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ArchiveTable, InstanceTable, SeriesTable
@@ -73,10 +74,12 @@ def remove_archive(database: Database, name: str) -> None:
 
     Raises:
         UsageError: there is none of that name.
+        ArchiveBusyError: a run that is alive works on it.
     """
     archive = archive_named(database, name)
     values = {"name": f"{name}-removed-{archive.id}", "removed_at": database.now()}
     with database.write() as connection:
+        check_archive_free(connection, database, archive.id)
         connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive.id).values(values))
         add_event(connection, database, "archive_removed", None, {"archive_id": archive.id}, actor=account())
 

@@ -102,15 +102,24 @@ def take_archive(database: Database, archive_id: int, run_id: str) -> None:
     Raises:
         ArchiveBusyError: another run has it and is alive.
     """
-    row_of = select(ArchiveTable.held_by, ArchiveTable.name).where(ArchiveTable.id == archive_id).with_for_update()
     with database.write() as connection:
-        held_by, name = connection.execute(row_of).one()
-        if held_by not in (None, run_id) and lives(connection, database, held_by):
-            raise ArchiveBusyError(
-                f"archive {name} is in use by run {held_by}: wait for its end, or stop it with 'vaeseg-batch cancel "
-                f"{held_by}'"
-            )
+        check_archive_free(connection, database, archive_id, run_id)
         connection.execute(update(ArchiveTable).where(ArchiveTable.id == archive_id).values(held_by=run_id))
+
+
+def check_archive_free(connection: Connection, database: Database, archive_id: int, run_id: str | None = None) -> None:
+    """Refuse an archive that a run works on, other than the one named; free, it stays so until the transaction ends.
+
+    Raises:
+        ArchiveBusyError: such a run has it and is alive.
+    """
+    row_of = select(ArchiveTable.held_by, ArchiveTable.name).where(ArchiveTable.id == archive_id).with_for_update()
+    held_by, name = connection.execute(row_of).one()
+    if held_by not in (None, run_id) and lives(connection, database, held_by):
+        raise ArchiveBusyError(
+            f"archive {name} is in use by run {held_by}: wait for its end, or stop it with 'vaeseg-batch cancel "
+            f"{held_by}'"
+        )
 
 
 def archive_holder(database: Database, archive_id: int) -> str | None:

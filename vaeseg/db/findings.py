@@ -15,6 +15,7 @@ from vaeseg.db.session import Database
 from vaeseg.db.tables import (
     FindingTable,
     LesionTable,
+    ModelTable,
     PartTable,
     RunTable,
     SeriesTable,
@@ -23,7 +24,7 @@ from vaeseg.db.tables import (
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.views import LATEST_FINDINGS
 from vaeseg.db.work import DONE, LEFT_OUT, RunKey, WorkItem
-from vaeseg.errors import StoreError
+from vaeseg.errors import StoreError, UsageError
 from vaeseg.records import OUTCOMES, LesionRecord, PartFile
 
 
@@ -155,7 +156,7 @@ def query_findings(
 
     Raises:
         RunNotFoundError: no such run.
-        UsageError: no such archive.
+        UsageError: no such archive, model or subject.
         ValueError: a column that cannot be ordered by.
     """
     wanted = wanted or FindingFilter()
@@ -165,8 +166,29 @@ def query_findings(
     with database.read() as connection:
         if wanted.run_id is not None:
             _check_run(connection, wanted.run_id)
+        if wanted.model is not None:
+            _check_model(connection, wanted.model)
+        if wanted.subject_key is not None:
+            check_subject(connection, wanted.subject_key)
         rows = connection.execute(_query(wanted, archive_id, order_by).limit(limit)).all()
     return [_finding(row) for row in rows]
+
+
+def check_subject(connection: Connection, subject_key: str) -> None:
+    """Refuse a key that nobody has.
+
+    Raises:
+        UsageError: no such subject.
+    """
+    for table in (SeriesTable, FindingTable):
+        if connection.scalar(select(func.count()).select_from(table).where(table.subject_key == subject_key)):
+            return
+    raise UsageError(f"no subject {subject_key} in this store: 'vaeseg-batch findings --json' shows the subject keys")
+
+
+def nothing_by(whose: str, model: str, models: Sequence[str]) -> UsageError:
+    """The one sentence for a model by which there is nothing, which names those by which there is something."""
+    return UsageError(f"{whose} has nothing segmented by {model}, only by {', '.join(models) or 'none'}")
 
 
 def series_with_outcome(database: Database, run_id: str, outcomes: Sequence[str]) -> set[str]:
@@ -276,6 +298,12 @@ def lesion_columns(lesion: LesionRecord) -> dict[str, Any]:
 def _check_run(connection: Connection, run_id: str) -> None:
     if connection.scalar(select(func.count()).select_from(RunTable).where(RunTable.id == run_id)) == 0:
         raise run_not_found(run_id)
+
+
+def _check_model(connection: Connection, model: str) -> None:
+    models = connection.scalars(select(ModelTable.name).distinct().order_by(ModelTable.name)).all()
+    if model not in models:
+        raise nothing_by("this store", model, models)
 
 
 def _query(wanted: FindingFilter, archive_id: int | None, order_by: str) -> Select[Any]:

@@ -112,15 +112,20 @@ def ledger_facts(database: Database) -> LedgerFacts:
         StoreError: the database cannot be read, or is of another version.
     """
     with database.read() as connection:
-        known = connection.scalar(select(exists().where(SeriesTable.subject_key.is_not(None))))
         archives = connection.execute(select(ArchiveTable.id, ArchiveTable.root).order_by(ArchiveTable.id)).all()
         first_run = connection.scalar(select(RunTable.id).order_by(RunTable.started_at, RunTable.id).limit(1))
     content = json.dumps([[list(row) for row in archives], first_run])
     return LedgerFacts(
         archives=tuple(_root(database, archive) for archive in list_archives(database)),
-        holds_subjects=bool(known),
+        holds_subjects=holds_subjects(database),
         identity=hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
     )
+
+
+def holds_subjects(database: Database) -> bool:
+    """Whether subjects are recorded under pseudonyms."""
+    with database.read() as connection:
+        return bool(connection.scalar(select(exists().where(SeriesTable.subject_key.is_not(None)))))
 
 
 def _root(database: Database, archive: Archive) -> ArchiveRoot:

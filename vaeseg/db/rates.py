@@ -7,13 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, exists, func, select
 
 from vaeseg.db.archives import archive_named
 from vaeseg.db.coverage import series_by_category
 from vaeseg.db.session import Database
-from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable
+from vaeseg.db.tables import FindingTable, InstanceTable, ModelTable, RunTable, SeriesTable
 from vaeseg.db.watch_series import recorded_rules_digest
+from vaeseg.errors import UsageError
 from vaeseg.estimate.night import Workload
 from vaeseg.estimate.rates import STAGES, MeasuredRun
 from vaeseg.records import TRANSIENT
@@ -80,10 +81,11 @@ def archive_workload(database: Database, archive: str, model: str, *, everything
         everything: also what is done.
 
     Raises:
-        UsageError: no such archive.
+        UsageError: no such archive, or one that was never scanned.
     """
     archive_id = archive_named(database, archive).id
     with database.read() as connection:
+        _check_scanned(connection, archive_id, archive)
         run = _newest_run(connection, archive_id, model)
         digests = (run.model_digest, run.config_digest, recorded_rules_digest(run.config)) if run else (None,) * 3
         judged = series_by_category(archive_id, *digests)
@@ -97,6 +99,16 @@ def archive_workload(database: Database, archive: str, model: str, *, everything
         )
         n_series, n_slices = connection.execute(statement).one()
     return Workload(n_series=n_series, n_slices=int(n_slices or 0))
+
+
+def _check_scanned(connection: Connection, archive_id: int, name: str) -> None:
+    """Nothing is known of what a scan has not found; one that found nothing, or only files that wait, is a scan."""
+    has_files = exists().where(InstanceTable.archive_id == archive_id)
+    was_counted = exists().where(RunTable.archive_id == archive_id, RunTable.files_found.is_not(None))
+    if not connection.scalar(select(has_files | was_counted)):
+        raise UsageError(
+            f"archive {name} was never scanned: 'vaeseg-batch scan {name} --index-only' looks what there is to do"
+        )
 
 
 def _newest_run(connection: Connection, archive_id: int, model: str) -> Row[Any] | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import date
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import select
 
+from vaeseg.db.findings import check_subject, nothing_by
 from vaeseg.db.session import Database
-from vaeseg.db.tables import FindingTable, SeriesTable
 from vaeseg.db.views import TUMOUR_VOLUME_TREND
-from vaeseg.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +47,12 @@ def subject_trend(database: Database, subject_key: str, model: str | None = None
     order = (view.c.model, view.c.study_date.asc().nulls_last(), view.c.study_instance_uid)
     statement = select(*(view.c[field.name] for field in fields(TrendRow))).order_by(*order)
     with database.read() as connection:
-        _check_subject(connection, subject_key)
+        check_subject(connection, subject_key)
         found = connection.execute(statement.where(view.c.subject_key == subject_key))
         rows = [TrendRow(**row._mapping) for row in found]
     if model is None:
         return rows
     models = sorted({row.model for row in rows})
     if model not in models:
-        raise UsageError(
-            f"subject {subject_key} has nothing segmented by {model}, only by {', '.join(models) or 'none'}"
-        )
+        raise nothing_by(f"subject {subject_key}", model, models)
     return [row for row in rows if row.model == model]
-
-
-def _check_subject(connection: Connection, subject_key: str) -> None:
-    for table in (SeriesTable, FindingTable):
-        if connection.scalar(select(func.count()).select_from(table).where(table.subject_key == subject_key)):
-            return
-    raise UsageError(f"no subject {subject_key} in this store: 'vaeseg-batch findings --json' shows the subject keys")

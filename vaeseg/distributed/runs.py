@@ -16,8 +16,9 @@ from vaeseg.config import SERIES_AT_ONCE, RunConfig
 from vaeseg.db.coverage import Scanned
 from vaeseg.db.drivers import take_archive
 from vaeseg.db.findings import series_with_outcome
+from vaeseg.db.health import holds_subjects
 from vaeseg.db.index_series import SeriesName, readable_series, refused_files, studies_of_refused_series
-from vaeseg.db.runs import EndStatus, finish_run, run_task
+from vaeseg.db.runs import EndStatus, RunTask, finish_run, run_task
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
@@ -161,7 +162,7 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
                 database=database.patient(interruption.check),
                 store=store,
                 config=config,
-                job=index_job(task.archive_id, any_path(task.root), store, config),
+                job=index_job(database, store, task, config),
                 interruption=interruption,
                 rules_digest=rules_digest(config),
             )
@@ -172,14 +173,18 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
         raise
 
 
-def index_job(archive_id: int, root: AnyPath, store: Store, config: RunConfig) -> IndexJob:
-    """What a run indexes."""
+def index_job(database: Database, store: Store, task: RunTask, config: RunConfig) -> IndexJob:
+    """What a run indexes.
+
+    Raises:
+        StoreError: the key of the pseudonyms cannot be had, or is gone while subjects are recorded under it.
+    """
     return IndexJob(
-        archive_id=archive_id,
-        root=root,
+        archive_id=task.archive_id,
+        root=any_path(task.root),
         reading=config.segmentation.reading,
         exclude=not_entered(store.root, config),
-        secret=subject_secret(store.root),
+        secret=subject_secret(store.root, is_used=holds_subjects(database)),
         stable_seconds=config.stable_seconds,
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from vaeseg.checks import ArchiveRoot, Check, failed, passed, warned
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError
-from vaeseg.io.secret import KEY_NAME, KEY_VARIABLE, existing_subject_secret
+from vaeseg.io.secret import KEY_NAME, KEY_VARIABLE, existing_subject_secret, lost_key
 from vaeseg.io.store import Store
 from vaeseg.paths import AnyPath, any_path
 from vaeseg.remote import RemotePath
@@ -108,9 +108,7 @@ def key_check(root: AnyPath, is_used: bool) -> Check:
         return failed("subject_key", f"none, and it does not go into {root}", f"give it in ${KEY_VARIABLE}")
     if not os.environ.get(KEY_VARIABLE) and not path.exists():
         if is_used:
-            found = f"{path} is gone, and subjects are recorded under its pseudonyms"
-            advice = "put it back from a backup: a new key would give every patient a new pseudonym"
-            return failed("subject_key", found, advice)
+            return failed("subject_key", *lost_key(path))
         return passed("subject_key", "none yet; the first scan makes one")
     try:
         existing_subject_secret(root)

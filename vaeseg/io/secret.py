@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from pathlib import Path
 
 from vaeseg.durable import fsync_directories
@@ -16,14 +17,18 @@ KEY_VARIABLE = "VAESEG_SUBJECT_KEY"
 MIN_KEY_BYTES = 16
 
 
-def subject_secret(store_root: AnyPath) -> bytes:
+def subject_secret(store_root: AnyPath, *, is_used: bool = False) -> bytes:
     """The secret of this store, made with mode 0600 on first use.
 
+    Args:
+        store_root: of the store.
+        is_used: whether subjects are recorded under its pseudonyms already; then none is made.
+
     Raises:
-        StoreError: it cannot be read or made, is open to others, or is too short to be one.
+        StoreError: it cannot be read or made, is open to others, is too short to be one, or is gone while it is used.
     """
     if not os.environ.get(KEY_VARIABLE) and not isinstance(store_root, RemotePath):
-        _create(store_root / KEY_NAME)
+        _create(store_root / KEY_NAME, is_used)
     return existing_subject_secret(store_root)
 
 
@@ -47,11 +52,25 @@ def existing_subject_secret(store_root: AnyPath) -> bytes:
         raise StoreError(f"cannot read the key file {path}: {error.strerror}") from error
 
 
-def _create(path: Path) -> None:
+def lost_key(path: AnyPath) -> tuple[str, str]:
+    """What is wrong where a key is gone under which subjects are recorded, and what to do about it."""
+    found = f"{path} is gone, and subjects are recorded under its pseudonyms"
+    by_hand = f"(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})"
+    advice = (
+        "put it back from a backup: a new key gives every patient another pseudonym, under which nothing that is "
+        f"stored is found; if it is lost for good, '{by_hand}' makes one"
+    )
+    return found, advice
+
+
+def _create(path: Path, is_used: bool) -> None:
     """Write a new key unless there is one; two processes that start together agree on the first."""
     try:
-        if not path.exists():
-            _write_whole(path)
+        if path.exists():
+            return
+        if is_used:
+            raise StoreError("; ".join(lost_key(path)))
+        _write_whole(path)
     except FileExistsError:
         return
     except OSError as error:

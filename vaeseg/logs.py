@@ -183,7 +183,12 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 def show_uncaught_errors() -> None:
     """Have errors that end this process or a thread of it because nobody catches them shown by `without_messages`."""
     sys.excepthook = lambda _kind, error, _trace: fail(without_messages(error))
-    threading.excepthook = lambda ended: fail(without_messages(ended.exc_value or ended.exc_type()))
+    threading.excepthook = _show_thread
+
+
+def _show_thread(ended: threading.ExceptHookArgs) -> None:
+    if not issubclass(ended.exc_type, SystemExit):  # which ends a thread without a word, as ever
+        fail(without_messages(ended.exc_value or ended.exc_type()))
 
 
 def without_messages(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -22,7 +23,7 @@ from vaeseg.db.index_files import KnownFile, known_files
 from vaeseg.db.index_series import readable_series, refused_files, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
-from vaeseg.distributed import index_tasks, indexing
+from vaeseg.distributed import index_tasks, indexing, runs
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.errors import ReadingError, StoreError
 from vaeseg.io import archive, listing
@@ -190,7 +191,10 @@ def test_a_volume_that_cannot_be_read_is_tried_again(
 
 
 def test_refused_volumes_are_known_by_their_names(database: Database, tmp_path: Path) -> None:
-    """Damaged within or from its first byte; not the one that is read, nor a file that is gone."""
+    """Damaged within or from its first byte; not the one that is read, nor a file that is gone.
+
+    A run gives no label by such a name.
+    """
     (tmp_path / "p").mkdir()
     nibabel.save(
         nibabel.Nifti1Image(np.arange(4096, dtype=np.int16).reshape(16, 16, 16), np.eye(4)), tmp_path / "whole.nii"
@@ -203,6 +207,12 @@ def test_refused_volumes_are_known_by_their_names(database: Database, tmp_path: 
     index(database, tmp_path)
     archive_id = ensure_archive(database, str(tmp_path))
     assert sorted(refused_files(database, archive_id, NIFTI_SUFFIXES)) == ["p/Cut.NII", "p/none.nii.gz"]
+    (tmp_path / "p" / "whole.nii.gz").write_bytes(b"junk")
+    run: Any = SimpleNamespace(database=database, job=job_for(database, tmp_path), outlasting=lambda work: work())
+    (before,) = runs._label_names(run, readable_series(database, archive_id)).values()
+    index(database, tmp_path)
+    (after,) = runs._label_names(run, readable_series(database, archive_id)).values()
+    assert ("whole" in before, "whole" in after) == (True, False)
 
 
 @pytest.mark.parametrize("leaves", ["nothing", "an empty directory"])

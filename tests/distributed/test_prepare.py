@@ -20,11 +20,13 @@ from local_rays import another
 
 from vaeseg.cli import main
 from vaeseg.config import PhantomConfig, PreprocessingConfig, ReadingConfig
+from vaeseg.distributed import prepare as prepare_module
 from vaeseg.distributed.lifecycle import RunInterruptedError
 from vaeseg.distributed.prepare import ArchiveSource, PreparationRequest, Progress, prepare
 from vaeseg.errors import StoreError, TrainingError, UsageError
 from vaeseg.io.dataset import open_data_set
 from vaeseg.io.dataset_manifest import Recipe
+from vaeseg.io.location import locate
 from vaeseg.io.slices import PreparedVolume
 from vaeseg.phantom.msd_writer import write_msd_dataset
 from vaeseg.training.preparation import PreparationItem, prepare_item
@@ -208,6 +210,23 @@ def test_a_decoder_that_dies_costs_its_item_and_nothing_else(tmp_path: Path) -> 
     names = pq.read_table(tmp_path / "out/slices", columns=["subject_key", "series"]).to_pydict()
     assert len(names["series"]) == 18
     assert "CANARY" not in str(names)
+
+
+def test_a_label_that_may_be_a_damaged_images_is_nobodys(tmp_path: Path) -> None:
+    """Of two images `ct.nii` one is cut: its label is not the other's."""
+    archive, labels = tmp_path / "archive", tmp_path / "labels"
+    for path in (archive / "p1" / "ct.nii", archive / "p1" / "other.nii", archive / "p2" / "ct.nii"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(path, np.arange(-2048, 2048, dtype=np.int16).reshape(16, 16, 16))
+    cut = archive / "p2" / "ct.nii"
+    cut.write_bytes(cut.read_bytes()[:100])
+    labels.mkdir()
+    for name in ("ct.nii", "other.nii"):
+        (labels / name).touch()
+    source = ArchiveSource(path=archive, label_dir=labels, store_root=tmp_path / "store")
+    items, _, sources = prepare_module._found(request(source, tmp_path / "out"), locate(str(tmp_path / "out")))
+    assert {Path(item.label).name for item in items if item.label} == {"other.nii"}
+    assert sources["unmatched_labels"] == 1
 
 
 def _jpegls(dataset: pydicom.FileDataset) -> None:

@@ -105,14 +105,17 @@ def test_work_goes_on_here_while_ray_starts(tmp_path: Path, no_ray: pytest.Monke
 
 
 def test_a_ray_that_cannot_start_is_told_of_where_it_is_needed(tmp_path: Path, no_ray: pytest.MonkeyPatch) -> None:
-    """Not where all was done before."""
+    """Not where all was done before; the end waits for it: a Ray that still starts would outlive the command."""
+    over: list[bool] = []
 
     def fail() -> None:
         time.sleep(0.5)
+        over.append(True)
         raise ClusterError("no")
 
     no_ray.setattr(spread, "start_local_ray", fail)
     assert list(here_at_first(partial(notes, tmp_path), ITEMS[:1], nothing)) == ITEMS[:1]
+    assert over == [True]
     with pytest.raises(ClusterError, match=r"^no$"):
         list(here_at_first(partial(notes, tmp_path), ITEMS[:20], nothing))
 

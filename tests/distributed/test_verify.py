@@ -240,18 +240,23 @@ def test_a_run_that_begins_meanwhile_and_records_a_part_is_not_blamed(
     assert set(kinds(store, database)) == {"part_unpublished"}
 
 
-def test_a_run_that_begins_and_ends_meanwhile_is_not_blamed(
-    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While digests are computed, which takes hours where there are many masks."""
+def before_the_first_digest(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Have something done once `verify` has asked SQL, and computes digests."""
     digest = verify_module.sha256_of
 
     def slowly(path: AnyPath) -> str:
         monkeypatch.setattr(verify_module, "sha256_of", digest)
-        commit_elsewhere(database, store)
+        do()
         return digest(path)
 
     monkeypatch.setattr(verify_module, "sha256_of", slowly)
+
+
+def test_a_run_that_begins_and_ends_meanwhile_is_not_blamed(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While digests are computed, which takes hours where there are many masks."""
+    before_the_first_digest(monkeypatch, lambda: commit_elsewhere(database, store))
     assert kinds(store, database) == []
 
 
@@ -260,15 +265,12 @@ def test_a_run_that_publishes_and_ends_meanwhile_is_not_blamed(
 ) -> None:
     """Its part was recorded, and not in its place yet, when SQL was asked."""
     live = record_elsewhere(database, store)
-    digest = verify_module.sha256_of
 
-    def slowly(path: AnyPath) -> str:
-        monkeypatch.setattr(verify_module, "sha256_of", digest)
+    def publish_and_end() -> None:
         recover_parts(store, database)
         finish_run(database, live, "finished")
-        return digest(path)
 
-    monkeypatch.setattr(verify_module, "sha256_of", slowly)
+    before_the_first_digest(monkeypatch, publish_and_end)
     assert kinds(store, database) == []
 
 

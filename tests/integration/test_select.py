@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pydicom
 import pytest
 from sqlalchemy import select
 
+from vaeseg.db.index_series import readable_series
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import FindingTable, RunCoverageTable
 from vaeseg.distributed import asking, runs, spread
@@ -99,3 +101,30 @@ def test_an_archive_that_drops_out_while_rules_are_asked_fails_no_series(
             submit(ward)
     (tmp_path / "away").rename(ward.study_dir)
     assert outcomes(submit(ward)) == {"segmented": 2, "left_out_by_rule": 1}
+
+
+def test_what_rules_could_not_be_asked_about_fails_before_anything_is_begun(
+    ward: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that dies in its first series leaves none planned that the next would take for allowed."""
+    select_series = runs.select_series
+
+    def without_the_last(database: Database, job: Any, *others: Any) -> Selection:
+        chosen = select_series(database, job, *others)
+        last = max(name.series_key for name in readable_series(database, job.archive_id))
+        return replace(chosen, unread={last: ("unreadable_file", "cannot be read (OSError)")})
+
+    def die(_run: Any, _committer: Any, work: Sequence[Any], _labels: Any) -> None:
+        if work:
+            raise StoreError("the disk is full")
+
+    monkeypatch.setattr(runs, "select_series", without_the_last)
+    monkeypatch.setattr(runs, "_segment", die)
+    monkeypatch.setattr(runs, "SERIES_AT_ONCE", 1)
+    with pytest.raises(StoreError, match="the disk is full"):
+        submit(ward)
+    with (
+        closing(open_database(sqlite_url(Store(ward.store_root).database_path))) as database,
+        database.read() as reading,
+    ):
+        assert reading.scalars(select(FindingTable.reason)).all() == ["unreadable_file"]

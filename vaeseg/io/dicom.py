@@ -44,7 +44,8 @@ from vaeseg.io.headers import (
     InstanceHeader,
     image_digest,
 )
-from vaeseg.io.part10 import PIXEL_DATA_TAG, UNDEFINED_LENGTH, read_elements, starts_with_preamble
+from vaeseg.io.part10 import read_elements, starts_with_preamble
+from vaeseg.io.raw_elements import PIXEL_DATA_TAG, UNDEFINED_LENGTH
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason, Warn
 from vaeseg.remote import RemotePath

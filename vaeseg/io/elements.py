@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import pydicom
 from pydicom.datadict import dictionary_VR
@@ -23,6 +23,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 
 from vaeseg.errors import ReadingError
+from vaeseg.io.raw_elements import RawValue
 from vaeseg.records import Reason
 
 PARSE_ERRORS = (
@@ -71,7 +72,7 @@ PLAIN_NUMBERS = {"DS": re.compile(rb"[0-9+\-.eE\\ ]+\0?"), "IS": re.compile(rb"[
 META_GROUP = 0x0002
 """Of the elements of file meta information (PS3.10 7.1)."""
 
-Element = RawDataElement | DataElement
+NO_VALUE: RawValue = "", b""
 
 
 class Elements:
@@ -80,7 +81,7 @@ class Elements:
     Of nearly all headers none is: making one takes longer than reading the bytes.
     """
 
-    def __init__(self, as_read: Mapping[int, Element], make_dataset: Callable[[], pydicom.Dataset]) -> None:
+    def __init__(self, as_read: Mapping[int, RawValue], make_dataset: Callable[[], pydicom.Dataset]) -> None:
         self._as_read = as_read
         self._make_dataset = make_dataset
 
@@ -102,12 +103,14 @@ class Elements:
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword) in self._as_read
 
-    def plain(self, keyword: str) -> _RawValue:
-        """An element before its conversion; empty where it is missing, empty, long, or converted already."""
-        element = self._as_read.get(_tag(keyword))
-        if not isinstance(element, RawDataElement) or not element.value:
-            return NO_VALUE
-        return _RawValue(element.VR or _dictionary_vr(element.tag), element.value, element.is_little_endian)
+    def plain(self, keyword: str) -> RawValue:
+        """Value representation and little endian bytes, before any conversion.
+
+        Of no bytes where it is missing or empty, and where pydicom alone has the value: deferred, or converted already.
+        """
+        tag = _tag(keyword)
+        vr, value = self._as_read.get(tag, NO_VALUE)
+        return (_dictionary_vr(tag) if vr is None else vr), value
 
     def converted(self, keyword: str) -> Any:
         """The value as pydicom has it; None where it is missing."""
@@ -119,17 +122,14 @@ class Elements:
         return part.get(keyword)
 
 
-def _as_read(dataset: pydicom.Dataset) -> dict[int, Element]:
-    return {int(tag): dataset.get_item(tag, keep_deferred=True) for tag in list(dataset.keys())}
+def _as_read(dataset: pydicom.Dataset) -> dict[int, RawValue]:
+    return {int(tag): _raw_value(dataset.get_item(tag, keep_deferred=True)) for tag in list(dataset.keys())}
 
 
-class _RawValue(NamedTuple):
-    vr: str = ""
-    value: bytes = b""
-    is_little_endian: bool = True
-
-
-NO_VALUE = _RawValue()
+def _raw_value(element: RawDataElement | DataElement) -> RawValue:
+    if isinstance(element, RawDataElement) and element.is_little_endian and element.value:
+        return element.VR, element.value
+    return NO_VALUE
 
 
 @cache
@@ -142,18 +142,18 @@ _dictionary_vr: Callable[[int], str] = cache(dictionary_VR)
 
 def text(elements: Elements, keyword: str) -> str:
     """One element as stripped text; empty where it is missing."""
-    raw = elements.plain(keyword)
-    if raw.vr in TEXT_VRS and PLAIN_TEXT.fullmatch(raw.value) and b"\\" not in raw.value:
-        return raw.value.decode("ascii").strip(" \0")
+    vr, raw = elements.plain(keyword)
+    if vr in TEXT_VRS and PLAIN_TEXT.fullmatch(raw) and b"\\" not in raw:
+        return raw.decode("ascii").strip(" \0")
     value = elements.converted(keyword)
     return "" if value is None else str(value).strip(" \0")
 
 
 def values(elements: Elements, keyword: str) -> list[Any]:
     """All values of an element; none where it is missing."""
-    raw = elements.plain(keyword)
-    if raw.vr == "CS" and PLAIN_TEXT.fullmatch(raw.value):
-        return raw.value.decode("ascii").rstrip(" \0").split("\\")
+    vr, raw = elements.plain(keyword)
+    if vr == "CS" and PLAIN_TEXT.fullmatch(raw):
+        return raw.decode("ascii").rstrip(" \0").split("\\")
     value = elements.converted(keyword)
     if value is None:
         return []
@@ -175,11 +175,11 @@ def _plain_numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None
     Raises:
         ValueError: they are no numbers.
     """
-    raw = elements.plain(keyword)
-    if raw.vr == "US" and len(raw.value) == 2:
-        return (float(int.from_bytes(raw.value, "little" if raw.is_little_endian else "big")),)
-    if raw.vr in PLAIN_NUMBERS and PLAIN_NUMBERS[raw.vr].fullmatch(raw.value):
-        return tuple(map(float, raw.value.rstrip(b" \0").split(b"\\")))
+    vr, raw = elements.plain(keyword)
+    if vr == "US" and len(raw) == 2:
+        return (float(int.from_bytes(raw, "little")),)
+    if vr in PLAIN_NUMBERS and PLAIN_NUMBERS[vr].fullmatch(raw):
+        return tuple(map(float, raw.rstrip(b" \0").split(b"\\")))
     return None
 
 

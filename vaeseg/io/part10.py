@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from io import SEEK_CUR
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import BinaryIO, cast
 
 import pydicom
 from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import data_element_generator, read_dataset, read_partial
+from pydicom.filereader import read_dataset, read_partial
+from pydicom.tag import BaseTag
 
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
-from vaeseg.io.elements import META_GROUP, Element, Elements, text
+from vaeseg.io.elements import META_GROUP, Elements, text
 from vaeseg.io.headers import DEFLATED_SYNTAX, PINNED_PLUGINS
+from vaeseg.io.raw_elements import PIXEL_DATA_TAG, UNDEFINED_LENGTH, RawValue, StopWhen, read_raw_elements
 from vaeseg.records import Reason
 
-StopWhen = Callable[[int, str | None, int], bool]
-"""Of an element's tag, value representation and length: whether reading ends before it."""
 IMPLICIT_SYNTAX, BIG_ENDIAN_SYNTAX = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 USUAL_SYNTAXES = frozenset(PINNED_PLUGINS) - {BIG_ENDIAN_SYNTAX, DEFLATED_SYNTAX}
 """Little endian, and explicit but for one."""
 DEFER_BYTES = 64 * 1024
 """Elements longer than this are not loaded with a header."""
-UNDEFINED_LENGTH = 0xFFFFFFFF
-
-PIXEL_DATA_TAG = 0x7FE00010
 PREAMBLE_BYTES = 132
 """128 of anything, then DICM."""
 INFLATE_CHUNK = 2**20
@@ -84,15 +81,15 @@ def _read(file: BinaryIO, stop_when: StopWhen, longest: int, config: ReadingConf
 
 
 def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements | None:
-    """What `read_partial` gives, in a fifth of its time; None where a file is not as nearly all are.
+    """What `read_partial` gives, but for sequences that nothing needs; None where a file is not as nearly all are.
 
     Args:
         file: read from its beginning.
         stop_when: as `read_elements` has it.
-        longest: bytes of an element; one that is longer, and has a length, makes a file unusual.
+        longest: bytes of an element; one that is longer, has a length and is no sequence makes a file unusual.
     """
     file.seek(PREAMBLE_BYTES)
-    meta = _raw_elements(file, False, _is_beyond_meta)
+    meta = read_raw_elements(file, False, _is_beyond_meta)
     syntax = text(Elements(meta, lambda: _dataset(meta, False)), "TransferSyntaxUID") if meta else ""
     if meta is None or syntax not in USUAL_SYNTAXES:
         return None
@@ -102,11 +99,11 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements |
         nonlocal is_unusual
         if stop_when(tag, vr, length):
             return True
-        is_unusual = tag >> 16 <= META_GROUP or longest < length < UNDEFINED_LENGTH
+        is_unusual = tag >> 16 <= META_GROUP or (longest < length < UNDEFINED_LENGTH and vr != "SQ")
         return is_unusual
 
     is_implicit = syntax == IMPLICIT_SYNTAX
-    elements = _raw_elements(file, is_implicit, stop_here)
+    elements = read_raw_elements(file, is_implicit, stop_here)
     if elements is None or is_unusual:
         return None
 
@@ -118,26 +115,19 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements |
     return Elements(meta | elements, make_dataset)
 
 
-def _raw_elements(file: BinaryIO, is_implicit: bool, stop_when: StopWhen) -> dict[int, Element] | None:
-    """Elements from where a file stands, little endian; None where they are not what they are said to be."""
-    start = file.read(6)
-    file.seek(-len(start), SEEK_CUR)
-    names_vr = start[4:].isalpha() and start[4:].isupper()
-    if len(start) < 6 or names_vr == is_implicit:
-        return None
-    try:
-        return {int(element.tag): element for element in data_element_generator(file, is_implicit, True, stop_when)}
-    except (EOFError, NotImplementedError):  # which pydicom passes over
-        return None
-
-
-def _dataset(elements: dict[int, Element], is_implicit: bool) -> pydicom.Dataset:
-    """As pydicom makes it of what it read."""
-    dataset = pydicom.Dataset({element.tag: element for element in elements.values()})
+def _dataset(elements: Mapping[int, RawValue], is_implicit: bool) -> pydicom.Dataset:
+    """As pydicom makes it of what it read; sequences that were passed over are empty."""
+    dataset = pydicom.Dataset({BaseTag(tag): _as_pydicom(tag, value, is_implicit) for tag, value in elements.items()})
     named = "SpecificCharacterSet" in dataset
     encoding = convert_encodings(dataset.SpecificCharacterSet) if named else default_encoding
     dataset.set_original_encoding(is_implicit, True, encoding)
     return dataset
+
+
+def _as_pydicom(tag: int, raw: RawValue, is_implicit: bool) -> RawDataElement:
+    vr, value = raw
+    given = value or cast(bytes | None, empty_value_for_VR(vr, raw=True))
+    return RawDataElement(BaseTag(tag), vr, len(value), given, 0, is_implicit, True)
 
 
 def check_inflated_size(file: BinaryIO, config: ReadingConfig) -> None:

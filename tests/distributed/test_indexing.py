@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from factories import write_series
 from file_counts import count_files
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
@@ -23,8 +23,9 @@ from vaeseg.db.index_files import KnownFile, known_files
 from vaeseg.db.index_series import readable_series, refused_files, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
-from vaeseg.distributed import index_tasks, indexing, runs
+from vaeseg.distributed import index_tasks, indexing, judging, runs
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
+from vaeseg.distributed.spread import on_ray
 from vaeseg.errors import ReadingError, StoreError
 from vaeseg.io import archive, listing
 from vaeseg.io.archive import NIFTI_SUFFIXES, scan_archive
@@ -435,6 +436,43 @@ def test_stray_files_below_a_mount_point_are_no_archive(database: Database, tmp_
     assert index(database, root, stable_seconds=60.0).n_waiting > 0  # and so are those that still arrive
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_tasks_judge_as_the_driver_does(database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Group by group and page by page, in whatever order they are done."""
+    monkeypatch.setattr(judging, "FILES_JUDGED", 10)
+    index(database, ugly)
+    archive_id = ensure_archive(database, str(ugly))
+    judged_here = whole_series(database)
+    with database.write() as connection:
+        groups = connection.execute(text("SELECT DISTINCT group_key FROM instances WHERE group_key IS NOT NULL")).all()
+        connection.execute(text("UPDATE instances SET series_id = NULL"))
+        connection.execute(text("DELETE FROM series"))
+        for (group,) in groups:
+            connection.execute(
+                text("INSERT INTO changed_groups (archive_id, group_key) VALUES (:archive, :group)"),
+                {"archive": archive_id, "group": group},
+            )
+    monkeypatch.setattr(judging, "FILES_A_TASK", 1)
+    monkeypatch.setattr(judging, "here_at_first", lambda *arguments: reversed(list(on_ray(*arguments))))
+    assert judging.judge_changed(database, archive_id, ugly, ReadingConfig(), nothing) == len(groups)
+    assert whole_series(database) == judged_here
+
+
+def whole_series(database: Database) -> list[tuple[Any, ...]]:
+    """All of them but ids and times, each with its files."""
+    left_out = {"id", "first_seen_at", "judged_at"}
+    with database.read() as connection:
+        rows = connection.execute(text("SELECT * FROM series ORDER BY series_key")).mappings().all()
+        paths = "SELECT path FROM instances WHERE series_id = :id ORDER BY path"
+        return [
+            (
+                *(value for name, value in row.items() if name not in left_out),
+                *connection.scalars(text(paths), {"id": row["id"]}),
+            )
+            for row in rows
+        ]
+
+
 class StopError(Exception):
     """Stands for a kill."""
 
@@ -447,7 +485,7 @@ def test_a_scan_that_is_killed_is_gone_on_with(
     monkeypatch.setattr(indexing, "FILES_COMPARED", 8)
     monkeypatch.setattr(indexing, "FILES_READ", 16)
     monkeypatch.setattr(indexing, "FILES_RECORDED", 8)
-    monkeypatch.setattr(indexing, "FILES_JUDGED", 1)
+    monkeypatch.setattr(judging, "FILES_JUDGED", 1)
     left = calls
 
     def stop_at_last(_: object) -> Callable[..., None]:
@@ -460,13 +498,14 @@ def test_a_scan_that_is_killed_is_gone_on_with(
 
         return wrapped
 
-    really = {name: getattr(indexing, name) for name in ("record_files", "record_groups")}
-    for name in really:
-        monkeypatch.setattr(indexing, name, stop_at_last(name))
+    modules = {"record_files": indexing, "record_groups": judging}
+    really = {name: getattr(module, name) for name, module in modules.items()}
+    for name, module in modules.items():
+        monkeypatch.setattr(module, name, stop_at_last(name))
     with pytest.raises(StopError):
         index(database, ugly)
     for name, function in really.items():
-        monkeypatch.setattr(indexing, name, function)
+        monkeypatch.setattr(modules[name], name, function)
     index(database, ugly)
     scan = scan_archive(ugly, ReadingConfig(), exclude=[ugly / "store"])
     wanted = sorted(verdict.ref.series_instance_uid for verdict in scan.verdicts if verdict.ref and verdict.readable)

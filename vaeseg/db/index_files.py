@@ -116,23 +116,25 @@ def record_files(
             insert_missing(connection, ChangedGroupTable, rows, key=("archive_id", "group_key"))
 
 
-def changed_groups(database: Database, archive_id: int, max_files: int) -> dict[str, list[IndexedFile]]:
-    """Some groups that are to be judged, with all their files in order of path; empty when all are judged.
+def changed_groups(
+    database: Database, archive_id: int, max_files: int, after: str = ""
+) -> dict[str, list[IndexedFile]]:
+    """Some groups that are to be judged, in order, with all their files in order of path; empty when there are no more.
 
     Args:
         database: where.
         archive_id: whose.
         max_files: more than these only if a single group has more.
+        after: the group before them.
     """
+    n_files_of = (  # a join would be a loop in a loop on SQLite, which takes what is asked of one key for both
+        select(func.count())
+        .where(InstanceTable.archive_id == archive_id, InstanceTable.group_key == ChangedGroupTable.group_key)
+        .scalar_subquery()
+    )
     counted = (
-        select(ChangedGroupTable.group_key, func.count(InstanceTable.id))
-        .join(
-            InstanceTable,
-            (InstanceTable.archive_id == ChangedGroupTable.archive_id)
-            & (InstanceTable.group_key == ChangedGroupTable.group_key),
-        )
-        .where(ChangedGroupTable.archive_id == archive_id)
-        .group_by(ChangedGroupTable.group_key)
+        select(ChangedGroupTable.group_key, n_files_of)
+        .where(ChangedGroupTable.archive_id == archive_id, ChangedGroupTable.group_key > after)
         .order_by(ChangedGroupTable.group_key)
         .limit(BATCH_ROWS)
     )

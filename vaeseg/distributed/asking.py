@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.upsert import in_batches
-from vaeseg.distributed.indexing import FILES_A_TASK
 from vaeseg.distributed.spread import Spread, here_at_first
 from vaeseg.errors import ReadingError
 from vaeseg.io.dicom import quiet_pydicom
@@ -19,6 +18,8 @@ from vaeseg.io.rules import HeaderAnswer, answer_without_header, ask_header
 from vaeseg.paths import AnyPath
 from vaeseg.rules.choice import Candidate, broken_size, decide, passing
 from vaeseg.rules.series_rules import Exclusion, SeriesRules
+
+HEADERS_A_TASK = 100
 
 
 class Question(NamedTuple):
@@ -70,7 +71,7 @@ def ask(
         for one in questions
         if one.path and rules.keywords and not broken_size(rules, one.n_slices, one.spacing_mm)
     ]
-    items = [json.dumps(batch) for batch in in_batches(asked, FILES_A_TASK)]
+    items = [json.dumps(batch) for batch in in_batches(asked, HEADERS_A_TASK)]
     for text in spread(partial(ask_headers, root, rules, reading), items, check):
         key, answer, failure = json.loads(text)
         if failure is None:

@@ -16,30 +16,21 @@ from functools import partial
 from vaeseg.config import ReadingConfig
 from vaeseg.db.index_files import (
     KnownFile,
-    changed_groups,
     count_present,
-    damaged_directories,
     known_directories,
     known_files,
     record_files,
 )
-from vaeseg.db.index_series import (
-    FoundSeries,
-    JudgedSeries,
-    SeriesRow,
-    forget_emptied_groups,
-    record_groups,
-    series_with_files,
-)
+from vaeseg.db.index_series import FoundSeries, forget_emptied_groups, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_tree, listing_from_json, read_files
+from vaeseg.distributed.judging import judge_changed
 from vaeseg.distributed.spread import here_at_first, on_ray
 from vaeseg.errors import ARCHIVE_GONE, StoreError
 from vaeseg.io.file_index import READER_VERSION, judge_group, study_of
 from vaeseg.io.listing import FoundFile, Listing, is_there, list_directory
 from vaeseg.io.manifest import SeriesManifest
-from vaeseg.io.series import SeriesVerdict
 from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile, Reason, SeriesRef, Warn
 
@@ -53,9 +44,7 @@ FILES_READ = 100_000
 """Files whose headers are read in one go, at most: their names are in memory."""
 FILES_RECORDED = 5_000
 """Headers between two transactions, at most."""
-FILES_A_TASK = 100
-FILES_JUDGED = 20_000
-"""Headers in memory while series are judged, unless a single group has more."""
+FILES_A_TASK = 400
 ALL_IS_GONE = (
     "nothing of what the index knows is in the archive any more, nor any other image: is the file system mounted? If "
     "all was really deleted, remove the archive with 'vaeseg-batch archive remove'"
@@ -130,10 +119,7 @@ def update_index(database: Database, job: IndexJob, check: Callable[[], None]) -
     report = IndexReport()
     _find_changes(database, job, report, check)
     forget_emptied_groups(database, job.archive_id)
-    while groups := changed_groups(database, job.archive_id, FILES_JUDGED):
-        check()
-        _judge(database, job, groups)
-        report.n_judged += len(groups)
+    report.n_judged = judge_changed(database, job.archive_id, job.root, job.reading, check)
     return report
 
 
@@ -284,24 +270,6 @@ def _headers(job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None
         yield from headers_from_json(text)
 
 
-def _judge(database: Database, job: IndexJob, groups: dict[str, list[IndexedFile]]) -> None:
-    directories = {file.directory for files in groups.values() for file in files}
-    damaged = damaged_directories(database, job.archive_id, directories)
-    judged = {
-        group: [
-            JudgedSeries(row=_series_row(verdict), paths=tuple(file.path for file in verdict.files))
-            for verdict in _verdicts(job, files, damaged)
-        ]
-        for group, files in groups.items()
-    }
-    record_groups(database, job.archive_id, judged)
-
-
-def _verdicts(job: IndexJob, files: Sequence[IndexedFile], damaged: set[str]) -> list[SeriesVerdict]:
-    is_beside_damage = any(file.directory in damaged for file in files)
-    return judge_group(job.root, files, job.reading, is_beside_damage)
-
-
 def _manifest(job: IndexJob, series: FoundSeries) -> SeriesManifest | None:
     """The manifest of a series under the names that the index gave it."""
     verdicts = judge_group(job.root, series.group_files, job.reading, is_beside_damage=False)
@@ -315,28 +283,3 @@ def _manifest(job: IndexJob, series: FoundSeries) -> SeriesManifest | None:
     )
     warnings = tuple(Warn(name) for name in series.warnings)
     return replace(own[0].manifest, series_key=series.series_key, ref=ref, warnings=warnings)
-
-
-def _series_row(verdict: SeriesVerdict) -> SeriesRow:
-    assert verdict.ref is not None
-    geometry = verdict.manifest.geometry if verdict.manifest else None
-    shape = geometry.shape if geometry else (None, None, None)
-    return SeriesRow(
-        series_key=verdict.ref.series_instance_uid,
-        series_instance_uid=verdict.ref.series_instance_uid,
-        study_instance_uid=verdict.ref.study_instance_uid,
-        subject_key=verdict.ref.subject_key,
-        modality=verdict.modality,
-        study_date=verdict.study_date,
-        reason=verdict.reason,
-        detail=verdict.detail,
-        warnings=tuple(str(warning) for warning in verdict.warnings),
-        n_instances=len(verdict.files),
-        n_files=len(verdict.files),
-        n_slices=shape[0],
-        rows=shape[1],
-        columns=shape[2],
-        spacing_mm=geometry.spacing_mm if geometry else None,
-        voxel_volume_mm3=geometry.voxel_volume_mm3 if geometry else None,
-        fingerprint=verdict.fingerprint,
-    )

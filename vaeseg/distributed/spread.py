@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import ray
@@ -31,10 +31,10 @@ WORKER_SECONDS = 0.5
 
 Function = Callable[[str], Iterable[str]]
 """Text to texts, so that any machine understands both; raising ends the whole."""
-Spread = Callable[[Function, Sequence[str], Callable[[], None]], Iterator[str]]
+Spread = Callable[[Function, Iterable[str], Callable[[], None]], Iterator[str]]
 
 
-def here(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:
+def here(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
     """All results, one item after the other.
 
     Args:
@@ -47,7 +47,7 @@ def here(function: Function, items: Sequence[str], check: Callable[[], None]) ->
         yield from function(item)
 
 
-def here_at_first(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:
+def here_at_first(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
     """All results: of one item after the other while there is no Ray, then of those that are left as `on_ray` has them.
 
     After `HERE_SECONDS` Ray is started beside; at the end it has started, or failed to.
@@ -55,11 +55,12 @@ def here_at_first(function: Function, items: Sequence[str], check: Callable[[], 
     until = time.monotonic() + (min(HERE_SECONDS, WORKER_SECONDS) if ray.is_initialized() else HERE_SECONDS)
     started: Future[None] | None = None
     try:
-        for number, item in enumerate(items):
+        left = iter(items)
+        for item in left:
             if time.monotonic() >= until:
                 started = started or _ray_beside()
                 if started.done():
-                    yield from on_ray(function, items[number:], check)
+                    yield from on_ray(function, chain([item], left), check)
                     return
             yield from here(function, [item], check)
     finally:
@@ -86,12 +87,12 @@ def _ray_beside() -> Future[None]:
     return over
 
 
-def on_ray(function: Function, items: Sequence[str], check: Callable[[], None]) -> Iterator[str]:
+def on_ray(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
     """All results in no particular order, from tasks on the cluster.
 
     Args:
         function: of an item; it must be possible to pickle it.
-        items: any number.
+        items: any number; they are taken in another thread, and no more of them than are needed.
         check: called between results and at least once a second; what it raises ends the iteration.
 
     Raises:
@@ -105,7 +106,7 @@ def on_ray(function: Function, items: Sequence[str], check: Callable[[], None]) 
     yield from consume_in_thread(produce, check, handed_over=HANDED_OVER)
 
 
-def _results(function: Function, items: Sequence[str]) -> Iterator[str]:
+def _results(function: Function, items: Iterable[str]) -> Iterator[str]:
     task = ray.remote(_apply).options(
         name=_name_of(function),  # which the dashboard shows
         num_cpus=1,

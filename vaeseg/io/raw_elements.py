@@ -75,26 +75,23 @@ def _read(file: BinaryIO, is_implicit: bool, stop_when: StopWhen) -> dict[int, R
         if stop_when(tag, vr, length):
             file.seek(-len(head), SEEK_CUR)
             return elements
-        value = _value(file, tag, vr, length) if vr or is_implicit else None
-        if value is None:
-            return None
+        if length == UNDEFINED_LENGTH:
+            value = _value_to_delimiter(file, tag, vr)
+            if value is None:
+                return None
+        elif vr == "SQ" and tag != MODALITY_TABLE:
+            file.seek(length, SEEK_CUR)  # perhaps behind the file's end, where nothing more is read
+            value = b""
+        else:
+            value = read(length)
+            if len(value) < length or not (vr or is_implicit):
+                return None
         elements[tag] = vr, value
     return elements
 
 
-def _value(file: BinaryIO, tag: int, vr: str | None, length: int) -> bytes | None:
-    """All its bytes, or none of a sequence but the one that is read; None where they cannot be had."""
-    if length == UNDEFINED_LENGTH:
-        return _value_to_delimiter(file, tag, vr)
-    if vr == "SQ" and tag != MODALITY_TABLE:
-        file.seek(length, SEEK_CUR)  # perhaps behind the file's end, where nothing more is read
-        return b""
-    value = file.read(length)
-    return value if len(value) == length else None
-
-
 def _value_to_delimiter(file: BinaryIO, tag: int, vr: str | None) -> bytes | None:
-    """Of an element of undefined length: compressed pixels as they are."""
+    """Of an element of undefined length: compressed pixels as they are, nothing of a sequence; None of any other."""
     if tag == PIXEL_DATA_TAG:
         try:
             return read_undefined_length_value(file, True, SequenceDelimiterTag)

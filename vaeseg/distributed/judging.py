@@ -42,6 +42,7 @@ def judge_changed(
         How many groups.
 
     Raises:
+        StoreError: the database fails.
         PipelineError: Ray failed.
     """
     n_judged = 0
@@ -100,6 +101,7 @@ def _in_order(texts: Iterable[str]) -> Iterator[_Part]:
         while wanted in waiting:
             yield waiting.pop(wanted)
             wanted += 1
+    assert not waiting, f"part {wanted} of what is judged never came"
 
 
 def _judged(series: dict[str, Any]) -> JudgedSeries:

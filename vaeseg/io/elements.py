@@ -1,7 +1,7 @@
 """Single elements of a DICOM data set as plain values; what is missing or is not what it should be gives a default.
 
-A value that is plain ASCII, as nearly all are, is taken from the bytes that pydicom read: converting values into its
-own types took 0.85 of the 1.15 ms of a header. Anything else is left to pydicom.
+A value that is plain ASCII, as nearly all are, is taken from the bytes that were read: converting values into its own
+types took pydicom 0.85 of the 1.15 ms of a header. Anything else is left to it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from io import SEEK_END, SEEK_SET
 from typing import BinaryIO, cast
 
 import pydicom
@@ -17,7 +18,14 @@ from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.io.elements import META_GROUP, Elements, text
 from vaeseg.io.headers import DEFLATED_SYNTAX, PINNED_PLUGINS
-from vaeseg.io.raw_elements import PIXEL_DATA_TAG, UNDEFINED_LENGTH, RawValue, StopWhen, read_raw_elements
+from vaeseg.io.raw_elements import (
+    MODALITY_TABLE,
+    PIXEL_DATA_TAG,
+    UNDEFINED_LENGTH,
+    RawValue,
+    StopWhen,
+    read_raw_elements,
+)
 from vaeseg.records import Reason
 
 IMPLICIT_SYNTAX, BIG_ENDIAN_SYNTAX = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -77,7 +85,24 @@ def _read(file: BinaryIO, stop_when: StopWhen, longest: int, config: ReadingConf
     if usual is not None:
         return usual
     check_inflated_size(file, config)
-    return Elements.of(read_partial(file, stop_when=stop_when, defer_size=longest, force=not has_preamble))
+    stream = file if hasattr(file, "name") else cast(BinaryIO, _Nameless(file))
+    return Elements.of(read_partial(stream, stop_when=stop_when, defer_size=longest, force=not has_preamble))
+
+
+class _Nameless:
+    """An object of an object store for pydicom, which asks buffered files for a name and goes beyond their ends."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError:
+            if offset < 0:
+                raise
+            return self._file.seek(0, SEEK_END)  # nothing is read there, as behind the end of a file
 
 
 def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements | None:
@@ -86,7 +111,7 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements |
     Args:
         file: read from its beginning.
         stop_when: as `read_elements` has it.
-        longest: bytes of an element; one that is longer, has a length and is no sequence makes a file unusual.
+        longest: bytes of an element; one that is longer, has a length and is not passed over makes a file unusual.
     """
     file.seek(PREAMBLE_BYTES)
     meta = read_raw_elements(file, False, _is_beyond_meta)
@@ -99,7 +124,8 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements |
         nonlocal is_unusual
         if stop_when(tag, vr, length):
             return True
-        is_unusual = tag >> 16 <= META_GROUP or (longest < length < UNDEFINED_LENGTH and vr != "SQ")
+        is_passed = vr == "SQ" and tag != MODALITY_TABLE
+        is_unusual = tag >> 16 <= META_GROUP or (longest < length < UNDEFINED_LENGTH and not is_passed)
         return is_unusual
 
     is_implicit = syntax == IMPLICIT_SYNTAX

@@ -1,8 +1,8 @@
 """Elements of a little endian data set as the bytes that stand in the file (PS3.5 chapter 7).
 
 pydicom makes an object of every element, and a data set of every item of a sequence: 0.30 ms for 61 elements and two
-sequences, and 0.04 ms here. Only what is in order is taken; the rest is left to pydicom. Sequences are passed over,
-those of undefined length item by item to where they end.
+sequences, and 0.04 ms here. Only what is as the standard has it is taken; the rest is left to pydicom. Sequences are
+passed over, those of undefined length item by item to where they end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from io import SEEK_CUR
 from struct import Struct
 from typing import BinaryIO
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import ENCODED_VR
 from pydicom.fileutil import read_undefined_length_value
 from pydicom.tag import SequenceDelimiterTag
@@ -29,6 +29,8 @@ MODALITY_TABLE = tag_for_keyword("ModalityLUTSequence")
 """The one sequence that is read."""
 NESTED_AT_MOST = 16
 """Sequences within sequences."""
+PASSED_AT_MOST = 2**24
+"""Bytes of one value within a sequence, or of a sequence that has a length."""
 
 _VRS = {vr: vr.decode() for vr in ENCODED_VR}
 _LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
@@ -37,6 +39,8 @@ _EXPLICIT, _IMPLICIT = Struct("<HH2sH").unpack, Struct("<HHL").unpack
 _ITEM, _ITEM_END, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
 _NOTHING = bytes(4)
 """The length of a delimiter."""
+_DELIMITERS, _PIXELS = 0xFFFE, PIXEL_DATA_TAG >> 16
+"""Groups."""
 
 
 def read_raw_elements(file: BinaryIO, is_implicit: bool, stop_when: StopWhen) -> dict[int, RawValue] | None:
@@ -69,22 +73,29 @@ def _read(file: BinaryIO, is_implicit: bool, stop_when: StopWhen) -> dict[int, R
             group, number, code, length = _EXPLICIT(head)
             vr = _VRS.get(code)
             if code in _LONG_VRS:
-                head += read(4)
-                length = int.from_bytes(head[8:], "little")
+                if len(more := read(4)) < 4:
+                    return None
+                head, length = head + more, int.from_bytes(more, "little")
+        is_known = is_implicit or vr is not None
+        if group == _DELIMITERS or (group == _PIXELS and not is_known):
+            return None
         tag = group << 16 | number
         if stop_when(tag, vr, length):
             file.seek(-len(head), SEEK_CUR)
             return elements
+        if not is_known:
+            return None
         if length == UNDEFINED_LENGTH:
             value = _value_to_delimiter(file, tag, vr)
             if value is None:
                 return None
         elif vr == "SQ" and tag != MODALITY_TABLE:
-            file.seek(length, SEEK_CUR)  # perhaps behind the file's end, where nothing more is read
             value = b""
+            if not _pass_bytes(file, length):
+                return None
         else:
             value = read(length)
-            if len(value) < length or not (vr or is_implicit):
+            if len(value) < length:
                 return None
         elements[tag] = vr, value
     return elements
@@ -97,9 +108,19 @@ def _value_to_delimiter(file: BinaryIO, tag: int, vr: str | None) -> bytes | Non
             return read_undefined_length_value(file, True, SequenceDelimiterTag)
         except EOFError:
             return None
-    is_sequence = tag != MODALITY_TABLE and vr in (None, "SQ", "UN")
+    is_sequence = tag != MODALITY_TABLE and _is_sequence(tag, vr)
     is_implicit = vr != "SQ"  # what is unknown too (PS3.5 6.2.2)
     return b"" if is_sequence and _pass_items(file, is_implicit, NESTED_AT_MOST) else None
+
+
+def _is_sequence(tag: int, vr: str | None) -> bool:
+    """Of an element of undefined length."""
+    if vr is not None and vr != "UN":
+        return vr == "SQ"
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:  # a private one, and nothing else is without a length
+        return True
 
 
 def _pass_items(file: BinaryIO, is_implicit: bool, levels: int) -> bool:
@@ -110,25 +131,34 @@ def _pass_items(file: BinaryIO, is_implicit: bool, levels: int) -> bool:
             return length == 0
         if tag != _ITEM:
             return False
-        if length != UNDEFINED_LENGTH:
-            file.seek(length, SEEK_CUR)
-        elif not _pass_elements(file, is_implicit, levels):
+        is_open = length == UNDEFINED_LENGTH
+        if not (_pass_elements(file, is_implicit, levels) if is_open else _pass_bytes(file, length)):
             return False
     return False
 
 
 def _pass_elements(file: BinaryIO, is_implicit: bool, levels: int) -> bool:
-    """To behind the end of an item."""
+    """To behind the end of an item, whose elements are in the order of their tags."""
+    before = -1
     while len(head := file.read(8)) == 8:
         if head.startswith(_ITEM_END):
             return head.endswith(_NOTHING)
-        vr = b"SQ" if is_implicit else head[4:6]  # in such encodings nothing else is without a length
-        if vr not in ENCODED_VR:
+        group, number, code, _ = _EXPLICIT(head)
+        vr = b"SQ" if is_implicit else code  # in such encodings nothing else is without a length
+        tag = group << 16 | number
+        if vr not in ENCODED_VR or tag <= before:
             return False
         n_bytes = head[4:] if is_implicit else file.read(4) if vr in _LONG_VRS else head[6:]
-        length = int.from_bytes(n_bytes, "little")
+        length, before = int.from_bytes(n_bytes, "little"), tag
         if length != UNDEFINED_LENGTH:
-            file.seek(length, SEEK_CUR)
-        elif vr != b"SQ" or levels == 0 or not _pass_items(file, is_implicit, levels - 1):
+            is_passed = _pass_bytes(file, length)
+        else:
+            is_passed = vr == b"SQ" and levels > 0 and _pass_items(file, is_implicit, levels - 1)
+        if not is_passed:
             return False
     return False
+
+
+def _pass_bytes(file: BinaryIO, length: int) -> bool:
+    """Read, since in an object store there is no place behind the end to go to."""
+    return length <= PASSED_AT_MOST and len(file.read(length)) == length

@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import SHAPE, axial_affine_ras, stored_values, write_series
+from factories import SHAPE, axial_affine_ras, ct_slice, save, stored_values, write_series
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from reading import assert_volume, judge, read_one, reasons
+
+from vaeseg.config import ReadingConfig
+from vaeseg.io import part10, pixels
+from vaeseg.io.dicom import quiet_pydicom
 
 TWELVE_BITS = {"BitsStored": 12, "HighBit": 11}
 
@@ -241,3 +251,24 @@ def test_the_message_gives_both_values(tmp_path: Path) -> None:
 
     write_series(tmp_path, encode=shorten)
     assert judge(tmp_path)[0].detail == "100 bytes of pixels, expected 384"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize(("allocated", "bits"), [(8, 8), (8, 5), (16, 16), (16, 12), (16, 1), (32, 32), (32, 20)])
+def test_native_pixels_are_what_pydicom_makes_of_them(
+    tmp_path: Path, syntax: UID, sign: int, allocated: int, bits: int
+) -> None:
+    """Whatever stands in the bits that are not stored."""
+    junk = np.random.default_rng(bits).integers(0, 256, (6, 4 * allocated // 8), dtype=np.uint8)
+    dataset = ct_slice(np.zeros((6, 4), dtype=np.uint16), 0, TransferSyntaxUID=syntax)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, bits - 1
+    dataset.PixelRepresentation, dataset.PixelData = sign, junk.tobytes()
+    save(dataset, tmp_path / "a.dcm")
+    with (tmp_path / "a.dcm").open("rb") as file, quiet_pydicom():
+        elements = part10.read_whole(file, ReadingConfig())
+        found = pixels._as_they_stand(elements, syntax, (6, 4))
+        expected = pixels.decoded(elements.dataset, syntax, (6, 4))
+    assert found is not None
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)

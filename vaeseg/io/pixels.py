@@ -20,7 +20,7 @@ from vaeseg.errors import ReadingError
 from vaeseg.io.ahead import FetchedFile
 from vaeseg.io.codestream import RLE_SYNTAX, PixelFormat, check_codestream
 from vaeseg.io.dicom import image_digest_of
-from vaeseg.io.elements import PARSE_ERRORS, Elements, numbers, refusal_of_read, text, transfer_syntax
+from vaeseg.io.elements import PARSE_ERRORS, Elements, integer, numbers, refusal_of_read, text, transfer_syntax
 from vaeseg.io.headers import PINNED_PLUGINS, UNCOMPRESSED_SYNTAXES
 from vaeseg.io.jpeg import jpeg_frame
 from vaeseg.io.libjpeg import complaints_raised
@@ -54,8 +54,10 @@ def read_instance_hu(
     _check_unchanged(elements, file)
     syntax = _checked_syntax(elements)
     try:
-        noticed = _check_encoding(elements.dataset, syntax, shape)
-        stored = decoded(elements.dataset, syntax, shape)
+        noticed = _check_encoding(elements, syntax, shape)
+        stored = _as_they_stand(elements, syntax, shape)
+        if stored is None:
+            stored = decoded(elements.dataset, syntax, shape)
         return _to_hu(stored, elements), noticed
     except PARSE_ERRORS as error:
         detail = f"the decoder refused the pixels ({type(error).__name__})"
@@ -88,9 +90,10 @@ def _checked_syntax(elements: Elements) -> str:
     return syntax
 
 
-def _check_encoding(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> frozenset[Warn]:
+def _check_encoding(elements: Elements, syntax: str, shape: tuple[int, int]) -> frozenset[Warn]:
     if syntax in UNCOMPRESSED_SYNTAXES:
-        return _check_length(dataset, shape)
+        return _check_length(elements, shape)
+    dataset = elements.dataset
     return check_codestream(_first_frame(dataset), syntax, _format_by_header(dataset, shape))
 
 
@@ -103,12 +106,32 @@ def _format_by_header(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Pixel
     return PixelFormat(shape=shape, components=1, precision=dataset.BitsStored, is_signed=is_signed)
 
 
-def _check_length(dataset: pydicom.Dataset, shape: tuple[int, int]) -> frozenset[Warn]:
-    expected = shape[0] * shape[1] * dataset.BitsAllocated // 8
-    found = len(dataset.PixelData)
+def _check_length(elements: Elements, shape: tuple[int, int]) -> frozenset[Warn]:
+    expected = shape[0] * shape[1] * (integer(elements, "BitsAllocated", 0) or 0) // 8
+    found = len(elements.plain("PixelData")[1] or elements.dataset.PixelData)
     if found < expected:
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, f"{found} bytes of pixels, expected {expected}")
     return frozenset({Warn.EXCESS_PIXEL_DATA}) if found > expected + expected % 2 else frozenset()
+
+
+def _as_they_stand(elements: Elements, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]] | None:
+    """Native pixels whose header is in order; None of any others, which pydicom judges."""
+    _, raw = elements.plain("PixelData")
+    sign, allocated, stored, high = (
+        integer(elements, keyword, None)
+        for keyword in ("PixelRepresentation", "BitsAllocated", "BitsStored", "HighBit")
+    )
+    if syntax not in UNCOMPRESSED_SYNTAXES or not raw or sign not in (0, 1) or allocated not in (8, 16, 32):
+        return None
+    if stored is None or not 0 < stored <= allocated or high != stored - 1:
+        return None
+    pixels = np.frombuffer(raw, f"<{'ui'[sign]}{allocated // 8}", shape[0] * shape[1]).reshape(shape)
+    return pixels if stored == allocated else _without_unused_bits(pixels, allocated - stored)
+
+
+def _without_unused_bits(pixels: npt.NDArray[np.integer[Any]], n_bits: int) -> npt.NDArray[np.integer[Any]]:
+    """Bits above those stored may hold anything (PS3.5 8.1.1)."""
+    return np.asarray((pixels << n_bits) >> n_bits)
 
 
 def decoded(dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]]:
@@ -134,10 +157,7 @@ def _unpacked(dataset: pydicom.Dataset, shape: tuple[int, int]) -> npt.NDArray[n
     pixels = unpacked_frame(_first_frame(dataset), shape[0] * shape[1], allocated // 8)
     if pixels is None:
         return None
-    stored = pixels.view(f"<{sign}{allocated // 8}").reshape(shape)
-    stored <<= allocated - bits_stored  # bits above those stored may hold anything (PS3.5 8.1.1)
-    stored >>= allocated - bits_stored
-    return stored
+    return _without_unused_bits(pixels.view(f"<{sign}{allocated // 8}").reshape(shape), allocated - bits_stored)
 
 
 def _unjpegged(dataset: pydicom.Dataset, shape: tuple[int, int]) -> npt.NDArray[np.integer[Any]] | None:
@@ -190,10 +210,10 @@ def _to_hu(stored: npt.NDArray[np.integer[Any]], elements: Elements) -> npt.NDAr
         raise ReadingError(Reason.UNSUPPORTED_PIXEL_FORMAT, "RescaleSlope is 0")
     whole = slope.is_integer() and intercept.is_integer()
     if whole and stored.dtype.itemsize <= 2 and max(abs(slope), abs(intercept)) < 2**14:
-        values = stored.astype(np.int32)
-        if slope != 1:  # it is, in nearly all CT
-            values *= np.int32(slope)
-        values += np.int32(intercept)
+        scaled = (
+            stored if slope == 1 else np.multiply(stored, np.int32(slope), dtype=np.int32)
+        )  # it is 1 in nearly all CT
+        values: npt.NDArray[np.int32] = np.add(scaled, np.int32(intercept), dtype=np.int32)
         return values
     return np.asarray(stored * np.float64(slope) + intercept, dtype=np.float32)
 

@@ -134,6 +134,14 @@ def test_columns_tell_rows_apart(store: Store, columns: int) -> None:
     assert "all rows: model lung-b, archive ward, made 2026-11-23\n" in only.stderr
 
 
+def test_the_day_gives_way_to_the_reason(store: Store) -> None:
+    """In 80 characters with rows of two models and days, of which some failed."""
+    _measure_again(store, root=ROOT, days=1, model="lung-b", digest="b" * 64)
+    wide, narrow = (_findings(store, columns=columns).stdout.splitlines()[0].split() for columns in (120, 80))
+    assert wide[:4] == ["series", "model", "made", "outcome"]
+    assert narrow == ["series", "model", "outcome", "tumour", "ml", "reason"]
+
+
 def test_a_table_without_rows_shares_nothing(store: Store) -> None:
     """Headings, and that there are 0."""
     result = _findings(store, "--min-volume-ml", "100")

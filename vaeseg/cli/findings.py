@@ -59,9 +59,10 @@ MEASURED = {
 }
 """Columns of the table, with their heading, where a row has a value for them."""
 
-ALWAYS_SHOWN = ("outcome", "tumour_volume_ml")
-GIVE_WAY_LAST = ("reason", *TOLD_APART_BY)
-"""Before these, the other columns are left out of a narrow terminal, the last first."""
+RANKS = {"outcome": 0, "tumour_volume_ml": 0, "model": 1, "archive": 1, "reason": 1, "created_at": 2}
+"""Those of 0 are shown in any terminal; in a narrow one all that are not named here give way first, the last of them
+before the others, then the day."""
+GIVES_WAY_FIRST = 3
 
 UID_CHARACTERS = 22
 """A UID, of up to 64, is folded to no less while there is a column to leave out."""
@@ -155,7 +156,7 @@ def _column(name: str, cells: list[str]) -> Column:
         heading=(TOLD_APART_BY | MEASURED)[name],
         cells=cells,
         is_number=name in MEASURED and name not in ("outcome", "reason"),
-        rank=0 if name in ALWAYS_SHOWN else 1 if name in GIVE_WAY_LAST else 2,
+        rank=RANKS.get(name, GIVES_WAY_FIRST),
         folds_to=NAME_CHARACTERS if name in ("model", "archive") else None,
     )
 

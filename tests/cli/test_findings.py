@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from ledger_factories import SUBJECT, begin_run, failed, scan, segmented, series_row
+from ledger_factories import ROOT, SUBJECT, Clock, begin_run, failed, scan, segmented, series_row
 
 from vaeseg.cli import main
 from vaeseg.cli.findings import COLUMNS
+from vaeseg.db.archives import add_archive
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
@@ -88,6 +90,63 @@ def test_the_table_fits_the_terminal(store: Store, columns: int) -> None:
     assert all(key in first_column for key in KEYS)
     assert "20.000" in result.stdout
     assert "3 findings; research software, not for clinical use" in result.stderr
+
+
+def test_what_all_rows_share_is_said_once(store: Store) -> None:
+    """Model, archive and day are no columns, they stand below the table."""
+    result = _findings(store)
+    head = result.stdout.splitlines()[0].split()
+    assert head == ["series", "outcome", "tumour", "ml", "lesions", "largest", "ml", "slices", "reason"]
+    day = json.loads(_findings(store, "--json").stdout)[0]["created_at"][:10]
+    assert re.search(rf"^all rows: model phantom-v1, archive archive-[0-9a-f]{{8}}, made {day}$", result.stderr, re.M)
+
+
+def _measure_again(store: Store, *, root: str, days: int, model: str = "phantom-v1", digest: str = "a" * 64) -> None:
+    """The first series is segmented once more, 7 ml, so many days after 22 November 2026."""
+    clock = Clock()
+    clock.advance(days * 86400)
+    database = open_database(sqlite_url(store.database_path), now=clock)
+    run_id = begin_run(database, scan(database, [series_row(KEYS[0])], root=root), model=model, digest=digest)
+    (item,) = plan_work(database, run_id, KEYS[:1]).pending
+    commit_group(run_id, [(item, segmented(item, volume_ml=7.0))], store, database)
+    database.close()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_columns_tell_rows_apart(store: Store, columns: int) -> None:
+    """One series by two models, in two archives, on three days; every name and day is whole where there is room."""
+    database = open_database(sqlite_url(store.database_path))
+    add_archive(database, "ward", ROOT)
+    add_archive(database, "trial", "/trial")
+    database.close()
+    _measure_again(store, root=ROOT, days=1, model="lung-b", digest="b" * 64)
+    _measure_again(store, root="/trial", days=2)
+    result = _findings(store, "--subject", SUBJECT, "--order-by", "created_at", "--min-volume-ml", "7", columns=columns)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "all rows" not in result.stderr
+    if columns >= 80:
+        assert lines[0].split()[:5] == ["series", "model", "archive", "made", "outcome"]
+        shown = [line.split()[1:4] for line in lines if "segmented" in line]
+        assert ["lung-b", "ward", "2026-11-23"] in shown
+        assert ["phantom-v1", "trial", "2026-11-24"] in shown
+    only = _findings(store, "--model", "lung-b", columns=columns)
+    assert "all rows: model lung-b, archive ward, made 2026-11-23\n" in only.stderr
+
+
+def test_the_day_gives_way_to_the_reason(store: Store) -> None:
+    """In 80 characters with rows of two models and days, of which some failed."""
+    _measure_again(store, root=ROOT, days=1, model="lung-b", digest="b" * 64)
+    wide, narrow = (_findings(store, columns=columns).stdout.splitlines()[0].split() for columns in (120, 80))
+    assert wide[:4] == ["series", "model", "made", "outcome"]
+    assert narrow == ["series", "model", "outcome", "tumour", "ml", "reason"]
+
+
+def test_a_table_without_rows_shares_nothing(store: Store) -> None:
+    """Headings, and that there are 0."""
+    result = _findings(store, "--min-volume-ml", "100")
+    assert result.stdout.startswith("series")
+    assert result.stderr == "0 findings; research software, not for clinical use\n"
 
 
 def test_an_unknown_column_names_those_there_are(store: Store) -> None:

@@ -44,7 +44,7 @@ QUICK_HEALTH_CHECKS = {
 """A node that is silent for about 12 seconds is dead; by default 65."""
 OF_THE_RUN = {
     *("run_id", "created_at", "read_seconds", "segment_seconds", "measure_seconds", "superseded_at"),
-    *("subject_key", "model", "mask_uri"),
+    *("subject_key", "model", "mask_uri", "archive"),
 }
 """Columns of findings that differ from run to run, store to store or name of the model to name."""
 

@@ -36,8 +36,8 @@ PATIENCE_SECONDS = 240.0
 CALL = "from vaeseg.cli import main; main(prog_name='vaeseg-batch')"
 OF_THE_RUN = {"run_id", "created_at", "read_seconds", "segment_seconds", "measure_seconds", "superseded_at"}
 """Columns of findings that differ from run to run."""
-OF_THE_STORE = {"subject_key"}
-"""And from store to store, each with its own secret."""
+OF_THE_STORE = {"subject_key", "archive"}
+"""And from store to store, each with its own secret and its own name for an archive."""
 
 
 @pytest.fixture(scope="module")

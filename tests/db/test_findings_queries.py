@@ -121,6 +121,9 @@ def test_every_filter_leaves_out_what_it_should(database: Database, store: Store
         assert _uids(query_findings(database, wanted)) == ["1.9.1"], wanted
     assert len(query_findings(database, FindingFilter(until=began + timedelta(hours=1)))) == 5
     assert len(query_findings(database, FindingFilter(archive="ward"))) == 5
+    assert sorted(row.archive for row in query_findings(database)) == ["other", *["ward"] * 5]
+    for run, archives in ((run_id, {"ward"}), (second, {"other"})):
+        assert {row.archive for row in query_findings(database, FindingFilter(run_id=run))} == archives
     assert _uids(query_findings(database, FindingFilter(outcome="failed"))) == ["1.2.4"]
     with pytest.raises(UsageError, match="no archive nowhere"):
         query_findings(database, FindingFilter(archive="nowhere"))

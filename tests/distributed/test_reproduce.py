@@ -34,14 +34,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`msd/`, one volume of which is damaged, and `store/` after a whole reproduction, with what it printed."""
+    """`msd/`, one volume of which is damaged, and `store/` after a whole reproduction, with what it printed.
+
+    Lungs are labelled too, and count as tumours do.
+    """
     root = tmp_path_factory.mktemp("reproduce")
-    write_msd_dataset(root / "msd", PHANTOM)
+    write_msd_dataset(root / "msd", PHANTOM, organ_labels=True)
     image = sorted((root / "msd" / "imagesTr").iterdir())[0]
     image.write_bytes(image.read_bytes()[:200])
+    done = in_a_process(root)
+    (root / "printed.json").write_text(done.stdout)
+    (root / "told.txt").write_text(done.stderr)
+    return root
+
+
+def in_a_process(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """One that may start a Ray."""
     command = [sys.executable, "-c", "from vaeseg.cli import main; main()", "reproduce", *OPTIONS, "--json"]
     done = subprocess.run(
-        [*command, "--msd-dir", root / "msd", "--store", root / "store"],
+        [*command, "--msd-dir", root / "msd", "--store", root / "store", *arguments],
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
@@ -49,9 +60,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 3, done.stderr
-    (root / "printed.json").write_text(done.stdout)
-    (root / "told.txt").write_text(done.stderr)
-    return root
+    return done
 
 
 def again(root: Path, *arguments: str) -> Result:
@@ -160,9 +169,33 @@ def test_one_kind_of_split_alone(root: Path) -> None:
     assert list(json.loads(done.stdout)["splits"]) == ["subject"]
 
 
+def labelled_pixels(location: str) -> int:
+    """Of a whole data set."""
+    slices = open_data_set(location).read()
+    return int(slices.labels(np.arange(len(slices))).sum())
+
+
+def test_an_organ_is_learned_from_data_of_its_own(root: Path) -> None:
+    """--organ tumour leaves lungs out, by name or value; without it they count, which is said. Both stay."""
+    everything = printed(root)
+    done = in_a_process(root, "--organ", "tumour", "--split", "subject")
+    tumours = json.loads(done.stdout)
+    assert (everything["organ"], tumours["organ"]) == (None, 1)
+    assert "choose one with --organ: 4 (" in (root / "told.txt").read_text()
+    assert "--organ" not in done.stderr
+    assert open_data_set(tumours["data"]).manifest.recipe.organ == 1
+    assert 0 < labelled_pixels(tumours["data"]) < labelled_pixels(everything["data"]) / 2
+    assert load_checkpoint(Path(tumours["splits"]["subject"]["decoder"])).metadata.data_digest == tumours["data_digest"]
+    for arguments, before in ((["--organ", "1"], tumours), ([], everything)):
+        repeated = again(root, *arguments, "--split", "subject", "--json")
+        assert "epoch" not in repeated.stderr
+        assert json.loads(repeated.stdout)["splits"]["subject"] == before["splits"]["subject"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--organ", "liver"], "--organ liver: dataset.json has the labels 1 (tumour), 2 (lungs)"),
         (["--image-size", "96"], "power of two"),
         (["--set", "image_size=128"], "--image-size"),
         (["--set", "epochs=none"], "none"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaeseg.cli.columns import Column, print_columns, tells_apart
 from vaeseg.cli.options import NOTICE, check_choice, opened_for_query, store_options
 from vaeseg.cli.output import chosen_format, output_options, write_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vaeseg.db.findings import FindingRow
+    from vaeseg.db.findings import ListedFinding
     from vaeseg.paths import AnyPath
 
 COLUMNS = (
@@ -39,10 +39,15 @@ COLUMNS = (
     "mask_uri",
     "created_at",
 )
-"""What csv, json and parquet give, in this order; the table shows those that fit."""
+"""What csv, json and parquet give, in this order; the table shows some of them."""
 
-TABLE_COLUMNS = {
-    "series_instance_uid": "series",
+TOLD_APART_BY = {"model": "model", "archive": "archive", "created_at": "made"}
+"""Columns of the table, with their heading, where the rows differ in them; what all have in common is said below it.
+
+Of a moment, the day in UTC, as `--since` and `--until` take it; findings come in this order by themselves. It is not
+the study date, which is of the study and not of its finding: `trend` shows that."""
+
+MEASURED = {
     "outcome": "outcome",
     "tumour_volume_ml": "tumour ml",
     "lesion_count": "lesions",
@@ -52,12 +57,17 @@ TABLE_COLUMNS = {
     "n_slices": "slices",
     "reason": "reason",
 }
-"""Heading of each column of the table, the most important first."""
+"""Columns of the table, with their heading, where a row has a value for them."""
 
-NARROW_COLUMNS = 5
-"""Of the table's columns, how many a terminal of less than `WIDE` characters gets, before the reason."""
+RANKS = {"outcome": 0, "tumour_volume_ml": 0, "model": 1, "archive": 1, "reason": 1, "created_at": 2}
+"""Those of 0 are shown in any terminal; in a narrow one all that are not named here give way first, the last of them
+before the others, then the day."""
+GIVES_WAY_FIRST = 3
 
-WIDE = 100
+UID_CHARACTERS = 22
+"""A UID, of up to 64, is folded to no less while there is a column to leave out."""
+NAME_CHARACTERS = 16
+"""A longer name is folded."""
 
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
@@ -96,6 +106,7 @@ def command(
     """Print findings from SQL: one row a series and model.
 
     NULL (an empty cell) means not measured; the reason says why. A volume of 0 means that no tumour was found.
+    The table has model, archive and day (UTC) of findings where rows differ in them; what all share is said below it.
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive, model, subject or
     column.
@@ -128,32 +139,31 @@ def _utc(moment: datetime | None) -> datetime | None:
     return moment and moment.replace(tzinfo=UTC)
 
 
-def _print_table(rows: list[FindingRow]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    width = shutil.get_terminal_size().columns
-    names = _fitting_columns(rows, width)
-    table = Table(box=None, pad_edge=False)
-    for name in names:
-        is_text = name in ("series_instance_uid", "outcome", "reason")
-        table.add_column(TABLE_COLUMNS[name], justify="left" if is_text else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(getattr(row, name)) for name in names))
-    Console(width=width).print(table)
+def _print_table(rows: list[ListedFinding]) -> None:
+    cells = {name: [_cell(getattr(row, name)) for row in rows] for name in (*TOLD_APART_BY, *MEASURED)}
+    apart = [name for name in TOLD_APART_BY if tells_apart(cells[name])]
+    measured = [name for name in MEASURED if not rows or any(cells[name])]
+    uids = Column(heading="series", cells=[row.series_instance_uid for row in rows], folds_to=UID_CHARACTERS)
+    print_columns([uids, *(_column(name, cells[name]) for name in (*apart, *measured))])
+    common = [f"{TOLD_APART_BY[name]} {cells[name][0]}" for name in TOLD_APART_BY if rows and name not in apart]
+    if common:
+        print(f"all rows: {', '.join(common)}", file=sys.stderr)
     print(f"{len(rows)} findings; {NOTICE}", file=sys.stderr)
 
 
-def _fitting_columns(rows: list[FindingRow], width: int) -> list[str]:
-    """Columns that hold anything; in a narrow terminal the first few of them and the reason."""
-    held = [name for name in TABLE_COLUMNS if any(getattr(row, name) is not None for row in rows)]
-    names = held or list(TABLE_COLUMNS)
-    if width >= WIDE:
-        return names
-    return names[:NARROW_COLUMNS] + [name for name in names[NARROW_COLUMNS:] if name == "reason"]
+def _column(name: str, cells: list[str]) -> Column:
+    return Column(
+        heading=(TOLD_APART_BY | MEASURED)[name],
+        cells=cells,
+        is_number=name in MEASURED and name not in ("outcome", "reason"),
+        rank=RANKS.get(name, GIVES_WAY_FIRST),
+        folds_to=NAME_CHARACTERS if name in ("model", "archive") else None,
+    )
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).date().isoformat()
     return f"{value:.3f}" if isinstance(value, float) else str(value)

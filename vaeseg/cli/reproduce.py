@@ -40,6 +40,7 @@ SPLITS: dict[str, tuple[SplitKind, ...]] = {
     type=click.Path(path_type=Path, file_okay=False),
     help="The paper's is the lung task of the Medical Segmentation Decathlon.",
 )
+@click.option("--organ", metavar="LABEL", help="Label value, or its name in dataset.json; any above 0 if not given.")
 @click.option("--quick", is_flag=True, help="3 epochs a stage at 64 x 64: shows that it runs, not how good it is.")
 @store_option
 @click.option("--image-size", type=click.IntRange(64, 4096), help="Side, pixels, a power of two; the paper's is 256.")
@@ -75,6 +76,7 @@ def _request(
     quick: bool,
     *,
     msd_dir: Path,
+    organ: str | None,
     store: AnyPath,
     image_size: int | None,
     split: str,
@@ -84,6 +86,8 @@ def _request(
 ) -> ReproductionRequest:
     from vaeseg.distributed.reproduce import QUICK_EPOCHS, QUICK_IMAGE_SIZE, ReproductionRequest
     from vaeseg.inference.predictor import choose_device
+    from vaeseg.io.msd import read_label_names
+    from vaeseg.training.preparation import organ_value
 
     size = image_size or (QUICK_IMAGE_SIZE if quick else PAPER_IMAGE_SIZE)
     changes = ({"epochs": str(QUICK_EPOCHS)} if quick else {}) | settings_of(settings, ("seed", "split"))
@@ -94,6 +98,7 @@ def _request(
             raise ValueError(f"--set image_size={architecture.image_size}: give --image-size instead")
         return ReproductionRequest(
             msd_dir=msd_dir.resolve(),
+            organ=None if organ is None else organ_value(organ, read_label_names(msd_dir)),
             store=directory_for_training(store, "NAME"),
             vae=vae,
             decoder=decoder,

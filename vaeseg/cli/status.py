@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vaeseg.cli.columns import Column, print_columns, tells_apart
 from vaeseg.cli.options import NOTICE, json_option, opened_for_query, store_options
 from vaeseg.cli.segmentation import progress_bar
 from vaeseg.errors import UsageError
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 WATCH_SECONDS = 1.0
-WIDE = 100
-"""Characters of a terminal from which the list of runs also has time and model."""
+NO_NAME = "-"
+"""Archive or model of a run that has none."""
 
 
 @click.command()
@@ -35,7 +36,8 @@ def command(run_id: str | None, limit: int, watch: bool, store: AnyPath, db: str
     """Show the latest runs, or all that is known of RUN_ID.
 
     A run that says it is running but was not heard of for a minute is shown as lost: its process has died, and the
-    next submit does what it left.
+    next submit does what it left. The list has kind and archive where runs differ in them; where a terminal is narrow,
+    outcomes that no run has are left out.
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such run or store.
     """
@@ -87,32 +89,48 @@ def _as_json(summary: RunSummary) -> dict[str, Any]:
 
 
 def _print_table(summaries: list[RunSummary]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if not summaries:
         print("no runs yet", file=sys.stderr)
         return
-    width = shutil.get_terminal_size().columns
-    headings = ["run", "status", *summaries[0].outcomes, "pending", *(["time", "model"] if width >= WIDE else [])]
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        is_text = heading in ("run", "status", "model")
-        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
-    for summary in summaries:
-        numbers = [*summary.outcomes.values(), summary.pending]
-        cells = [summary.run_id, summary.status, *map(str, numbers), _duration(summary.seconds), summary.model or "-"]
-        table.add_row(*cells[: len(headings)])
-    Console(width=width).print(table)
+    print_columns(_columns(summaries), gap=1)
     print(NOTICE, file=sys.stderr)
+
+
+def _columns(summaries: list[RunSummary]) -> list[Column]:
+    """Kind, archive and model where runs differ in them, and the model also where there is room."""
+    kind = Column(heading="kind", cells=[summary.kind for summary in summaries], rank=1)
+    archive = Column(heading="archive", cells=[summary.archive or NO_NAME for summary in summaries], rank=1)
+    model = Column(heading="model", cells=[summary.model or NO_NAME for summary in summaries], rank=3)
+    return [
+        Column(heading="run", cells=[summary.run_id for summary in summaries]),
+        Column(heading="status", cells=[summary.status for summary in summaries]),
+        *(column for column in (kind, archive) if _tells_runs_apart(column)),
+        *(_counted(name, [summary.outcomes[name] for summary in summaries]) for name in summaries[0].outcomes),
+        _counted("pending", [summary.pending for summary in summaries]),
+        Column(heading="time", cells=[_duration(summary.seconds) for summary in summaries], is_number=True, rank=3),
+        replace(model, rank=1) if _tells_runs_apart(model) else model,
+    ]
+
+
+def _tells_runs_apart(column: Column) -> bool:
+    """Runs without a name, such as those of `gc`, are told by their kind."""
+    return tells_apart([cell for cell in column.cells if cell != NO_NAME])
+
+
+def _counted(heading: str, numbers: list[int]) -> Column:
+    """Gives way where no run has any."""
+    return Column(
+        heading=heading, cells=[str(number) for number in numbers], is_number=True, rank=0 if any(numbers) else 2
+    )
 
 
 def _print_summary(summary: RunSummary) -> None:
     lines = {
         "run": summary.run_id,
+        "kind": summary.kind,
         "status": summary.status,
-        "model": summary.model or "-",
-        "archive": summary.archive or "-",
+        "model": summary.model or NO_NAME,
+        "archive": summary.archive or NO_NAME,
         "started": f"{summary.started_at:%Y-%m-%d %H:%M:%S} UTC",
         "time": _duration(summary.seconds),
         "series": ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())

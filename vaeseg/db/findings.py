@@ -13,6 +13,7 @@ from vaeseg.db.archives import archive_named
 from vaeseg.db.drivers import run_not_found
 from vaeseg.db.session import Database
 from vaeseg.db.tables import (
+    ArchiveTable,
     FindingTable,
     LesionTable,
     ModelTable,
@@ -57,6 +58,14 @@ class FindingRow:
     mask_sha256: str | None = None
     created_at: datetime
     superseded_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedFinding(FindingRow):
+    """A finding, and where its series lies."""
+
+    archive: str
+    """Name. One series in two archives has a finding in each, and all else of these may be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +154,7 @@ class FindingFilter:
 
 def query_findings(
     database: Database, wanted: FindingFilter | None = None, *, order_by: str = "created_at", limit: int | None = None
-) -> list[FindingRow]:
+) -> list[ListedFinding]:
     """Findings of one run, or the latest of every series and model.
 
     Args:
@@ -308,6 +317,7 @@ def _check_model(connection: Connection, model: str) -> None:
 
 def _query(wanted: FindingFilter, archive_id: int | None, order_by: str) -> Select[Any]:
     table = LATEST_FINDINGS if wanted.run_id is None else FindingTable.__table__
+    archive = LATEST_FINDINGS.c.archive if wanted.run_id is None else ArchiveTable.name.label("archive")
     of_archive = select(SeriesTable.id).where(SeriesTable.archive_id == archive_id)
     conditions: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
         (wanted.run_id, table.c.run_id.__eq__),
@@ -321,11 +331,13 @@ def _query(wanted: FindingFilter, archive_id: int | None, order_by: str) -> Sele
     )
     column = table.c[order_by]
     ordered = column.desc() if ORDER_COLUMNS[order_by] else column.asc()
-    statement = select(*(table.c[field.name] for field in fields(FindingRow)))
+    statement = select(*(table.c[field.name] for field in fields(FindingRow)), archive).select_from(table)
+    if wanted.run_id is not None:
+        statement = statement.join(SeriesTable, SeriesTable.id == table.c.series_id).join(ArchiveTable)
     statement = statement.where(*(condition(value) for value, condition in conditions if value is not None))
     return statement.order_by(ordered.nulls_last(), table.c.id)
 
 
-def _finding(row: Any) -> FindingRow:
+def _finding(row: Any) -> ListedFinding:
     values = dict(row._mapping)
-    return FindingRow(**{**values, "warnings": tuple(values["warnings"])})
+    return ListedFinding(**{**values, "warnings": tuple(values["warnings"])})

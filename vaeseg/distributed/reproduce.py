@@ -23,6 +23,7 @@ from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.dataset_manifest import Recipe
 from vaeseg.io.msd import read_msd
 from vaeseg.io.splits import SplitKind
+from vaeseg.noticed import sentences
 from vaeseg.training.chronicle import chronicled
 from vaeseg.training.continuation import keyed, train_once
 from vaeseg.training.observing import Observer
@@ -49,6 +50,8 @@ class ReproductionRequest:
     """What is reproduced, and how closely."""
 
     msd_dir: Path
+    organ: int | None = None
+    """Label value that counts; None for every value above 0."""
     store: Path
     vae: TrainingConfig
     decoder: TrainingConfig
@@ -90,6 +93,7 @@ class Reproduction:
             "data": self.data.location,
             "data_digest": manifest.digest,
             "image_size": manifest.preprocessing.image_size,
+            "organ": manifest.recipe.organ,
             "epochs": {"vae": self.request.vae.epochs, "decoder": self.request.decoder.epochs},
             "n_subjects": manifest.n_subjects,
             "n_slices": manifest.n_slices,
@@ -139,13 +143,17 @@ def reproduce(request: ReproductionRequest, listener: Listener | None = None) ->
 def _prepared(request: ReproductionRequest, listener: Listener) -> DataSet:
     """The data set in `STORE/data/`, under a name that changes with the raw files and the recipe."""
     size = request.architecture.image_size
-    recipe = Recipe(preprocessing=PreprocessingConfig(image_size=size, intensity="minmax"), seed=request.seed)
+    recipe = Recipe(
+        preprocessing=PreprocessingConfig(image_size=size, intensity="minmax"), organ=request.organ, seed=request.seed
+    )
     out = request.store / "data" / f"reproduce-{size}px-{_raw_key(request.msd_dir, recipe)}"
     if (found := _finished_data_set(out)) is not None:
         listener.say(f"data: {out.name} is there already")
         return found
     listener.say(f"data: preparing {out.name}")
     report = prepare(PreparationRequest(source=request.msd_dir, recipe=recipe, out=str(out)))
+    for sentence in sentences(report.warnings):
+        listener.say(f"data: {sentence}")
     return open_data_set(report.location)
 
 

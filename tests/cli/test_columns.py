@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from vaeseg.cli.columns import Column, fitting, print_columns, tells_apart
+
+
+def columns_of(*ranks: int) -> list[Column]:
+    """Of four characters each, named by their place."""
+    return [Column(heading=f"col{place}", cells=["1", "2"], rank=rank) for place, rank in enumerate(ranks)]
+
+
+@pytest.mark.parametrize(
+    ("width", "left"),
+    [(22, "0123"), (21, "012"), (16, "012"), (15, "02"), (10, "02"), (9, "2"), (3, "2")],
+)
+def test_the_highest_rank_gives_way_first(width: int, left: str) -> None:
+    """Of equal ones the last, and of rank 0 none; two characters lie between two columns."""
+    shown = fitting(columns_of(1, 2, 0, 2), width, gap=2)
+    assert [column.heading for column in shown] == [f"col{place}" for place in left]
+
+
+def test_a_column_that_folds_needs_less() -> None:
+    """Never more than it has, and never less than its heading."""
+    uid = "1" * 64
+    assert Column(heading="series", cells=[uid]).width == 64
+    assert Column(heading="series", cells=[uid], folds_to=22).width == 22
+    assert Column(heading="series", cells=["1.2.3"], folds_to=22).width == 6
+    assert Column(heading="series", cells=[uid], folds_to=3).width == 6
+
+
+def test_what_differs_tells_apart() -> None:
+    """One value, however often, does not, nor does none."""
+    assert tells_apart(["a", "b", "a"])
+    assert not tells_apart(["a", "a"])
+    assert not tells_apart([])
+
+
+def test_columns_stand_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers to the right, the gap as asked for, what is too long folded and whole."""
+    monkeypatch.setenv("COLUMNS", "13")
+    columns = [
+        Column(heading="name", cells=["abcdefgh", "b"], folds_to=4),
+        Column(heading="n", cells=["1", "20"], is_number=True),
+    ]
+    print_columns([*columns, Column(heading="more", cells=["x", "y"], rank=1)], gap=3)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "name        n",
+        "abcdefgh    1",
+        "b          20",
+    ]
+    monkeypatch.setenv("COLUMNS", "9")
+    print_columns(columns, gap=3)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "name    n",
+        "abcd    1",
+        "efgh",
+        "b      20",
+    ]

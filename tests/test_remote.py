@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -79,6 +79,7 @@ def test_links_are_followed_as_deep_as_asked_and_closed_directories_are_empty(
     (tmp_path / "root" / "closed").mkdir(parents=True)
     (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root" / "back").symlink_to(".")
+    (tmp_path / "elsewhere" / "itself").symlink_to("itself")
     really_scan = os.scandir
 
     def closed(path: Path) -> object:
@@ -87,8 +88,9 @@ def test_links_are_followed_as_deep_as_asked_and_closed_directories_are_empty(
         return really_scan(path)
 
     monkeypatch.setattr("vaeseg.paths.os.scandir", closed)
-    found = [str(path) for path, _ in entries(tmp_path / "root", 2)]
+    found = [str(path) for path, is_directory in entries(tmp_path / "root", 2) if is_directory]
     assert found == ["a", "a/b", "back", "back/a", "back/back", "back/closed", "closed"]
+    assert (PurePath("a/itself"), False) in entries(tmp_path / "root", 2)
 
 
 def test_a_file_is_read_from_anywhere_in_it(root: AnyPath) -> None:

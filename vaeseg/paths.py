@@ -79,13 +79,21 @@ def entries(directory: AnyPath, depth: int) -> Iterator[tuple[PurePath, bool]]:
 def _entries_here(root: Path, place: PurePath, depth: int) -> Iterator[tuple[PurePath, bool]]:
     try:
         with os.scandir(root / place) as found:
-            names = sorted((entry.name, entry.is_dir()) for entry in found)
+            names = sorted((entry.name, _is_directory(entry)) for entry in found)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     for name, is_directory in names:
         yield place / name, is_directory
         if is_directory and depth > 1:
             yield from _entries_here(root, place / name, depth - 1)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Or a link to one; a link that leads to itself, or to where nobody may look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def move(source: AnyPath, target: AnyPath) -> None:

@@ -49,12 +49,12 @@ def listed_masks(store: Store) -> MaskFiles:
         here = below(store.masks / path, store.root)
         match len(path.parts), is_directory:
             case 3, True:
-                found[here] = []
+                found.setdefault(here, [])
             case ((1 | 2), True):
                 continue
             case 4, _:
                 is_ours = not is_directory and _is_named_by_us(path.name)
-                found[here.parent].append(is_ours)
+                found.setdefault(here.parent, []).append(is_ours)
                 if not is_ours:
                     strays.append(here)
                 elif HALF_WRITTEN.fullmatch(path.name):

@@ -86,7 +86,7 @@ def test_a_database_that_stays_away_ends_the_run_resumably(
 def test_every_step_of_a_run_is_done_again_where_the_database_goes_away_in_it(
     submission: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Index, plan, manifests, publishing, coverage, end: each fails once, after its work; nothing is lost or doubled."""
+    """Index, plan, manifests, publishing, coverage, end: each fails once when done; nothing is lost or doubled."""
     monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
     failed: list[str] = []
 

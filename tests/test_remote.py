@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from vaeseg import remote
 from vaeseg.durable import write_atomically
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.ahead import read_ahead
-from vaeseg.paths import AnyPath, any_path, below, matches, move, remove_tree, sha256_of
+from vaeseg.paths import AnyPath, any_path, below, entries, matches, move, remove_tree, sha256_of
 from vaeseg.remote import RemotePath
 
 
@@ -48,6 +48,49 @@ def test_files_are_written_found_and_removed(root: AnyPath) -> None:
         path.unlink()
     (root / "a" / "b").rmdir()
     assert not (root / "a" / "b").exists()
+
+
+def test_what_lies_in_a_directory_is_listed_as_deep_as_asked(root: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, a directory before what it holds; of an object store by one listing, however many directories."""
+    for name in ("top", "a-file", "a/z", "a/b/c/deep", "a.b/y"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(root / name, b"")
+    listings: list[RemotePath] = []
+    really_list = RemotePath.listed
+
+    def counted(self: RemotePath, recursive: bool = False) -> list[Any]:
+        listings.append(self)
+        return really_list(self, recursive)
+
+    monkeypatch.setattr(RemotePath, "listed", counted)
+    levels = [("a", True), ("a/b", True), ("a/b/c", True), ("a/z", False), ("a-file", False), ("a.b", True)]
+    expected = [*levels, ("a.b/y", False), ("top", False)]
+    assert [(str(path), is_directory) for path, is_directory in entries(root, 3)] == expected
+    assert len(listings) == isinstance(root, RemotePath)
+    assert [str(path) for path, _ in entries(root, 1)] == ["a", "a-file", "a.b", "top"]
+    assert list(entries(root / "none", 2)) == list(entries(root / "top", 2)) == []
+
+
+def test_links_are_followed_as_deep_as_asked_and_closed_directories_are_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may lie on several disks, and a link may lead back to where it is."""
+    (tmp_path / "elsewhere" / "b").mkdir(parents=True)
+    (tmp_path / "root" / "closed").mkdir(parents=True)
+    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "back").symlink_to(".")
+    (tmp_path / "elsewhere" / "itself").symlink_to("itself")
+    really_scan = os.scandir
+
+    def closed(path: Path) -> object:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return really_scan(path)
+
+    monkeypatch.setattr("vaeseg.paths.os.scandir", closed)
+    found = [str(path) for path, is_directory in entries(tmp_path / "root", 2) if is_directory]
+    assert found == ["a", "a/b", "back", "back/a", "back/back", "back/closed", "closed"]
+    assert (PurePath("a/itself"), False) in entries(tmp_path / "root", 2)
 
 
 def test_a_file_is_read_from_anywhere_in_it(root: AnyPath) -> None:

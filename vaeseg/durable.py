@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 
 from vaeseg.errors import StoreError
 from vaeseg.paths import AnyPath
 from vaeseg.remote import RemotePath
+
+HALF_WRITTEN = re.compile(r"\.part-[0-9a-f]{16}")
+"""Names that `write_atomically` gives to files on their way; a kill leaves one."""
 
 
 def write_file(path: AnyPath, data: bytes | memoryview, what: str, *, synced: bool = True) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -54,6 +56,44 @@ def matches(directory: AnyPath, pattern: str) -> list[AnyPath]:
     """`glob` in order."""
     found: list[AnyPath] = [*directory.glob(pattern)]
     return sorted(found, key=lambda path: path.parts)
+
+
+def entries(directory: AnyPath, depth: int) -> Iterator[tuple[PurePath, bool]]:
+    """What lies in a directory and some levels below it, in order; nothing of one that is missing or closed.
+
+    An object store is asked for one listing.
+
+    Args:
+        directory: of which.
+        depth: levels, 1 for the directory alone. Links to directories are followed as far.
+
+    Yields:
+        Path below the directory, and whether it is a directory, which comes before what it holds.
+    """
+    if isinstance(directory, RemotePath):
+        yield from directory.entries(depth)
+    else:
+        yield from _entries_here(directory, PurePath(), depth)
+
+
+def _entries_here(root: Path, place: PurePath, depth: int) -> Iterator[tuple[PurePath, bool]]:
+    try:
+        with os.scandir(root / place) as found:
+            names = sorted((entry.name, _is_directory(entry)) for entry in found)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    for name, is_directory in names:
+        yield place / name, is_directory
+        if is_directory and depth > 1:
+            yield from _entries_here(root, place / name, depth - 1)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Or a link to one; a link that leads to itself, or to where nobody may look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def move(source: AnyPath, target: AnyPath) -> None:

@@ -177,6 +177,15 @@ class RemotePath:
             if len(below.parts) == len(wanted) and all(map(fnmatchcase, below.parts, wanted)):
                 yield self / below
 
+    def entries(self, depth: int) -> list[tuple[PurePosixPath, bool]]:
+        """`paths.entries`, by one listing."""
+        try:
+            infos = self.listed(recursive=depth > 1)
+        except FileNotFoundError:
+            return []
+        found = ((PurePosixPath(info.path).relative_to(self._path), not info.is_file) for info in infos)
+        return sorted((one for one in found if len(one[0].parts) <= depth), key=lambda one: one[0].parts)
+
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """An object to read, from anywhere in it.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from file_counts import count_files
@@ -19,13 +21,14 @@ from ledger_factories import (
     series_row,
     skipped,
 )
-from sqlalchemy import select
+from sqlalchemy import event, select
 
-from vaeseg.db.coverage import Scanned
+from vaeseg.db.coverage import Scanned, count_coverage
+from vaeseg.db.drivers import heartbeat
 from vaeseg.db.exclusions import record_decisions, standings
 from vaeseg.db.index_files import record_files
 from vaeseg.db.index_series import SeriesRow, forget_emptied_groups
-from vaeseg.db.runs import finish_run, start_run
+from vaeseg.db.runs import EndStatus, finish_run, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
 from vaeseg.db.tables import RunCoverageTable
@@ -47,6 +50,10 @@ def coverage(database: Database, run_id: str) -> Rows:
     with database.read() as connection:
         rows = connection.execute(select(RunCoverageTable.__table__).where(RunCoverageTable.run_id == run_id))
         return {(row.category, row.reason): (row.n_series, row.n_files) for row in rows}
+
+
+def end_run(database: Database, run_id: str, status: EndStatus, scanned: Scanned) -> None:
+    finish_run(database, run_id, status, coverage=count_coverage(database, run_id, scanned))
 
 
 def exclude(database: Database, archive_id: int, run_id: str, keys: set[str], digest: str = RULES) -> None:
@@ -131,7 +138,7 @@ def test_series_and_files_always_add_up(database: Database, store: Store, seed: 
 
     run_id = begin_run(database, archive_id)
     n_files = sum(r.n_files for case, r in series if not case.vanishes) + n_junk + 5
-    finish_run(database, run_id, "finished", scanned=Scanned(n_files=n_files, n_waiting=5, rules_digest=RULES))
+    end_run(database, run_id, "finished", Scanned(n_files=n_files, n_waiting=5, rules_digest=RULES))
 
     expected: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for case, r in series:
@@ -150,7 +157,7 @@ def test_series_and_files_always_add_up(database: Database, store: Store, seed: 
 def test_a_night_that_does_not_add_up_says_so(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     """Four files found, three in the index: its row, the view and the log have both numbers."""
     run_id = begin_run(database, scan(database, [series_row("1.2.1")]))
-    finish_run(database, run_id, "finished", scanned=Scanned(n_files=4))
+    end_run(database, run_id, "finished", Scanned(n_files=4))
     files = run_summary(database, run_id).files
     assert files is not None
     assert (files.found, files.in_series, files.unaccounted) == (4, 3, 1)
@@ -159,7 +166,7 @@ def test_a_night_that_does_not_add_up_says_so(database: Database, caplog: pytest
     assert (night["files_found"], night["files_pending"]) == (4, 3)
     assert f"run {run_id}: its scan found 4 files, and 3 are accounted for" in caplog.text
     caplog.clear()
-    finish_run(database, run_id, "finished", scanned=Scanned(n_files=3))
+    end_run(database, run_id, "finished", Scanned(n_files=3))
     assert caplog.text == ""
 
 
@@ -173,7 +180,7 @@ def test_a_study_that_arrives_waits_with_what_makes_no_volume_yet(database: Data
     ]
     archive_id = scan(database, rows)
     run_id = begin_run(database, archive_id)
-    finish_run(database, run_id, "nothing_to_do", scanned=Scanned(n_files=8, n_waiting=1, waiting_studies={"1.5"}))
+    end_run(database, run_id, "nothing_to_do", Scanned(n_files=8, n_waiting=1, waiting_studies={"1.5"}))
     assert coverage(database, run_id) == {
         ("pending", ""): (1, 2),
         ("refused", "missing_slices"): (1, 3),
@@ -191,7 +198,7 @@ def test_an_index_run_knows_what_is_pending_and_what_is_not_judged(database: Dat
     run_id = start_run(
         database, kind="index", archive_id=archive_id, model_digest=None, config_json="{}", config_digest="c" * 64
     )
-    finish_run(database, run_id, "finished", scanned=Scanned(n_files=7))
+    end_run(database, run_id, "finished", Scanned(n_files=7))
     assert coverage(database, run_id) == {("pending", ""): (1, 4), ("refused", "localizer"): (1, 3)}
 
 
@@ -199,13 +206,13 @@ def test_a_second_attempt_replaces_the_coverage_of_the_first(database: Database,
     """An interrupted run has one, and the same run resumed to its end has its own."""
     archive_id = scan(database, [series_row("1.2.1")])
     run_id = begin_run(database, archive_id)
-    finish_run(database, run_id, "interrupted", scanned=Scanned(n_files=3))
+    end_run(database, run_id, "interrupted", Scanned(n_files=3))
     assert coverage(database, run_id) == {("pending", ""): (1, 3)}
     (item,) = plan_work(database, run_id, ["1.2.1"]).pending
     commit_group(run_id, [(item, segmented(item))], store, database)
     finish_run(database, run_id, "failed")
     assert coverage(database, run_id) == {("pending", ""): (1, 3)}
-    finish_run(database, run_id, "finished", scanned=Scanned(n_files=3))
+    end_run(database, run_id, "finished", Scanned(n_files=3))
     assert coverage(database, run_id) == {("segmented", ""): (1, 3)}
 
 
@@ -214,6 +221,22 @@ def test_coverage_takes_a_few_statements_however_many_series(database: Database)
     archive_id = scan(database, [series_row(f"1.2.{n}", study_instance_uid=f"1.{n}", n_files=1) for n in range(1500)])
     run_id = begin_run(database, archive_id)
     with counted_statements(database) as statements:
-        finish_run(database, run_id, "finished", scanned=Scanned(n_files=1500))
+        end_run(database, run_id, "finished", Scanned(n_files=1500))
     assert len(statements) < 12
     assert coverage(database, run_id) == {("pending", ""): (1500, 1500)}
+
+
+def test_a_run_says_that_it_lives_while_its_coverage_is_counted(database: Database) -> None:
+    """Before each statement of it: nothing that a heartbeat needs is held until all is counted."""
+    run_id = begin_run(database, scan(database, [series_row("1.2.1")]))
+    beats: list[bool] = []
+
+    def beat(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "count(*)" in statement:
+            beats.append(pool.submit(heartbeat, database, run_id).result(timeout=10))
+
+    event.listen(database.engine, "before_cursor_execute", beat)
+    with ThreadPoolExecutor() as pool:
+        end_run(database, run_id, "finished", Scanned(n_files=3))
+    assert beats == [False, False]
+    assert coverage(database, run_id) == {("pending", ""): (1, 3)}

@@ -16,7 +16,7 @@ from sqlalchemy import event, select
 from vaeseg.config import RunConfig
 from vaeseg.db import runs
 from vaeseg.db.archives import ensure_archive
-from vaeseg.db.coverage import Scanned
+from vaeseg.db.coverage import Scanned, count_coverage
 from vaeseg.db.drivers import (
     archive_holder,
     close_lost_runs,
@@ -65,7 +65,9 @@ def test_files_are_counted_at_the_end(database: Database, archive_id: int) -> No
         for _ in range(2)
     ]
     assert run_summary(database, runs[0]).files is None
-    finish_run(database, runs[0], "finished", scanned=Scanned(n_files=10, n_waiting=4))
+    finish_run(
+        database, runs[0], "finished", coverage=count_coverage(database, runs[0], Scanned(n_files=10, n_waiting=4))
+    )
     assert run_summary(database, runs[0]).files == FileCount(found=10, in_series=6, refused=0, waiting=4)
     finish_run(database, runs[1], "interrupted")
     assert run_summary(database, runs[1]).files is None

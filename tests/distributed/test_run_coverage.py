@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import select
 from vaeseg.canonical import as_json
 from vaeseg.config import RunConfig
 from vaeseg.db.archives import ensure_archive
+from vaeseg.db.coverage import Coverage
 from vaeseg.db.runs import ModelRow, register_model, start_run
 from vaeseg.db.session import Database
 from vaeseg.db.summaries import run_summary
@@ -55,11 +57,25 @@ def coverage(database: Database, run_id: str) -> list[tuple[str, str, int, int]]
 FOUND = [("pending", "", 1, 6), ("refused", "not_an_image", 0, 1)]
 
 
-def test_an_index_run_leaves_its_coverage(database: Database, store: Store, ward: Path) -> None:
+@pytest.fixture
+def beating(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the heart beat when coverage was counted, which takes longer than a silence may where there is much."""
+    really_count, beating = runs.count_coverage, list[bool]()
+
+    def count(*arguments: Any) -> Coverage:
+        beating.append("heartbeat" in {thread.name for thread in threading.enumerate()})
+        return really_count(*arguments)
+
+    monkeypatch.setattr(runs, "count_coverage", count)
+    return beating
+
+
+def test_an_index_run_leaves_its_coverage(database: Database, store: Store, ward: Path, beating: list[bool]) -> None:
     """Everything readable is pending: no model was asked."""
     run_id = begin(database, ward, kind="index")
     execute_index(database, store, run_id)
     assert coverage(database, run_id) == FOUND
+    assert beating == [True]
 
 
 def test_files_of_a_directory_that_cannot_be_listed_are_accounted_for(
@@ -101,7 +117,12 @@ def test_a_file_that_is_lost_between_scan_and_index_is_noticed(
 
 @pytest.mark.parametrize("error", [RunInterruptedError("interrupted by SIGTERM"), StoreError("the disk is full")])
 def test_a_run_that_stops_after_its_scan_leaves_its_coverage(
-    database: Database, store: Store, ward: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    database: Database,
+    store: Store,
+    ward: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    beating: list[bool],
+    error: Exception,
 ) -> None:
     """With the files of its scan, which are known by then."""
 
@@ -113,6 +134,7 @@ def test_a_run_that_stops_after_its_scan_leaves_its_coverage(
     with pytest.raises(type(error)):
         execute_run(database, store, run_id)
     assert coverage(database, run_id) == FOUND
+    assert beating == [True]
     summary = run_summary(database, run_id)
     assert summary.status in ("interrupted", "failed")
     assert summary.files is not None

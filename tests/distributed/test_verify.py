@@ -22,7 +22,7 @@ from vaeseg.distributed.lifecycle import RunInterruptedError
 from vaeseg.distributed.verify import collect_garbage, verify
 from vaeseg.errors import ArchiveBusyError, UsageError
 from vaeseg.io.store import Store
-from vaeseg.paths import AnyPath, matches
+from vaeseg.paths import AnyPath, below, matches
 from vaeseg.records import PartFile, SegmentedSeries
 
 KEYS = [f"1.2.{n}" for n in range(4)]
@@ -52,6 +52,11 @@ def run_id(database: Database, store: Store) -> str:
     commit_group(run_id, [(two, with_mask(two, store)), (four, failed(four))], store, database)
     finish_run(database, run_id, "finished")
     return run_id
+
+
+def put(path: AnyPath) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
 
 
 def kinds(store: Store, database: Database, run_id: str | None = None) -> list[str]:
@@ -159,6 +164,74 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
     assert not (store.masks / "1").exists()
     assert not staged.exists()
     assert collect_garbage(store, database, dry_run=False) == []
+    assert kinds(store, database) == []
+
+
+def stray_files(store: Store, run_id: str) -> list[str]:
+    """Files that a person may have put anywhere, made here; relative to the store."""
+    of_mask = below(mask(store), store.root).parent
+    names = [
+        "parquet/findings.parquet",
+        "parquet/findings/part-00001.parquet",
+        "parquet/findings/x.parquet",
+        "parquet/findings/old/part-00001.parquet",
+        f"parquet/other/run_id={run_id}/part-00001.parquet",
+        f"parquet/findings/run_id={run_id}/part-00001 (copy).parquet",
+        "masks/.part-0123456789abcdef",
+        "masks/1.2/notes.txt",
+        "masks/1.2/1.2.0/mask.nii.gz",
+        "masks/8/8/lone/notes.txt",
+        "masks/9/9/killed/mask-corrected.nii.gz",
+        f"{of_mask}/.part-mine",
+        f"{of_mask}/mask-corrected.nii.gz",
+    ]
+    deeper = [f"parquet/findings/run_id={run_id}/old", f"{of_mask}/old"]
+    for name in names:
+        put(store.root / name)
+    for name in deeper:
+        put(store.root / name / "below" / "part-00001.parquet")
+    return [*names, *deeper]
+
+
+def test_strays_are_named_also_beside_a_run_and_never_removed(
+    database: Database, store: Store, run_id: str, clock: Clock
+) -> None:
+    """Wherever they lie, each once; what vaeseg left in the same directories goes."""
+    strays = stray_files(store, run_id)
+    half_written = mask(store).with_name(".part-0123456789abcdef")
+    killed = store.masks / "9" / "9" / "killed"
+    for path in (half_written, killed / "mask.nii.gz", killed / ".part-00112233445566ff"):
+        put(path)
+    begin_run(database, 1)
+    found = list(verify(store, database))
+    assert {disagreement.kind for disagreement in found} == {"stray"}
+    assert sorted(disagreement.where for disagreement in found) == sorted(strays)
+    assert kinds(store, database, run_id) == []
+
+    clock.advance(3600)
+    garbage = [half_written, killed / "mask.nii.gz", killed / ".part-00112233445566ff"]
+    unknown = {disagreement.where for disagreement in verify(store, database) if disagreement.kind == "mask_unknown"}
+    assert unknown == {str(below(half_written, store.root)), "masks/9/9/killed"}
+    removed = collect_garbage(store, database, dry_run=False)
+    assert removed == sorted(str(below(path, store.root)) for path in garbage)
+    found = list(verify(store, database))
+    assert {disagreement.kind for disagreement in found} == {"stray"}
+    assert sorted(disagreement.where for disagreement in found) == sorted(strays)
+
+
+def test_a_mask_that_got_its_name_meanwhile_is_not_half_written(
+    database: Database, store: Store, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run was alive when files were listed, and had ended when runs were."""
+    half_written = mask(store).with_name(".part-0123456789abcdef")
+    put(half_written)
+    asked = verify_module.running_runs
+
+    def late(database: Database) -> list[str]:
+        half_written.unlink(missing_ok=True)
+        return asked(database)
+
+    monkeypatch.setattr(verify_module, "running_runs", late)
     assert kinds(store, database) == []
 
 
@@ -302,7 +375,7 @@ def test_masks_of_a_run_that_begins_while_files_are_listed_are_no_garbage(
     new = store.masks / "1.2" / "1.2.77" / "m" / "mask.nii.gz"
     listed = verify_module.published_files
 
-    def listing(store: Store) -> Iterator[PartFile]:
+    def listing(store: Store) -> tuple[list[PartFile], list[PurePath]]:
         begin_run(database, scan(database, [series_row("1.2.77")], root="/archive/other"))
         new.parent.mkdir(parents=True)
         new.write_bytes(b"")

@@ -86,7 +86,7 @@ def test_a_database_that_stays_away_ends_the_run_resumably(
 def test_every_step_of_a_run_is_done_again_where_the_database_goes_away_in_it(
     submission: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Index, plan, manifests, publishing and end each fail once, after their work: nothing is lost or done twice."""
+    """Index, plan, manifests, publishing, coverage, end: each fails once when done; nothing is lost or doubled."""
     monkeypatch.setattr(session, "RECONNECT_SECONDS", 0.0)
     failed: list[str] = []
 
@@ -102,7 +102,7 @@ def test_every_step_of_a_run_is_done_again_where_the_database_goes_away_in_it(
         return call
 
     steps = {
-        runs: ("update_index", "plan_work", "manifests_of", "finish_run"),
+        runs: ("update_index", "plan_work", "manifests_of", "count_coverage", "finish_run"),
         commit: ("run_key", "next_part_name", "mark_published"),
     }
     for module, names in steps.items():

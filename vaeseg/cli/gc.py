@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def command(dry_run: bool, store: AnyPath, db: str | None) -> None:
     """Remove part files and masks that no finding names, such as a killed run leaves; masks of older findings stay.
 
+    A file that vaeseg would not write, such as a copy, stays: 'vaeseg-batch verify' names it.
+
     Exit code 2 while a run is alive: its masks have no findings yet. A scan that begins meanwhile is refused.
     """
     from vaeseg.distributed.verify import collect_garbage

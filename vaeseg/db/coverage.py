@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from sqlalchemy import Connection, Row, Subquery, case, delete, func, insert, select
 
+from vaeseg.db.drivers import run_not_found
 from vaeseg.db.present_series import is_exclusion_by, is_there, is_work_of, last_reason
+from vaeseg.db.session import Database
 from vaeseg.db.tables import (
     ExclusionTable,
     InstanceTable,
@@ -41,33 +43,56 @@ class Scanned:
     """Of the rules that the run followed, 64 hex digits."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What had become of everything, counted and not written yet."""
+
+    files: FileCount
+    rows: tuple[Mapping[str, Any], ...]
+    """Of `run_coverage`."""
+
+
 class _Category(NamedTuple):
     category: str
     reason: str = ""
 
 
-def record_coverage(connection: Connection, run_id: str, scanned: Scanned) -> FileCount:
-    """Write the coverage of a run, in place of what an earlier attempt wrote; returns its files.
+def count_coverage(database: Database, run_id: str, scanned: Scanned) -> Coverage:
+    """Count what has become of everything in a run's archive: a minute of it where the archive is large.
 
-    Files found that are in no category, or the other way about, are an error in the log.
+    Reads only, so that the run can say that it lives meanwhile. Files found that are in no category, or the other way
+    about, are an error in the log.
 
     Args:
-        connection: in the transaction that ends the run.
-        run_id: a run with an archive, whose index is up to date.
+        database: where.
+        run_id: a run that has its archive for itself, whose index is up to date.
         scanned: what its scan found.
+
+    Raises:
+        RunNotFoundError: no such run.
+        StoreError: the database fails.
     """
-    run = connection.execute(select(RunTable.__table__).where(RunTable.id == run_id)).one()
     counts = {name: Counter[_Category]() for name in get_args(Counted)}
-    _count_series(connection, run, scanned.rules_digest, counts)
-    _count_waiting_series(connection, run, scanned.waiting_studies, counts)
-    _count_other_files(connection, run, counts["n_files"])
+    with database.read() as connection:
+        run = connection.execute(select(RunTable.__table__).where(RunTable.id == run_id)).one_or_none()
+        if run is None:
+            raise run_not_found(run_id)
+        _count_series(connection, run, scanned.rules_digest, counts)
+        _count_waiting_series(connection, run, scanned.waiting_studies, counts)
+        _count_other_files(connection, run, counts["n_files"])
     counts["n_files"][_Category("waiting")] += scanned.n_waiting
-    _write(connection, run_id, counts)
     files = _file_count(scanned.n_files, counts["n_files"])
     if files.unaccounted:
         accounted = files.found - files.unaccounted
         logger.error("run %s: its scan found %d files, and %d are accounted for", run_id, files.found, accounted)
-    return files
+    return Coverage(files=files, rows=_rows(run_id, counts))
+
+
+def write_coverage(connection: Connection, run_id: str, coverage: Coverage) -> None:
+    """Write the coverage of a run, in place of what an earlier attempt wrote."""
+    connection.execute(delete(RunCoverageTable).where(RunCoverageTable.run_id == run_id))
+    if coverage.rows:
+        connection.execute(insert(RunCoverageTable), coverage.rows)
 
 
 def _count_series(
@@ -173,15 +198,12 @@ def _files_by_series(archive_id: int) -> Subquery:
     )
 
 
-def _write(connection: Connection, run_id: str, counts: dict[str, Counter[_Category]]) -> None:
+def _rows(run_id: str, counts: dict[str, Counter[_Category]]) -> tuple[dict[str, Any], ...]:
     categories = sorted({category for counter in counts.values() for category, count in counter.items() if count})
-    rows = [
+    return tuple(
         {"run_id": run_id, **category._asdict(), **{name: counter[category] for name, counter in counts.items()}}
         for category in categories
-    ]
-    connection.execute(delete(RunCoverageTable).where(RunCoverageTable.run_id == run_id))
-    if rows:
-        connection.execute(insert(RunCoverageTable), rows)
+    )
 
 
 def _file_count(found: int, n_files: Counter[_Category]) -> FileCount:

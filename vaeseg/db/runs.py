@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select
 
-from vaeseg.db.coverage import Scanned, record_coverage
+from vaeseg.db.coverage import Coverage, write_coverage
 from vaeseg.db.drivers import SUBMITTED_BY, driver_of, lives, run_not_found, still_runs, update_run
 from vaeseg.db.events import account, add_event
 from vaeseg.db.session import Database
@@ -159,10 +159,10 @@ def finish_run(
     run_id: str,
     status: EndStatus,
     counts: Mapping[str, Any] | None = None,
-    scanned: Scanned | None = None,
+    coverage: Coverage | None = None,
     *,
     only_if_driven_here: bool = False,
-) -> FileCount:
+) -> None:
     """Record how a run ended, and what had become of everything in its archive.
 
     Args:
@@ -170,25 +170,21 @@ def finish_run(
         run_id: from `start_run`.
         status: how.
         counts: further figures to keep with it, JSON values.
-        scanned: what its scan found; None where it did not come to its end, and nobody knows what there is.
+        coverage: counted before, so that the row is not held meanwhile; None where the scan did not come to its end,
+            and nobody knows what there is.
         only_if_driven_here: do nothing where another process has taken the run up; one that this process gave to a
             cluster, which has not begun it, is this one's.
-
-    Returns:
-        Files of the archive; none where nobody knows.
 
     Raises:
         RunNotFoundError: no such run.
     """
     with database.write() as connection:
         if only_if_driven_here and driver_of(connection, run_id).removeprefix(SUBMITTED_BY) != this_process():
-            return FileCount(found=0, in_series=0, refused=0)
+            return
         _end(connection, database, run_id, status, counts)
-        files = FileCount(found=0, in_series=0, refused=0)
-        if scanned is not None:
-            files = record_coverage(connection, run_id, scanned)
-            update_run(connection, run_id, _file_values(files))
-    return files
+        if coverage is not None:
+            write_coverage(connection, run_id, coverage)
+            update_run(connection, run_id, _file_values(coverage.files))
 
 
 def run_task(database: Database, run_id: str) -> RunTask:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-from vaeseg.db.coverage import Scanned
+from vaeseg.db.coverage import Coverage
 from vaeseg.db.drivers import heartbeat, take_archive, take_up
 from vaeseg.db.runs import EndStatus, finish_run, start_run
 from vaeseg.db.session import Database
@@ -70,13 +70,13 @@ def heartbeats(database: Database, run_id: str, on_cancel: Callable[[], None]) -
         thread.join()
 
 
-def finish_quietly(database: Database, run_id: str, status: EndStatus, scanned: Scanned | None = None) -> None:
+def finish_quietly(database: Database, run_id: str, status: EndStatus, coverage: Coverage | None = None) -> None:
     """Record the end of a run that this process drives, if the database still can.
 
     The error that brought us here matters more; a run that another process has taken up goes on.
     """
     try:
-        finish_run(database, run_id, status, scanned=scanned, only_if_driven_here=True)
+        finish_run(database, run_id, status, coverage=coverage, only_if_driven_here=True)
     except StoreError as error:
         logger.debug("the end of run %s was not recorded: %s", run_id, error)
 

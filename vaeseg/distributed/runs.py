@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vaeseg.config import SERIES_AT_ONCE, RunConfig
-from vaeseg.db.coverage import Scanned
+from vaeseg.db.coverage import Coverage, Scanned, count_coverage
 from vaeseg.db.drivers import take_archive
 from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.health import holds_subjects
@@ -72,6 +72,8 @@ class _Run:
     index: IndexReport | None = None
     """None until the index is up to date."""
     pace: Pace = field(default_factory=Pace)
+    coverage: Coverage | None = None
+    """None until its work has ended, and for good where the index did not get up to date."""
 
     def update_index(self) -> IndexReport:
         """Bring the index up to date; from then on it is known what there is to account for."""
@@ -83,16 +85,16 @@ class _Run:
         """`Database.outlasting`."""
         return self.database.outlasting(work)
 
-    def scanned(self) -> Scanned | None:
-        """What the scan found; None before its end."""
-        if self.index is None:
-            return None
-        return Scanned(
-            n_files=self.index.n_listed + self.index.n_unseen,
-            n_waiting=self.index.n_waiting,
-            waiting_studies=self.index.waiting_studies,
-            rules_digest=self.rules_digest,
-        )
+    def count_coverage(self, database: Database) -> None:
+        """Count what has become of everything, if it is known what there is; whether to wait is the database's."""
+        if self.index is not None:
+            scanned = Scanned(
+                n_files=self.index.n_listed + self.index.n_unseen,
+                n_waiting=self.index.n_waiting,
+                waiting_studies=self.index.waiting_studies,
+                rules_digest=self.rules_digest,
+            )
+            self.coverage = count_coverage(database, self.run_id, scanned)
 
 
 def execute_run(
@@ -114,7 +116,7 @@ def execute_run(
     with _executed(database, store, run_id) as run:
         check_labels(run.config)
         report = _process(run, run.update_index(), on_progress)
-    report.seconds = time.monotonic() - started
+        report.seconds = time.monotonic() - started
     counts = {
         "outcomes": report.outcomes,
         "left_out_by_rule": report.left_out_by_rule,
@@ -125,7 +127,9 @@ def execute_run(
         "is_retry": report.is_retry,
         "pace": run.pace.counts(),
     }
-    report.files = run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.scanned()))
+    assert run.coverage is not None
+    report.files = run.coverage.files
+    run.outlasting(lambda: finish_run(run.database, run_id, report.status, counts, run.coverage))
     write_to_ray(FILES_REFUSED, "", report.files.refused)
     return report
 
@@ -139,13 +143,13 @@ def execute_index(database: Database, store: Store, run_id: str) -> dict[str, in
     with _executed(database, store, run_id) as run:
         report = run.update_index()
     counts = {"index": report.counts()}
-    run.outlasting(lambda: finish_run(run.database, run_id, "finished", counts, run.scanned()))
+    run.outlasting(lambda: finish_run(run.database, run_id, "finished", counts, run.coverage))
     return report.counts()
 
 
 @contextmanager
 def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
-    """A run that beats its heart; if it cannot end well, its row says how it ended."""
+    """A run that beats its heart until its coverage is counted; if it cannot end well, its row says how it ended."""
     task = run_task(database, run_id)
     config = RunConfig.from_json(task.config)
     how_to_go_on = f"finished series are kept, 'vaeseg-batch resume {run_id}' goes on with the rest"
@@ -166,10 +170,16 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
                 interruption=interruption,
                 rules_digest=rules_digest(config),
             )
-            yield run
+            try:
+                yield run
+            except VaesegError:
+                with suppress(StoreError):  # the error that brought us here matters more
+                    run.count_coverage(database)
+                raise
+            run.outlasting(lambda: run.count_coverage(run.database))
     except VaesegError as error:
         status: EndStatus = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
-        finish_quietly(database, run_id, status, run.scanned() if run else None)
+        finish_quietly(database, run_id, status, run.coverage if run else None)
         raise
 
 

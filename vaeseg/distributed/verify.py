@@ -6,7 +6,7 @@ Nothing here knows Ray.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -26,10 +26,11 @@ from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.lifecycle import archives_held
 from vaeseg.errors import StoreError, UsageError
+from vaeseg.io.masks import MaskFiles, files_of_mask, listed_masks
 from vaeseg.io.parquet import read_columns
-from vaeseg.io.parts import published_files, published_path, staged_files, staged_path
+from vaeseg.io.parts import is_named_by_us, published_files, published_path, staged_files, staged_path
 from vaeseg.io.store import Store
-from vaeseg.paths import AnyPath, below, matches, sha256_of
+from vaeseg.paths import AnyPath, below, printable, sha256_of
 from vaeseg.records import PartFile
 
 FINDING_COLUMNS = (
@@ -60,15 +61,16 @@ class Disagreement:
 def verify(store: Store, database: Database, run_id: str | None = None) -> Iterator[Disagreement]:
     """Every disagreement, of one run or of all.
 
-    Runs that are alive are left out where their work is on its way: staged files and masks without a finding.
+    Runs that are alive are left out where their work is on its way: staged files and masks without a finding. They
+    write no strays.
 
     Args:
         store: whose files.
         database: its ledger.
         run_id: None for all runs; files that no run owns are looked for only then.
     """
-    published, staged = list(published_files(store)), list(staged_files(store))
-    masks = _mask_directories(store) if run_id is None else []
+    (published, strays), staged = published_files(store), list(staged_files(store))
+    masks = listed_masks(store) if run_id is None else None
     live = _live_runs(database)  # after the files, before SQL: whose files they are lives then, or SQL knows of them
     in_findings = parts_of_findings(database, run_id)
     recorded = recorded_parts(database, run_id)
@@ -78,8 +80,9 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
     with_file = {(part.run_id, part.name) for part, _ in recorded if part.dataset == "findings"}
     for run, name in sorted(in_findings - with_file):
         yield Disagreement(kind="part_unrecorded", where=f"run {run}", detail=f"findings name {name}, parts do not")
-    for kind, parts in (("part_unknown", published), ("part_staged", staged)):
-        for part in _unrecorded(parts, recorded):
+    unknown, foreign = _by_name(_unrecorded(published, recorded))
+    for kind, parts in (("part_unknown", unknown), ("part_staged", _unrecorded(staged, recorded))):
+        for part in parts:
             if run_id in (None, part.run_id) and part.run_id not in live:
                 where = f"run {part.run_id}, {part.dataset}/{part.name}"
                 yield Disagreement(kind=kind, where=where, detail="SQL does not know this file")
@@ -90,14 +93,18 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
     for item, state, outcome in items_at_odds(database, run_id):
         detail = f"its state is {state}, its newest finding says {outcome or 'nothing'}"
         yield Disagreement(kind="work_differs", where=f"work item {item}", detail=detail)
-    for directory in masks:
-        if directory not in named and not live:
-            yield Disagreement(kind="mask_unknown", where=str(directory), detail="no finding names it")
+    if masks is None:
+        return
+    if not live:
+        yield from _verify_mask_directories(store, masks, named)
+    for path in (*strays, *(_published(store, part) for part in foreign), *masks.strays):
+        yield Disagreement(kind="stray", where=printable(str(path)), detail="nothing that vaeseg writes lies there")
 
 
 def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str]:
-    """Remove what nothing refers to: part files and mask directories that no finding names, of runs that are dead.
+    """Remove what nothing refers to: part files and masks that no finding names, of runs that are dead.
 
+    Only files that lie and are named as vaeseg does it: what somebody else may have put there stays.
     No run works on an archive meanwhile: it may write its masks where a dead one left some.
 
     Args:
@@ -135,8 +142,8 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
 
 def unknown_parts(store: Store, database: Database) -> list[PurePath]:
     """Files among the published parts, relative to the store, that SQL does not know."""
-    files = list(published_files(store))  # first: SQL knows of a file before it lies there
-    return [below(published_path(store, part), store.root) for part in _unrecorded(files, recorded_parts(database))]
+    files, _ = published_files(store)  # first: SQL knows of a file before it lies there
+    return [_published(store, part) for part in _unrecorded(files, recorded_parts(database))]
 
 
 def remove_file(store: Store, path: PurePath) -> None:
@@ -201,22 +208,35 @@ def _verify_mask(store: Store, uri: str, sha256: str) -> Iterator[Disagreement]:
         yield Disagreement(kind="mask_changed", where=uri, detail=f"SHA-256 {found}, recorded {sha256}")
 
 
+def _verify_mask_directories(store: Store, masks: MaskFiles, named: Set[PurePath]) -> Iterator[Disagreement]:
+    """Where no run is alive; one may have been when they were listed."""
+    for directory in masks.directories:
+        if directory not in named:
+            yield Disagreement(kind="mask_unknown", where=printable(str(directory)), detail="no finding names it")
+    for path in masks.half_written:
+        if path.parent in named and (store.root / path).exists():
+            yield Disagreement(kind="mask_unknown", where=str(path), detail="it was never written to its end")
+
+
 def _garbage(store: Store, database: Database, own_run: str | None = None) -> tuple[list[PurePath], list[PurePath]]:
     """Files that nothing refers to, relative to the store: those in staging, and others.
 
     Raises:
         UsageError: another run than one's own is alive.
     """
-    published, staged, directories = list(published_files(store)), list(staged_files(store)), _mask_directories(store)
+    (published, _), staged, masks = published_files(store), list(staged_files(store)), listed_masks(store)
     _check_idle(database, own_run)  # after the files, before SQL, as in `verify`
     recorded = recorded_parts(database)
     named = {PurePath(mask.uri).parent for mask in recorded_masks(database, None)}
-    unknown = [directory for directory in directories if directory not in named]
-    parts = [published_path(store, part) for part in _unrecorded(published, recorded)]
-    masks = [path for directory in unknown for path in matches(store.root / directory, "*")]
+    parts, _ = _by_name(_unrecorded(published, recorded))
+    unknown = [directory for directory in masks.directories if directory not in named]
     return (
         [below(staged_path(store, part), store.root) for part in _unrecorded(staged, recorded)],
-        [below(path, store.root) for path in (*parts, *masks)],
+        [
+            *(_published(store, part) for part in parts),
+            *(path for directory in unknown for path in files_of_mask(store, directory)),
+            *(path for path in masks.half_written if path.parent in named),
+        ],
     )
 
 
@@ -236,9 +256,13 @@ def _unrecorded(parts: Sequence[PartFile], recorded: Sequence[tuple[PartFile, bo
     return [part for part in parts if part.place not in known]
 
 
-def _mask_directories(store: Store) -> list[PurePath]:
-    """All there are, relative to the store."""
-    return [below(directory, store.root) for directory in matches(store.masks, "*/*/*") if directory.is_dir()]
+def _by_name(parts: Sequence[PartFile]) -> tuple[list[PartFile], list[PartFile]]:
+    """Those that are named as vaeseg names them, and others."""
+    return [part for part in parts if is_named_by_us(part)], [part for part in parts if not is_named_by_us(part)]
+
+
+def _published(store: Store, part: PartFile) -> PurePath:
+    return below(published_path(store, part), store.root)
 
 
 def _live_runs(database: Database) -> list[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from vaeseg.durable import write_atomically
+from vaeseg.durable import HALF_WRITTEN, write_atomically
 from vaeseg.io.nifti import write_nifti
-from vaeseg.paths import AnyPath
+from vaeseg.io.store import Store
+from vaeseg.paths import AnyPath, below, entries
 from vaeseg.records import BoolArray, VolumeGeometry
 
 MASK_NAME = "mask.nii.gz"
@@ -24,6 +28,48 @@ OUTLINE_COLOUR = (255, 64, 64)
 SCALE_COLOUR = (255, 255, 255)
 SCALE_BAR_MM = 50.0
 CAPTION = "research only - not for clinical use"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFiles:
+    """What lies in `masks/`, in a fixed order; paths are relative to the store."""
+
+    directories: tuple[PurePath, ...]
+    """Of a study, a series and a model each; save those that hold strays alone."""
+    half_written: tuple[PurePath, ...]
+    """Files in them that have not got their name yet, or never will."""
+    strays: tuple[PurePath, ...]
+    """What lies where no mask or preview does, or has another name. A directory in that of a mask is one entry."""
+
+
+def listed_masks(store: Store) -> MaskFiles:
+    """Look through a store's masks."""
+    found, half_written, strays = dict[PurePath, list[bool]](), list[PurePath](), list[PurePath]()
+    for path, is_directory in entries(store.masks, 4):
+        here = below(store.masks / path, store.root)
+        match len(path.parts), is_directory:
+            case 3, True:
+                found.setdefault(here, [])
+            case ((1 | 2), True):
+                continue
+            case 4, _:
+                is_ours = not is_directory and _is_named_by_us(path.name)
+                found.setdefault(here.parent, []).append(is_ours)
+                if not is_ours:
+                    strays.append(here)
+                elif HALF_WRITTEN.fullmatch(path.name):
+                    half_written.append(here)
+            case _:
+                strays.append(here)
+    directories = [path for path, are_ours in found.items() if any(are_ours) or not are_ours]
+    return MaskFiles(directories=tuple(directories), half_written=tuple(half_written), strays=tuple(strays))
+
+
+def files_of_mask(store: Store, directory: PurePath) -> Iterator[PurePath]:
+    """Mask, preview and half written files in a directory, relative to the store as it is."""
+    for name, is_directory in entries(store.root / directory, 1):
+        if not is_directory and _is_named_by_us(name.name):
+            yield directory / name
 
 
 def write_mask(directory: AnyPath, mask: BoolArray, geometry: VolumeGeometry) -> str:
@@ -66,6 +112,10 @@ def write_preview(directory: AnyPath, slice_hu: npt.NDArray[np.int16], mask: Boo
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     write_atomically(directory / PREVIEW_NAME, buffer.getvalue())
+
+
+def _is_named_by_us(name: str) -> bool:
+    return name in (MASK_NAME, PREVIEW_NAME) or HALF_WRITTEN.fullmatch(name) is not None
 
 
 def _grey(slice_hu: npt.NDArray[np.int16]) -> npt.NDArray[np.uint8]:

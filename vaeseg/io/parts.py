@@ -7,17 +7,21 @@ A part is what one group of series adds: a file in each data set that has rows, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from vaeseg.durable import fsync_directories
 from vaeseg.errors import StoreError
 from vaeseg.io.parquet import SCHEMAS, copy_without, read_columns, write_dataset_file
 from vaeseg.io.store import Store
-from vaeseg.paths import AnyPath, below, matches, move, sha256_of
+from vaeseg.paths import AnyPath, below, entries, matches, move, sha256_of
 from vaeseg.records import PartFile
 from vaeseg.remote import RemotePath
+
+_NAME = re.compile(r"part-[0-9]{5,}\.parquet")
 
 
 def stage_part(store: Store, run_id: str, name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[PartFile]:
@@ -117,11 +121,25 @@ def staged_files(store: Store) -> Iterator[PartFile]:
         yield PartFile(run_id=run_id, dataset=dataset, name=name)
 
 
-def published_files(store: Store) -> Iterator[PartFile]:
-    """Every file that lies where readers look, in a fixed order."""
-    for path in matches(store.parquet, "*/run_id=*/*"):
-        dataset, run, name = path.parts[-3:]
-        yield PartFile(run_id=run.removeprefix("run_id="), dataset=dataset, name=name)
+def published_files(store: Store) -> tuple[list[PartFile], list[PurePath]]:
+    """Every file in `parquet/`, in a fixed order.
+
+    Returns:
+        Files in the directory of a run, whatever their name, and what lies where no file of a run does, relative to
+        the store. A directory in that of a run is one entry.
+    """
+    parts, others = list[PartFile](), list[PurePath]()
+    for path, is_directory in entries(store.parquet, 3):
+        if not is_directory and (part := _part_at(path)):
+            parts.append(part)
+        elif not is_directory or len(path.parts) == 3:
+            others.append(below(store.parquet / path, store.root))
+    return parts, others
+
+
+def is_named_by_us(part: PartFile) -> bool:
+    """Whether a data set and a name are such as `stage_part` gives them."""
+    return part.dataset in SCHEMAS and _NAME.fullmatch(part.name) is not None
 
 
 def remove_staged(store: Store, part: PartFile) -> None:
@@ -155,6 +173,14 @@ def staged_path(store: Store, part: PartFile) -> AnyPath:
 def published_path(store: Store, part: PartFile) -> AnyPath:
     """Where a part's file lies for readers."""
     return store.parquet / part.dataset / f"run_id={part.run_id}" / part.name
+
+
+def _part_at(path: PurePath) -> PartFile | None:
+    """What a file in `parquet/` is by its place."""
+    match path.parts:
+        case (dataset, run, name) if run.startswith("run_id="):
+            return PartFile(run_id=run.removeprefix("run_id="), dataset=dataset, name=name)
+    return None
 
 
 def _stage_file(store: Store, run_id: str, dataset: str, name: str, rows: Sequence[Mapping[str, Any]]) -> PartFile:

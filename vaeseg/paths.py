@@ -65,7 +65,8 @@ def entries(directory: AnyPath, depth: int) -> Iterator[tuple[PurePath, bool]]:
 
     Args:
         directory: of which.
-        depth: levels, 1 for the directory alone. Links to directories are followed as far.
+        depth: levels, 1 for the directory alone. A link to a directory elsewhere is one; a link back into it is none,
+            since what it leads to is there already.
 
     Yields:
         Path below the directory, and whether it is a directory, which comes before what it holds.
@@ -79,7 +80,7 @@ def entries(directory: AnyPath, depth: int) -> Iterator[tuple[PurePath, bool]]:
 def _entries_here(root: Path, place: PurePath, depth: int) -> Iterator[tuple[PurePath, bool]]:
     try:
         with os.scandir(root / place) as found:
-            names = sorted((entry.name, _is_directory(entry)) for entry in found)
+            names = sorted((entry.name, _is_directory(entry, root)) for entry in found)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return
     for name, is_directory in names:
@@ -88,12 +89,18 @@ def _entries_here(root: Path, place: PurePath, depth: int) -> Iterator[tuple[Pur
             yield from _entries_here(root, place / name, depth - 1)
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Or a link to one; a link that leads to itself, or to where nobody may look, is none."""
+def _is_directory(entry: os.DirEntry[str], root: Path) -> bool:
+    """Also a link to one outside; a link that leads to itself, or to where nobody may look, is none."""
     try:
-        return entry.is_dir()
+        return entry.is_dir() and not (entry.is_symlink() and _leads_back(Path(entry.path), root))
     except OSError:
         return False
+
+
+def _leads_back(link: Path, root: Path) -> bool:
+    """Into the directory, or to one that holds it."""
+    target, root = link.resolve(), root.resolve()
+    return target.is_relative_to(root) or root.is_relative_to(target)
 
 
 def move(source: AnyPath, target: AnyPath) -> None:

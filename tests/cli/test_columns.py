@@ -57,3 +57,9 @@ def test_columns_stand_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         "efgh",
         "b      20",
     ]
+
+
+def test_a_name_in_brackets_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two archives are told apart by it, and one of them would end the command."""
+    print_columns([Column(heading="archive", cells=["ct[old]", "ct[new]", "[/x]", ":cat:"])])
+    assert capsys.readouterr().out.split() == ["archive", "ct[old]", "ct[new]", "[/x]", ":cat:"]

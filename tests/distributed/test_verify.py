@@ -4,7 +4,7 @@ import hashlib
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pytest
 from ledger_factories import Clock, begin_run, failed, scan, segmented, series_row, skipped
@@ -165,6 +165,16 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
     assert not staged.exists()
     assert collect_garbage(store, database, dry_run=False) == []
     assert kinds(store, database) == []
+
+
+@pytest.mark.parametrize("any_store", ["directory"], indirect=True)
+def test_a_mask_is_no_garbage_by_way_of_a_link(database: Database, store: Store, run_id: str) -> None:
+    """Under another name no finding names it, and it is the finding's own."""
+    study = Path(str(mask(store).parents[2]))
+    study.with_name("alias").symlink_to(study)
+    assert kinds(store, database) == ["stray"]
+    assert collect_garbage(store, database, dry_run=False) == []
+    assert mask(store).exists()
 
 
 def stray_files(store: Store, run_id: str) -> list[str]:

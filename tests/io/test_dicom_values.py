@@ -272,3 +272,24 @@ def test_native_pixels_are_what_pydicom_makes_of_them(
     assert found is not None
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"SamplesPerPixel": 3},
+        {"SamplesPerPixel": None},
+        {"SamplesPerPixel": [1, 1]},
+        {"PhotometricInterpretation": "RGB"},
+        {"PhotometricInterpretation": None},
+        {"NumberOfFrames": "2"},
+        {"NumberOfFrames": "1\\1"},
+    ],
+    ids=str,
+)
+def test_pixels_that_are_not_one_grey_frame_are_left_to_pydicom(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    """Which knows what bytes they take."""
+    save(ct_slice(stored_values()[0], 0, **overrides), tmp_path / "a.dcm")
+    with (tmp_path / "a.dcm").open("rb") as file, quiet_pydicom():
+        elements = part10.read_whole(file, ReadingConfig())
+    assert pixels._as_they_stand(elements, ExplicitVRLittleEndian, stored_values()[0].shape) is None

@@ -52,6 +52,7 @@ def print_columns(columns: Sequence[Column], gap: int = 2) -> None:
     """Print those that fit the terminal; what is still too long is folded."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     width = shutil.get_terminal_size().columns
     shown = fitting(columns, width, gap)
@@ -59,5 +60,5 @@ def print_columns(columns: Sequence[Column], gap: int = 2) -> None:
     for column in shown:
         table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
     for row in zip(*(column.cells for column in shown), strict=True):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a name in brackets is no markup
     Console(width=width).print(table)

@@ -173,7 +173,7 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
             try:
                 yield run
             except VaesegError:
-                with suppress(StoreError):  # the error that brought us here matters more
+                with suppress(VaesegError):  # the error that brought us here matters more
                     run.count_coverage(database)
                 raise
             run.outlasting(lambda: run.count_coverage(run.database))

@@ -121,12 +121,21 @@ def _as_they_stand(elements: Elements, syntax: str, shape: tuple[int, int]) -> n
         integer(elements, keyword, None)
         for keyword in ("PixelRepresentation", "BitsAllocated", "BitsStored", "HighBit")
     )
-    if syntax not in UNCOMPRESSED_SYNTAXES or not raw or sign not in (0, 1) or allocated not in (8, 16, 32):
+    if syntax not in UNCOMPRESSED_SYNTAXES or not raw or not _is_one_grey_frame(elements):
+        return None
+    if sign not in (0, 1) or allocated not in (8, 16, 32):
         return None
     if stored is None or not 0 < stored <= allocated or high != stored - 1:
         return None
     pixels = np.frombuffer(raw, f"<{'ui'[sign]}{allocated // 8}", shape[0] * shape[1]).reshape(shape)
     return pixels if stored == allocated else _without_unused_bits(pixels, allocated - stored)
+
+
+def _is_one_grey_frame(elements: Elements) -> bool:
+    """By elements that are there and are what they should be."""
+    is_one = "NumberOfFrames" not in elements or integer(elements, "NumberOfFrames", None) == 1
+    is_grey = text(elements, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+    return is_one and is_grey and integer(elements, "SamplesPerPixel", None) == 1
 
 
 def _without_unused_bits(pixels: npt.NDArray[np.integer[Any]], n_bits: int) -> npt.NDArray[np.integer[Any]]:

@@ -437,9 +437,12 @@ def test_stray_files_below_a_mount_point_are_no_archive(database: Database, tmp_
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_tasks_judge_as_the_driver_does(database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Group by group and page by page, in whatever order they are done."""
-    monkeypatch.setattr(judging, "FILES_JUDGED", 10)
+@pytest.mark.parametrize("page", [10, 15, 1000])
+def test_tasks_judge_as_the_driver_does(
+    database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """Group by group and page by page, some of several groups, in whatever order they are done."""
+    monkeypatch.setattr(judging, "FILES_JUDGED", page)
     index(database, ugly)
     archive_id = ensure_archive(database, str(ugly))
     judged_here = whole_series(database)

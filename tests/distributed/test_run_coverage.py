@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from vaeseg.db.tables import RunCoverageTable
 from vaeseg.distributed import indexing, runs
 from vaeseg.distributed.lifecycle import RunInterruptedError
 from vaeseg.distributed.runs import execute_index, execute_run
-from vaeseg.errors import StoreError
+from vaeseg.errors import RunNotFoundError, StoreError
 from vaeseg.io.store import Store
 
 
@@ -139,6 +140,26 @@ def test_a_run_that_stops_after_its_scan_leaves_its_coverage(
     assert summary.status in ("interrupted", "failed")
     assert summary.files is not None
     assert (summary.files.found, summary.files.in_series) == (7, 6)
+
+
+@pytest.mark.parametrize("failure", [StoreError("the database is away"), RunNotFoundError("no such run")])
+def test_what_stopped_a_run_is_told_where_nothing_can_be_counted(
+    database: Database, store: Store, ward: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """And not that counting failed."""
+
+    def fails(error: Exception) -> Callable[..., None]:
+        def raising(*_: object, **__: object) -> None:
+            raise error
+
+        return raising
+
+    monkeypatch.setattr(runs, "plan_work", fails(RunInterruptedError("interrupted by SIGTERM")))
+    monkeypatch.setattr(runs, "count_coverage", fails(failure))
+    run_id = begin(database, ward)
+    with pytest.raises(RunInterruptedError, match="SIGTERM"):
+        execute_run(database, store, run_id)
+    assert (coverage(database, run_id), run_summary(database, run_id).status) == ([], "interrupted")
 
 
 def test_a_run_whose_scan_failed_knows_nothing(database: Database, store: Store, ward: Path) -> None:

@@ -282,12 +282,14 @@ def test_native_pixels_are_what_pydicom_makes_of_them(
         {"SamplesPerPixel": [1, 1]},
         {"PhotometricInterpretation": "RGB"},
         {"PhotometricInterpretation": None},
+        {"BitsStored": 12, "HighBit": 15},
+        {"PixelRepresentation": None},
         {"NumberOfFrames": "2"},
         {"NumberOfFrames": "1\\1"},
     ],
     ids=str,
 )
-def test_pixels_that_are_not_one_grey_frame_are_left_to_pydicom(tmp_path: Path, overrides: dict[str, Any]) -> None:
+def test_pixels_whose_header_is_not_in_order_are_left_to_pydicom(tmp_path: Path, overrides: dict[str, Any]) -> None:
     """Which knows what bytes they take."""
     save(ct_slice(stored_values()[0], 0, **overrides), tmp_path / "a.dcm")
     with (tmp_path / "a.dcm").open("rb") as file, quiet_pydicom():

@@ -273,6 +273,7 @@ def test_an_element_that_is_not_loaded_is_read_when_it_is_asked_for(tmp_path: Pa
         tmp_path / "a",
     )
     with quiet_pydicom(), (tmp_path / "a").open("rb") as file:
+        assert part10._read_usual(file, is_of_pixels, 64 * 1024) is None
         elements = part10.read_elements(file, is_of_pixels, ReadingConfig())
         assert text(elements, keyword) == "x" * 70_000
 

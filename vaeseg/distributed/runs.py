@@ -16,9 +16,8 @@ from vaeseg.config import SERIES_AT_ONCE, RunConfig
 from vaeseg.db.coverage import Coverage, Scanned, count_coverage
 from vaeseg.db.drivers import take_archive
 from vaeseg.db.findings import series_with_outcome
-from vaeseg.db.health import holds_subjects
 from vaeseg.db.index_series import SeriesName, readable_series, refused_files, studies_of_refused_series
-from vaeseg.db.runs import EndStatus, RunTask, finish_run, run_task
+from vaeseg.db.runs import EndStatus, finish_run, run_task
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
@@ -38,6 +37,7 @@ from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
 from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
+from vaeseg.distributed.sources import check_labels, index_job
 from vaeseg.distributed.stages import StageConfig
 from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.errors import ARCHIVE_GONE, StoreError, VaesegError
@@ -45,7 +45,6 @@ from vaeseg.io.archive import NIFTI_SUFFIXES
 from vaeseg.io.labels import find_labels, label_names
 from vaeseg.io.listing import is_there
 from vaeseg.io.manifest import SeriesManifest
-from vaeseg.io.secret import subject_secret
 from vaeseg.io.store import Store
 from vaeseg.logs import logged_with
 from vaeseg.models.description import describe
@@ -181,40 +180,6 @@ def _executed(database: Database, store: Store, run_id: str) -> Iterator[_Run]:
         status: EndStatus = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
         finish_quietly(database, run_id, status, run.coverage if run else None)
         raise
-
-
-def index_job(database: Database, store: Store, task: RunTask, config: RunConfig) -> IndexJob:
-    """What a run indexes.
-
-    Raises:
-        StoreError: the key of the pseudonyms cannot be had, or is gone while subjects are recorded under it.
-    """
-    return IndexJob(
-        archive_id=task.archive_id,
-        root=any_path(task.root),
-        reading=config.segmentation.reading,
-        exclude=not_entered(store.root, config),
-        secret=subject_secret(store.root, is_used=holds_subjects(database)),
-        stable_seconds=config.stable_seconds,
-    )
-
-
-def not_entered(store_root: AnyPath, config: RunConfig) -> tuple[AnyPath, ...]:
-    """Directories that are no part of an archive: a store or labels that lie inside it."""
-    paths: list[AnyPath] = [store_root]
-    if config.label_dir is not None:
-        paths.append(any_path(config.label_dir))
-    return tuple(path.resolve() for path in paths)
-
-
-def check_labels(config: RunConfig) -> None:
-    """Before hours of index, and before findings without the IoU that was asked for.
-
-    Raises:
-        StoreError: the labels are away.
-    """
-    if config.label_dir is not None and not is_there(any_path(config.label_dir)):
-        raise StoreError("the label directory cannot be listed, or is empty: is its file system mounted?")
 
 
 def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> RunReport:

@@ -25,8 +25,9 @@ from vaeseg.distributed.indexing import ALL_IS_GONE, is_young
 from vaeseg.distributed.local import RayChatter, is_jobs_address, join_cluster, stop_local_ray
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rules import left_out_of_scan
-from vaeseg.distributed.runs import check_labels, execute_index, execute_run, not_entered
+from vaeseg.distributed.runs import execute_index, execute_run
 from vaeseg.distributed.selection import skip_by_rule
+from vaeseg.distributed.sources import check_labels, not_entered
 from vaeseg.errors import StoreError, UsageError
 from vaeseg.io.archive import ArchiveScan, scan_archive
 from vaeseg.io.store import Store, create_store

@@ -19,11 +19,11 @@ from vaeseg.errors import ReadingError
 from vaeseg.io.elements import META_GROUP, Elements, text
 from vaeseg.io.headers import DEFLATED_SYNTAX, PINNED_PLUGINS
 from vaeseg.io.raw_elements import (
-    MODALITY_TABLE,
     PIXEL_DATA_TAG,
     UNDEFINED_LENGTH,
     RawValue,
     StopWhen,
+    is_passed,
     read_raw_elements,
 )
 from vaeseg.records import Reason
@@ -124,8 +124,7 @@ def _read_usual(file: BinaryIO, stop_when: StopWhen, longest: int) -> Elements |
         nonlocal is_unusual
         if stop_when(tag, vr, length):
             return True
-        is_passed = vr == "SQ" and tag != MODALITY_TABLE
-        is_unusual = tag >> 16 <= META_GROUP or (longest < length < UNDEFINED_LENGTH and not is_passed)
+        is_unusual = tag >> 16 <= META_GROUP or (longest < length < UNDEFINED_LENGTH and not is_passed(tag, vr))
         return is_unusual
 
     is_implicit = syntax == IMPLICIT_SYNTAX

@@ -43,6 +43,11 @@ _DELIMITERS, _PIXELS = 0xFFFE, PIXEL_DATA_TAG >> 16
 """Groups."""
 
 
+def is_passed(tag: int, vr: str | None) -> bool:
+    """Whether an element is a sequence by its representation, and none that is read."""
+    return vr == "SQ" and tag != MODALITY_TABLE
+
+
 def read_raw_elements(file: BinaryIO, is_implicit: bool, stop_when: StopWhen) -> dict[int, RawValue] | None:
     """Elements from where a file stands to its end, or to where `stop_when` says so; None where all is not in order.
 
@@ -89,7 +94,7 @@ def _read(file: BinaryIO, is_implicit: bool, stop_when: StopWhen) -> dict[int, R
             value = _value_to_delimiter(file, tag, vr)
             if value is None:
                 return None
-        elif vr == "SQ" and tag != MODALITY_TABLE:
+        elif is_passed(tag, vr):
             value = b""
             if not _pass_bytes(file, length):
                 return None

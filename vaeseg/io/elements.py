@@ -12,8 +12,8 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
-from functools import cache, cached_property
+from datetime import date
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import pydicom
@@ -68,6 +68,9 @@ PLAIN_TEXT = re.compile(rb"[ -}]+\0?")
 """ASCII that means the same in every character set."""
 TEXT_VRS = frozenset({"CS", "DA", "LO", "SH", "TM", "UI"})
 PLAIN_NUMBERS = {"DS": re.compile(rb"[0-9+\-.eE\\ ]+\0?"), "IS": re.compile(rb"[0-9+\-\\ ]+\0?")}
+
+KEPT_NUMBERS = 1024
+"""Values of numeric elements whose numbers are kept: the slices of a series share nearly all of them."""
 
 META_GROUP = 0x0002
 """Of the elements of file meta information (PS3.10 7.1)."""
@@ -175,7 +178,11 @@ def _plain_numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None
     Raises:
         ValueError: they are no numbers.
     """
-    vr, raw = elements.plain(keyword)
+    return _numbers_in(*elements.plain(keyword))
+
+
+@lru_cache(maxsize=KEPT_NUMBERS)
+def _numbers_in(vr: str, raw: bytes) -> tuple[float, ...] | None:
     if vr == "US" and len(raw) == 2:
         return (float(int.from_bytes(raw, "little")),)
     if vr in PLAIN_NUMBERS and PLAIN_NUMBERS[vr].fullmatch(raw):
@@ -206,7 +213,7 @@ def first_date(elements: Elements, keywords: Sequence[str]) -> date | None:
         written = text(elements, keyword)
         if DATE_PATTERN.fullmatch(written):
             try:
-                found = datetime.strptime(written.replace(".", ""), "%Y%m%d").date()
+                found = date.fromisoformat(written.replace(".", ""))
             except ValueError:
                 continue  # such as 20261345 or 00000000
             if FIRST_DAY <= found < LAST_DAY:

@@ -24,6 +24,7 @@ READER_VERSION = 7
 
 OF_THE_FILE = ("path", "size", "mtime_ns")
 HEADER_FIELDS = tuple(field.name for field in fields(InstanceHeader) if field.name not in OF_THE_FILE)
+_encoded = json.JSONEncoder(default=date.isoformat).encode
 TUPLES = frozenset({"image_type", "position", "orientation", "pixel_spacing_mm", "rescale"})
 
 
@@ -36,7 +37,7 @@ def indexed(record: FileRecord) -> IndexedFile:
             **common,
             sop_instance_uid=record.header.sop_instance_uid or None,
             group_key="/".join(group_key(record.header)),
-            header=json.dumps(values, default=date.isoformat),
+            header=_encoded(values),
         )
     if record.volume is not None:
         return IndexedFile(**common, group_key=record.volume.series_key, header=_volume_json(record.volume))

@@ -28,8 +28,11 @@ from stages import finished, one_process, planned_rows, stage_config
 
 from vaeseg.config import PhantomConfig, RunConfig
 from vaeseg.distributed.local import start_local_ray, stop_local_ray
+from vaeseg.distributed.measuring import measure
+from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import SeriesRow
-from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.distributed.segmenting import Segment
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.io.masks import MASK_NAME
 from vaeseg.phantom.dicom_writer import write_dicom_archive

@@ -35,7 +35,7 @@ from vaeseg.db.summaries import Progress
 from vaeseg.db.tables import FindingTable
 from vaeseg.distributed import batch, committer
 from vaeseg.distributed.rows import Failure, SeriesRow, failed_row
-from vaeseg.distributed.stages import StageConfig
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.submit import Submission, submit
 from vaeseg.models.files import resolve_model
 from vaeseg.phantom.dicom_writer import write_dicom_archive

@@ -20,8 +20,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from vaeseg.config import ReadingConfig
+from vaeseg.distributed.measuring import measure
+from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
-from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.distributed.segmenting import Segment
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.estimate.rates import stage_rate
 from vaeseg.io.archive import scan_archive
 from vaeseg.models.checkpoint import load_checkpoint

@@ -41,19 +41,20 @@ STAGE = """
 import sys
 from pathlib import Path
 from vaeseg.config import ReadingConfig
-from vaeseg.distributed import stages
+from vaeseg.distributed import reading
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.rows import planned_row
 from vaeseg.io.archive import scan_archive
 
 def broken(*_):
     raise KeyError("CANARYNAME")
 
-stages.read_volume = broken
+reading.read_volume = broken
 (verdict,) = scan_archive(Path(sys.argv[1]), ReadingConfig()).verdicts
 row = planned_row(7, verdict.manifest, sys.argv[1], "", "masks")
-config = stages.StageConfig(run_id="20261122T010000-abcdef", store_root="", model="", model_digest="", image_size=8,
+config = StageConfig(run_id="20261122T010000-abcdef", store_root="", model="", model_digest="", image_size=8,
     output_types=(), reading=ReadingConfig())
-stages.read(row, config)
+reading.read(row, config)
 print(verdict.manifest.ref.series_instance_uid)
 """
 

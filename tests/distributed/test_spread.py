@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def twice(mark: str, item: str) -> Iterator[str]:
 def slow_pid(item: str) -> list[str]:
     time.sleep(0.03)
     return [f"{item} {os.getpid()}"]
+
+
+def slow_at_first(item: str) -> list[str]:
+    time.sleep(0.03 if item == "0" else 0)
+    return [item]
 
 
 def dies(directory: Path, n_times: int, item: str) -> list[str]:
@@ -68,6 +74,7 @@ def test_every_item_is_done_once_however_many_there_are() -> None:
 def test_what_is_left_after_some_seconds_is_done_by_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is done twice or not at all where the one ends and the other begins."""
     monkeypatch.setattr(spread, "HERE_SECONDS", 0.1)
+    monkeypatch.setattr(spread, "SOON_SECONDS", 0)
     pids = dict(pair.split() for pair in here_at_first(slow_pid, ITEMS[:20], nothing))
     assert sorted(pids) == sorted(ITEMS[:20])
     here = [item for item in ITEMS[:20] if pids[item] == str(os.getpid())]
@@ -102,6 +109,29 @@ def test_work_goes_on_here_while_ray_starts(tmp_path: Path, no_ray: pytest.Monke
     n_here = len(list(tmp_path.iterdir()))
     assert done == ITEMS[:n_here] + [f"{item} elsewhere" for item in ITEMS[n_here:20]]
     assert 8 <= n_here < 20
+
+
+@pytest.mark.parametrize(("soon_seconds", "n_here"), [(60, 20), (0, 1)])
+def test_what_will_soon_be_done_is_not_given_away(no_ray: pytest.MonkeyPatch, soon_seconds: float, n_here: int) -> None:
+    """Workers would need longer to import what they need."""
+    assert done_with_ray_up(no_ray, soon_seconds, ITEMS[:20])[:n_here] == ITEMS[:n_here]
+    assert sum(map(str.isdecimal, done_with_ray_up(no_ray, soon_seconds, ITEMS[:20]))) == n_here
+
+
+def test_what_has_no_known_end_is_given_away(no_ray: pytest.MonkeyPatch) -> None:
+    """It may be a night's work."""
+    assert done_with_ray_up(no_ray, 60, (item for item in ITEMS)) == ["0", *(f"{item} elsewhere" for item in ITEMS[1:])]
+
+
+def done_with_ray_up(no_ray: pytest.MonkeyPatch, soon_seconds: float, items: Iterable[str]) -> list[str]:
+    """Where it is after the first item, which takes a while."""
+    up: Future[None] = Future()
+    up.set_result(None)
+    no_ray.setattr(spread, "_ray_beside", lambda: up)
+    no_ray.setattr(spread, "start_local_ray", nothing)
+    no_ray.setattr(spread, "HERE_SECONDS", 0.02)
+    no_ray.setattr(spread, "SOON_SECONDS", soon_seconds)
+    return list(here_at_first(slow_at_first, items, nothing))
 
 
 def test_a_ray_that_cannot_start_is_told_of_where_it_is_needed(tmp_path: Path, no_ray: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,9 @@ import pytest
 from random_model import IMAGE_SIZE, write_overflowing_model
 
 from vaeseg.config import ReadingConfig, RunConfig
-from vaeseg.distributed import stages
+from vaeseg.distributed import measuring, reading
+from vaeseg.distributed.measuring import measure
+from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import (
     SeriesRow,
     failure_of,
@@ -31,7 +33,8 @@ from vaeseg.distributed.rows import (
     unpack_slices,
 )
 from vaeseg.distributed.runs import _stage_config
-from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.distributed.segmenting import Segment
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.errors import CheckpointError
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.nifti import write_nifti
@@ -181,7 +184,7 @@ def test_our_own_errors_tell_where_and_not_what(tmp_path: Path, monkeypatch: pyt
     def broken(*_: Any) -> None:
         raise KeyError("CANARYNAME")
 
-    monkeypatch.setattr(stages, "read_volume", broken)
+    monkeypatch.setattr(reading, "read_volume", broken)
     outcome = outcome_of(read(planned(tmp_path), config(tmp_path)))
     assert isinstance(outcome, FailedSeries)
     assert outcome.reason == "internal_error"
@@ -213,7 +216,7 @@ def test_a_full_disk_stops_the_run_and_blames_no_series(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     row = segmented(read(planned(tmp_path), config(tmp_path)))
-    monkeypatch.setattr(stages, "write_mask", full)
+    monkeypatch.setattr(measuring, "write_mask", full)
     failure = failure_of(measure(row, config(tmp_path)))
     assert failure is not None
     assert failure.stops_run
@@ -242,11 +245,12 @@ def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
     script = (
         "import json, sys, threading\n"
         "from vaeseg.config import ReadingConfig\n"
-        "from vaeseg.distributed import stages\n"
-        "stages.read_volume = lambda *_: threading.Event().wait(60)\n"
-        "config = stages.StageConfig(run_id='', store_root='', model='', model_digest='', image_size=8,\n"
+        "from vaeseg.distributed import reading\n"
+        "from vaeseg.distributed.stage import StageConfig\n"
+        "reading.read_volume = lambda *_: threading.Event().wait(60)\n"
+        "config = StageConfig(run_id='', store_root='', model='', model_digest='', image_size=8,\n"
         "    output_types=(), reading=ReadingConfig(decode_timeout_seconds=1))\n"
-        "stages.read(json.load(sys.stdin), config)\n"
+        "reading.read(json.load(sys.stdin), config)\n"
     )
     plain = {key: value for key, value in row.items() if not isinstance(value, bytes)}
     done = subprocess.run([sys.executable, "-c", script], input=json.dumps(plain), text=True, timeout=50, check=False)

@@ -10,8 +10,11 @@ import pytest
 
 from vaeseg.config import ReadingConfig
 from vaeseg.distributed import worker_metrics
+from vaeseg.distributed.measuring import measure
+from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import SeriesRow, failure_of, planned_row
-from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.distributed.segmenting import Segment
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.io.archive import scan_archive
 from vaeseg.io.nifti import write_nifti

@@ -22,8 +22,9 @@ from called import InThisProcess
 from vaeseg.db.drivers import hand_over
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.distributed import batch
+from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import SeriesRow
-from vaeseg.distributed.stages import StageConfig, read
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.submit import Submission, write_down
 from vaeseg.io.store import create_store
 from vaeseg.models.checkpoint import load_checkpoint

@@ -16,7 +16,7 @@ import pytest
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.summaries import run_summary
 from vaeseg.distributed import indexing, runs, spread
-from vaeseg.distributed.stages import StageConfig
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.submit import Submission, index_only, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.errors import StoreError

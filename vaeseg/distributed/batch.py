@@ -14,9 +14,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, cause_of
 from vaeseg.distributed.local import cores_of_this_node, gpus_available, most_cores_of_a_node, nodes_with_cpus
+from vaeseg.distributed.measuring import measure
 from vaeseg.distributed.ray_data import presented
+from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import SeriesRow
-from vaeseg.distributed.stages import Segment, StageConfig, measure, read
+from vaeseg.distributed.segmenting import Segment
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.worker_metrics import write_to_ray
 
 ACTOR_RESTARTS = -1

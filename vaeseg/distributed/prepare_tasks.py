@@ -19,7 +19,8 @@ from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, cause_of
 from vaeseg.distributed.lifecycle import consume_in_thread
 from vaeseg.distributed.local import RayChatter, start_local_ray, stop_local_ray
 from vaeseg.distributed.ray_data import presented
-from vaeseg.distributed.stages import die_after, where
+from vaeseg.distributed.reading import die_after
+from vaeseg.distributed.stage import where
 from vaeseg.io.dataset_manifest import Recipe, RefusedItem
 from vaeseg.io.row_groups import RowFormat
 from vaeseg.io.slices import PreparedVolume, SliceSet

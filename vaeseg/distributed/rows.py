@@ -127,6 +127,11 @@ def unpack_slices(data: bytes, size: int) -> npt.NDArray[np.int16]:
     return np.frombuffer(data, dtype=np.int16).reshape(-1, size, size)
 
 
+def fullest_slice(mask: BoolArray) -> int:
+    """Of (K, S, S), the one that a preview shows: with most tumour; of an empty mask, the middle."""
+    return int(mask.sum(axis=(1, 2)).argmax()) if mask.any() else len(mask) // 2
+
+
 def outcome_to_json(outcome: SegmentedSeries) -> str:
     """All of an outcome but its mask encoding, which travels as bytes."""
     fields = asdict(outcome)

@@ -38,7 +38,7 @@ from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_r
 from vaeseg.distributed.rules import Selection, rules_digest, select_series
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.sources import check_labels, index_job
-from vaeseg.distributed.stages import StageConfig
+from vaeseg.distributed.stage import StageConfig
 from vaeseg.distributed.worker_metrics import write_to_ray
 from vaeseg.errors import ARCHIVE_GONE, StoreError, VaesegError
 from vaeseg.io.archive import NIFTI_SUFFIXES

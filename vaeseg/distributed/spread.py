@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from functools import partial
 from itertools import chain, islice
+from operator import length_hint
 from typing import Any
 
 import ray
@@ -28,6 +30,8 @@ HANDED_OVER = 64
 """Results that wait for the driver."""
 WORKER_SECONDS = 0.5
 """A worker takes as long to import what it needs, so that less is done sooner here, even where Ray is up."""
+SOON_SECONDS = 1.0
+"""What is done here in as long, by the pace so far, is not given to others: all workers of a machine import at once."""
 
 Function = Callable[[str], Iterable[str]]
 """Text to texts, so that any machine understands both; raising ends the whole."""
@@ -50,14 +54,16 @@ def here(function: Function, items: Iterable[str], check: Callable[[], None]) ->
 def here_at_first(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
     """All results: of one item after the other while there is no Ray, then of those that are left as `on_ray` has them.
 
-    After `HERE_SECONDS` Ray is started beside; at the end it has started, or failed to.
+    After `HERE_SECONDS` Ray is started beside; at the end it has started, or failed to. Of a sequence the last items
+    are not worth it.
     """
-    until = time.monotonic() + (min(HERE_SECONDS, WORKER_SECONDS) if ray.is_initialized() else HERE_SECONDS)
+    begun = time.monotonic()
+    until = begun + (min(HERE_SECONDS, WORKER_SECONDS) if ray.is_initialized() else HERE_SECONDS)
     started: Future[None] | None = None
     try:
         left = iter(items)
-        for item in left:
-            if time.monotonic() >= until:
+        for n_done, item in enumerate(left):
+            if time.monotonic() >= until and not _is_soon_done(begun, n_done, left):
                 started = started or _ray_beside()
                 if started.done():
                     yield from on_ray(function, chain([item], left), check)
@@ -66,6 +72,12 @@ def here_at_first(function: Function, items: Iterable[str], check: Callable[[], 
     finally:
         if started is not None:
             wait([started], timeout=STOP_SECONDS)
+
+
+def _is_soon_done(begun: float, n_done: int, left: Iterator[str]) -> bool:
+    """Never, where nobody knows how many items are left behind the one that is next."""
+    n_left = 1 + length_hint(left, sys.maxsize)
+    return (time.monotonic() - begun) * n_left < SOON_SECONDS * n_done
 
 
 def _ray_beside() -> Future[None]:

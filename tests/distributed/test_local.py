@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from vaeseg.distributed.local import start_ray
+from vaeseg.distributed import local
+from vaeseg.distributed.local import cores_at_hand, start_ray
 from vaeseg.errors import ClusterError, UsageError
 
 A_RAY = """
@@ -121,3 +122,17 @@ def test_what_a_ray_leaves_alone(tmp_path: Path) -> None:
     assert not found
     assert (bool(before), after) == (True, [])
     assert (told, seconds_to_live, "SIGTERM" in done.stderr) == ([signal.SIGTERM], 0.0, False)
+
+
+def test_cores_at_hand_are_the_clusters_or_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which portions of a run are sized: before a Ray of this machine is up too, and as a cluster grows."""
+    elsewhere = {"Alive": True, "NodeManagerHostname": "elsewhere", "Resources": {"CPU": 60.0}}
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(
+        local,
+        "ray",
+        SimpleNamespace(is_initialized=lambda: False, nodes=lambda: [elsewhere, elsewhere], cluster_resources=dict),
+    )
+    assert cores_at_hand() == 4
+    monkeypatch.setattr(local.ray, "is_initialized", lambda: True)
+    assert cores_at_hand() == 120

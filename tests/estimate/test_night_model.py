@@ -7,7 +7,6 @@ import math
 import pytest
 from estimated import rate, rates
 
-from vaeseg.config import SERIES_AT_ONCE
 from vaeseg.estimate.night import Machine, Workload, estimate_night
 
 WORK = Workload(n_series=10, n_slices=1000, n_new_files=1000)
@@ -62,10 +61,13 @@ def test_one_series_takes_its_stages_one_after_the_other() -> None:
     assert night.seconds == pytest.approx(12.01 + 2.0 + 2.0 / 32 + 1.0)
 
 
-@pytest.mark.parametrize(("n_series", "n_portions"), [(SERIES_AT_ONCE, 1), (SERIES_AT_ONCE + 1, 2)])
-def test_each_portion_loads_models_anew(n_series: int, n_portions: int) -> None:
-    """Ray starts once, the pipeline for each 500 series."""
-    night = estimate_night(Workload(n_series=n_series, n_slices=n_series), Machine(n_cores=4), rates())
+@pytest.mark.parametrize(
+    ("n_cores", "n_series", "n_portions"),
+    [(4, 500, 1), (4, 501, 2), (8, 800, 1), (8, 801, 2), (64, 5000, 1), (64, 5001, 2)],
+)
+def test_each_portion_loads_models_anew(n_cores: int, n_series: int, n_portions: int) -> None:
+    """Ray starts once, the pipeline for each 100 series a core, but for 500 at least and 5,000 at most."""
+    night = estimate_night(Workload(n_series=n_series, n_slices=n_series), Machine(n_cores=n_cores), rates())
     assert night.start_seconds == pytest.approx(4.0 + 2.0 + 6.0 * n_portions + 0.01 * n_series)
 
 

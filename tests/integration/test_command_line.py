@@ -49,7 +49,8 @@ COMMAND = "from vaeseg.cli import main; main()"
 
 IN_SMALL_PORTIONS = """
 from vaeseg.distributed import indexing, runs, spread
-indexing.TREES, indexing.LISTED_HERE_SECONDS, spread.HERE_SECONDS, runs.SERIES_AT_ONCE = 2, 0, 0, 2
+indexing.TREES, indexing.LISTED_HERE_SECONDS, spread.HERE_SECONDS, spread.SOON_SECONDS = 2, 0, 0, 0
+runs.series_at_once = lambda _: 2
 """
 """What a large archive does, with a small one: directories and headers by tasks, series in several pipelines."""
 

@@ -49,6 +49,7 @@ def test_listing_and_reading_as_tasks_make_the_same_index(nightly: Submission, m
     monkeypatch.setattr(indexing, "TREES", 2)
     monkeypatch.setattr(indexing, "LISTED_HERE_SECONDS", 0)
     monkeypatch.setattr(spread, "HERE_SECONDS", 0)
+    monkeypatch.setattr(spread, "SOON_SECONDS", 0)
     age(nightly.study_dir)
     n_files = sum(1 for _ in nightly.study_dir.rglob("*.dcm"))
     first = index_only(nightly)
@@ -137,7 +138,7 @@ def test_what_is_in_work_at_the_end_of_the_time_is_finished(
         return replace(real(run, digest), plan_until=at)
 
     begun: list[str] = []
-    monkeypatch.setattr(runs, "SERIES_AT_ONCE", 1)
+    monkeypatch.setattr(runs, "series_at_once", lambda _: 1)
     monkeypatch.setattr(runs, "_stage_config", over_after_the_first)
     first = submit(submission)
     assert (first.outcomes["segmented"], first.outcomes["pending"], first.outcomes["crashed"]) == (1, 2, 0)

@@ -60,6 +60,7 @@ def test_what_rules_leave_out_is_accounted_for_and_not_segmented(
 ) -> None:
     """Night after night, by preview, run and retry; the third night asks no header."""
     monkeypatch.setattr(spread, "HERE_SECONDS", 0)
+    monkeypatch.setattr(spread, "SOON_SECONDS", 0)
     ahead = preview(ward)
     assert (ahead.to_segment, ahead.left_out_by_rule) == (2, {"no_abdomen": 1})
     first = submit(replace(ward, config=replace(ward.config, limit=1)))
@@ -120,7 +121,7 @@ def test_what_rules_could_not_be_asked_about_fails_before_anything_is_begun(
 
     monkeypatch.setattr(runs, "select_series", without_the_last)
     monkeypatch.setattr(runs, "_segment", die)
-    monkeypatch.setattr(runs, "SERIES_AT_ONCE", 1)
+    monkeypatch.setattr(runs, "series_at_once", lambda _: 1)
     with pytest.raises(StoreError, match="the disk is full"):
         submit(ward)
     with (

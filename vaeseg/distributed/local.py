@@ -267,6 +267,11 @@ def hardware() -> Hardware:
     return Hardware(n_cores=max(1, cores.total()), n_gpus=n_gpus, n_nodes=max(1, len(nodes)))
 
 
+def cores_at_hand() -> int:
+    """Of the cluster that this process is connected to; else of this machine, on which a Ray would be started."""
+    return hardware().n_cores if ray.is_initialized() else os.cpu_count() or 1
+
+
 def gpus_available() -> bool:
     """Whether Ray has a GPU to give."""
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)

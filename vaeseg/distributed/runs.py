@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
-from vaeseg.config import SERIES_AT_ONCE, RunConfig
+from vaeseg.config import RunConfig, series_at_once
 from vaeseg.db.coverage import Coverage, Scanned, count_coverage
 from vaeseg.db.drivers import take_archive
 from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.index_series import SeriesName, readable_series, refused_files, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task
 from vaeseg.db.session import Database
-from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
 from vaeseg.distributed.committer import Committer
 from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
@@ -31,7 +31,7 @@ from vaeseg.distributed.lifecycle import (
     heartbeats,
     interruptible,
 )
-from vaeseg.distributed.local import hardware, start_local_ray
+from vaeseg.distributed.local import cores_at_hand, hardware, start_local_ray
 from vaeseg.distributed.pace import Pace
 from vaeseg.distributed.report import ProgressCallback, RunReport, no_progress
 from vaeseg.distributed.rows import SeriesRow, failure_of, outcome_of, planned_row
@@ -200,12 +200,19 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     committer = Committer(run.database, run.store, run.run_id, run.config, report, n_pending, on_progress, write_to_ray)
     # those that rules could not be asked about fail first, so that an interruption leaves none to be taken for allowed
     pending = sorted(work.pending, key=lambda item: item.series_key not in selection.unread)
-    for items in in_batches(pending, SERIES_AT_ONCE):
+    for items in _portions(pending):
         if _begins_no_more(run):
             break
         _segment(run, committer, _to_segment(run, committer, items, selection), labels)
     report.outcomes["pending"] = n_pending - committer.n_done
     return report
+
+
+def _portions(items: Iterable[T]) -> Iterator[list[T]]:
+    """What goes through one pipeline, and more of it as the cluster grows."""
+    left = iter(items)
+    while portion := list(islice(left, series_at_once(cores_at_hand()))):
+        yield portion
 
 
 def _label_names(run: _Run, series: Sequence[SeriesName]) -> dict[str, tuple[str, ...]]:

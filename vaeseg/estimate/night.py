@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vaeseg.config import SERIES_AT_ONCE
+from vaeseg.config import series_at_once
 from vaeseg.estimate.rates import STAGES, Rates, cores_beside
 
 DRIVER_SECONDS_A_SERIES = 0.0036
@@ -117,7 +117,7 @@ def estimate_night(workload: Workload, machine: Machine, rates: Rates) -> Night:
     return Night(
         workload=workload,
         machine=machine,
-        start_seconds=_start_seconds(workload, rates),
+        start_seconds=_start_seconds(workload, machine, rates),
         busy_seconds={
             "model": stage_seconds["segment"] / (machine.n_gpus or machine.n_cores),
             "cores": _cores_seconds(stage_seconds, machine, rates.waiting),
@@ -142,12 +142,12 @@ def _latency_seconds(stage_seconds: dict[str, float], machine: Machine) -> float
     return stage_seconds["read"] + stage_seconds["segment"] / cores + stage_seconds["measure"]
 
 
-def _start_seconds(workload: Workload, rates: Rates) -> float:
+def _start_seconds(workload: Workload, machine: Machine, rates: Rates) -> float:
     start = rates.start
     indexing = start.header_seconds * workload.n_new_files
     if not workload.n_series:
         return indexing
-    n_pipelines = math.ceil(workload.n_series / SERIES_AT_ONCE)
+    n_pipelines = math.ceil(workload.n_series / series_at_once(machine.n_cores))
     planning = start.planning_seconds * workload.n_series
     return indexing + planning + start.ray_seconds + start.pipeline_seconds * n_pipelines + start.closing_seconds
 

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from called import vaeseg
 from click.testing import Result
 from estimated import PACE
 from ledger_factories import begin_run, scan, segmented, series_row
 
+from vaeseg.cli import estimate as cli_estimate
 from vaeseg.db.archives import list_archives
 from vaeseg.db.runs import finish_run
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.work import plan_work
 from vaeseg.distributed.commit import commit_group
+from vaeseg.estimate.rates import Rates
+from vaeseg.estimate.shipped import BFLOAT16, FLOAT32
 from vaeseg.io.store import create_store
 
 TEN = ("--series", "10", "--slices", "100")
@@ -104,8 +108,23 @@ def test_cores_that_feed_a_gpu(tmp_path: Path, archive: str) -> None:
 def test_before_there_is_a_store(tmp_path: Path) -> None:
     """Rates that come with vaeseg; nothing is made."""
     answer = told(tmp_path, *TEN)
-    assert answer["rates"]["source"].startswith("shipped defaults, measured on")
+    assert answer["rates"]["source"].startswith("shipped defaults of phantom-v1, measured on")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("flags", "rates"), [("fpu avx2 avx512_bf16 avx512_fp16", BFLOAT16), ("fpu avx2", FLOAT32)])
+def test_rates_that_come_with_vaeseg_are_those_of_such_a_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, rates: Rates
+) -> None:
+    """They lie threefold apart."""
+    monkeypatch.setattr(cli_estimate, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbogomips\t: 5\n")
+    assert told(tmp_path, *TEN)["rates"]["source"].startswith(rates.source)
+
+
+def test_a_processor_is_taken_for_what_torch_takes_it_for() -> None:
+    """Without loading torch, which takes a second."""
+    assert cli_estimate._has_bf16() == torch.cpu._is_avx512_bf16_supported()
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,20 @@ from vaeseg.errors import UsageError
 from vaeseg.estimate.choice import choose_rates
 from vaeseg.estimate.night import Machine
 from vaeseg.estimate.rates import Rates
-from vaeseg.estimate.shipped import SHIPPED
+from vaeseg.estimate.shipped import FLOAT32
 
 TWO, FOUR = Machine(n_cores=2), Machine(n_cores=4)
 WITH_GPU = Machine(n_cores=4, n_gpus=1)
 
 
 def chosen(runs: list, machine: Machine, given: float | None = None) -> Rates:  # type: ignore[type-arg]
-    return choose_rates(runs, machine, "phantom-v1", given)
+    return choose_rates(runs, machine, "phantom-v1", FLOAT32, given)
 
 
 def test_few_series_leave_the_rates_that_come_with_vaeseg() -> None:
     """Four are not enough, five are; what is said of the source tells which."""
     shipped = chosen([measured(n_series=4)], TWO)
-    assert shipped.read == SHIPPED.read
+    assert shipped.read == FLOAT32.read
     assert "4 series were measured here on processors" in shipped.source
     assert chosen([measured("r9", n_series=5)], TWO).source == "5 series of 1 run, the newest r9"
 
@@ -31,7 +31,7 @@ def test_runs_add_up_where_machines_are_alike() -> None:
     """Three series and two on two cores are five; on other machines they are not."""
     runs = [measured("b", n_series=3), measured("a", n_series=2)]
     assert chosen(runs, TWO).source == "5 series of 2 runs, the newest b"
-    assert chosen([runs[0], measured("a", n_series=2, n_cores=8)], TWO).source.startswith(SHIPPED.source)
+    assert chosen([runs[0], measured("a", n_series=2, n_cores=8)], TWO).source.startswith(FLOAT32.source)
 
 
 def test_a_machine_with_as_many_cores_comes_first() -> None:
@@ -46,7 +46,7 @@ def test_processors_say_nothing_of_a_gpu() -> None:
     with pytest.raises(UsageError, match=r"no run of phantom-v1 on a GPU .* --gpu-slices-per-second"):
         chosen([measured(n_series=50)], WITH_GPU)
     assert chosen([measured(), measured("g", device="cuda", n_gpus=1)], WITH_GPU).device == "cuda"
-    assert chosen([measured("g", device="cuda", n_gpus=1)], FOUR).source.startswith(SHIPPED.source)
+    assert chosen([measured("g", device="cuda", n_gpus=1)], FOUR).source.startswith(FLOAT32.source)
 
 
 def test_a_given_rate_stands_in_for_the_gpu_alone() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vaeseg.estimate.rates import MeasuredRun, Rates
     from vaeseg.paths import AnyPath
 
+CPU_INFO, BF16_FLAG = Path("/proc/cpuinfo"), "avx512_bf16"
 NO_GPU = "no GPU was asked about"
 NO_PRICE = "no --price-per-hour was given"
 NO_SERIES = "there are no series"
@@ -72,13 +74,15 @@ def command(
     """Tell how long a night takes, what holds it up, how many cores feed a GPU, and what a CT costs.
 
     Rates are those of recent runs by the model in the database, on machines with as many cores where there are such;
-    where fewer than five series were measured, rates that come with vaeseg. Nothing is started and nothing written.
+    where fewer than five series were measured, rates that come with vaeseg for a processor like this
+    one. Nothing is started and nothing written.
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such archive or store, an archive that was never scanned,
     options that do not go together, or GPUs of which nothing is known.
     """
     from vaeseg.estimate.choice import choose_rates
     from vaeseg.estimate.night import estimate_night
+    from vaeseg.estimate.shipped import shipped_rates
 
     if gpu_slices_per_second is not None and not n_gpus:
         raise UsageError("--gpu-slices-per-second goes with --gpus")
@@ -89,7 +93,7 @@ def command(
         workload, runs = _of_archive(archive, everything, model, store, db)
     else:
         workload, runs = _of_numbers(n_series, slices_a_series, everything), _runs(model, store, db)
-    rates = choose_rates(runs, machine, model, gpu_slices_per_second)
+    rates = choose_rates(runs, machine, model, shipped_rates(_has_bf16()), gpu_slices_per_second)
     night = estimate_night(workload, machine, rates)
     shown = _as_json(night, rates, model, price_per_hour)
     if as_json:
@@ -107,6 +111,14 @@ def _machine(n_cores: int | None, n_nodes: int, n_gpus: int) -> Machine:
         return Machine(n_cores=n_cores or os.cpu_count() or 1, n_gpus=n_gpus, n_nodes=n_nodes)
     except ValueError as error:
         raise UsageError(f"{error}; give more --cpus") from error
+
+
+def _has_bf16() -> bool:
+    """Whether this machine's processor multiplies bfloat16, as `models.precision` asks torch, which takes a second."""
+    try:
+        return BF16_FLAG in CPU_INFO.read_text().split()
+    except OSError:
+        return False
 
 
 def _of_archive(

@@ -257,6 +257,18 @@ def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGALRM
 
 
+def test_the_process_of_a_model_loads_no_reader_of_images() -> None:
+    """It would start a third of a second later; nobody else can use its GPU in that time."""
+    script = (
+        "import sys\n"
+        "from vaeseg.distributed import segmenting\n"
+        "from vaeseg.inference import predictor\n"
+        "from vaeseg.models import checkpoint, files\n"
+        "sys.exit(bool({'pydicom', 'nibabel', 'scipy', 'PIL'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=50, check=False).returncode == 0
+
+
 def test_a_node_with_another_model_segments_nothing(tmp_path: Path) -> None:
     """Another version of vaeseg, say: its numbers would look right."""
     with pytest.raises(CheckpointError, match=r"the model here is .*, the run was submitted with 000000000000"):

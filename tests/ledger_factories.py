@@ -33,7 +33,7 @@ from vaeseg.records import (
 ROOT = "/archive/Doe^Jane/2026"
 """A root that names a patient, as real ones do."""
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision of the schema."""
 
 MODEL = "phantom-v1"

@@ -285,10 +285,10 @@ class PhantomConfig:
             raise ValueError("tumour_free_share must lie in [0, 1] and max_tumours in 0 to 4")
 
 
-SERIES_AT_ONCE = 500, 5000
-"""Fewest and most series of a run in one pipeline: it loads models anew, and manifests are in memory."""
+FEWEST_AT_ONCE, MOST_AT_ONCE = 500, 2000
+"""Series of a run in one pipeline: each loads models anew, and holds its manifests in memory."""
 SERIES_A_CORE = 100
-"""In between, of the whole cluster; they take a core longer than models take to load."""
+"""In one pipeline, for each core of the cluster: they take it longer than models take to load."""
 HERE_SECONDS = 5.0
 """For so long the driver reads headers before it starts a Ray of this machine, and reads on until that is up: starting
 one takes as long, and by then it has read more than ten thousand from a local disk."""
@@ -296,8 +296,7 @@ one takes as long, and by then it has read more than ten thousand from a local d
 
 def series_at_once(n_cores: int) -> int:
     """Series of a run in one pipeline, on so many cores."""
-    fewest, most = SERIES_AT_ONCE
-    return max(fewest, min(SERIES_A_CORE * n_cores, most))
+    return max(FEWEST_AT_ONCE, min(SERIES_A_CORE * n_cores, MOST_AT_ONCE))
 
 
 @dataclass(frozen=True, kw_only=True)

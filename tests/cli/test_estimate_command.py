@@ -112,7 +112,9 @@ def test_before_there_is_a_store(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize(("flags", "rates"), [("fpu avx2 avx512_bf16 avx512_fp16", BFLOAT16), ("fpu avx2", FLOAT32)])
+@pytest.mark.parametrize(
+    ("flags", "rates"), [("fpu avx2 avx512_bf16 avx512_fp16", BFLOAT16), ("fpu avx2 avx512_bf16x", FLOAT32)]
+)
 def test_rates_that_come_with_vaeseg_are_those_of_such_a_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, rates: Rates
 ) -> None:

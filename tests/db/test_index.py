@@ -1,14 +1,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 from file_counts import count_files
-from ledger_factories import ROOT, SUBJECT, Clock, counted_statements, files_of, group_of, scan, series_row
+from ledger_factories import (
+    ROOT,
+    SUBJECT,
+    Clock,
+    begin_run,
+    counted_statements,
+    files_of,
+    group_of,
+    scan,
+    segmented,
+    series_row,
+)
 from sqlalchemy import func, select
 
 from vaeseg.db.archives import ensure_archive, index_counts
+from vaeseg.db.audit import rows_of_part
 from vaeseg.db.index_files import changed_groups, damaged_directories, known_directories, known_files, record_files
 from vaeseg.db.index_series import (
     JudgedSeries,
@@ -18,8 +31,11 @@ from vaeseg.db.index_series import (
     series_with_files,
     studies_of_refused_series,
 )
+from vaeseg.db.parts import recorded_parts
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import InstanceTable, SeriesTable
+from vaeseg.db.work import WorkItem, plan_work
+from vaeseg.distributed.commit import commit_group
 from vaeseg.errors import StoreError
 from vaeseg.io.store import Store
 from vaeseg.records import IndexedFile
@@ -233,15 +249,65 @@ def test_text_from_headers_cannot_break_the_database(database: Database) -> None
         assert connection.scalar(select(SeriesTable.modality)) == "C?T?"
 
 
-def test_files_of_groups_are_found_by_their_group(store: Store) -> None:
-    """And not by going through all files in order of path, for each batch of groups, as SQLite likes to do."""
+@pytest.mark.parametrize("asked", ["groups", "series", "judged", "planned", "committed", "audited"])
+def test_what_is_asked_of_some_series_looks_at_no_others(store: Store, asked: str) -> None:
+    """SQLite has no statistics, and likes to go through all that an archive or a run has: for each batch, minutes of a
+    night where there are millions of files."""
+    with closing(open_database(sqlite_url(store.database_path))) as database:
+        rows = [series_row("1.2.3"), series_row("1.2.4")]
+        archive_id = scan(database, rows)
+        run_id = begin_run(database, archive_id)
+        done = plan_work(database, run_id, ["1.2.3"]).pending
+        commit_group(run_id, [(item, segmented(item)) for item in done], store, database)
+        record_files(database, archive_id, 1, files_of(rows[0]))
+        ask: dict[str, Callable[[], object]] = {
+            "groups": lambda: changed_groups(database, archive_id, 100),
+            "series": lambda: series_with_files(database, archive_id, ["1.2.3"]),
+            "judged": lambda: record_groups(
+                database,
+                archive_id,
+                {group_of(rows[0]): [JudgedSeries(row=rows[0], paths=tuple(file.path for file in files_of(rows[0])))]},
+            ),
+            "planned": lambda: _planned(database, run_id),
+            "committed": lambda: commit_group(
+                run_id,
+                [(one, segmented(one)) for one in plan_work(database, run_id, ["1.2.4"]).pending],
+                store,
+                database,
+            ),
+            "audited": lambda: [rows_of_part(database, part, ("id",)) for part, _ in recorded_parts(database, run_id)],
+        }
+        with counted_statements(database) as statements:
+            ask[asked]()
+        with database.read() as connection:
+            steps = [
+                str(step[3])
+                for statement in statements
+                if statement.startswith(("SELECT", "UPDATE", "DELETE")) and ONCE_A_RUN not in statement
+                for step in connection.exec_driver_sql(
+                    f"EXPLAIN QUERY PLAN {statement}", (None,) * statement.count("?")
+                )
+            ]
+    of_large = [step for step in steps if step.split()[1] in ("instances", "series", "findings", "work_items")]
+    assert of_large
+    assert [step for step in of_large if "SCAN" in step or step.endswith(("(archive_id=?)", "(run_id=?)"))] == []
+
+
+ONCE_A_RUN = "work_items.state = ?"
+"""What failed for a reason that may be gone: one pass over the ledger."""
+
+
+def _planned(database: Database, run_id: str) -> tuple[WorkItem, ...]:
+    return plan_work(database, run_id, ["1.2.4"]).pending
+
+
+def test_known_directories_are_told_without_reading_rows(store: Store) -> None:
+    """Which carry the headers: gigabytes."""
     with closing(open_database(sqlite_url(store.database_path))) as database:
         archive_id = scan(database, [series_row("1.2.3")])
-        record_files(database, archive_id, 1, files_of(series_row("1.2.3")))
         with counted_statements(database) as statements:
-            changed_groups(database, archive_id, 100)
-        (of_groups,) = [statement for statement in statements if "instances.header" in statement]
+            assert known_directories(database, archive_id) == ["DOE^JANE/1.2.3"]
+        (asked,) = [statement for statement in statements if "DISTINCT" in statement]
         with database.read() as connection:
-            values = (None,) * of_groups.count("?")
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {of_groups}", values).all()
-    assert "ix_instances_archive_id_group_key" in str(plan)
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (None,) * asked.count("?")).all()
+    assert "COVERING INDEX ix_instances_archive_id_directory_missing_since" in str(plan)

@@ -36,6 +36,15 @@ def ward(tmp_path: Path) -> Path:
     return tmp_path / "ward"
 
 
+def test_portions_grow_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked anew for each, and all that there is goes through one of them."""
+    cores = iter([2, 8, 100, 100, 100])
+    monkeypatch.setattr(runs, "cores_at_hand", lambda: next(cores))
+    portions = list(runs._portions(range(3400)))
+    assert [len(portion) for portion in portions] == [500, 800, 2000, 100]
+    assert [item for portion in portions for item in portion] == list(range(3400))
+
+
 def begin(database: Database, ward: Path, kind: str = "segment", config: RunConfig | None = None) -> str:
     register_model(database, ModelRow(digest=DIGEST, name=MODEL))
     return start_run(

@@ -26,6 +26,7 @@ from vaeseg.distributed.reading import read
 from vaeseg.distributed.rows import (
     SeriesRow,
     failure_of,
+    fullest_slice,
     outcome_of,
     pack_mask,
     planned_row,
@@ -255,6 +256,20 @@ def test_a_decoder_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:
     plain = {key: value for key, value in row.items() if not isinstance(value, bytes)}
     done = subprocess.run([sys.executable, "-c", script], input=json.dumps(plain), text=True, timeout=50, check=False)
     assert done.returncode == -signal.SIGALRM
+
+
+def test_what_was_read_in_time_leaves_no_alarm(tmp_path: Path) -> None:
+    """It would kill the worker in the middle of another series."""
+    read(planned(tmp_path), config(tmp_path))
+    assert signal.alarm(0) == 0
+
+
+def test_the_fullest_slice_is_shown() -> None:
+    """And of an empty mask the middle."""
+    mask = np.zeros((5, 4, 4), dtype=np.bool_)
+    assert fullest_slice(mask) == 2
+    mask[3, :2] = mask[1, 0] = True
+    assert fullest_slice(mask) == 3
 
 
 def test_the_process_of_a_model_loads_no_reader_of_images() -> None:

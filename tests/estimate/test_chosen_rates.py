@@ -9,7 +9,7 @@ from vaeseg.errors import UsageError
 from vaeseg.estimate.choice import choose_rates
 from vaeseg.estimate.night import Machine
 from vaeseg.estimate.rates import Rates
-from vaeseg.estimate.shipped import FLOAT32
+from vaeseg.estimate.shipped import BFLOAT16, FLOAT32
 
 TWO, FOUR = Machine(n_cores=2), Machine(n_cores=4)
 WITH_GPU = Machine(n_cores=4, n_gpus=1)
@@ -25,6 +25,14 @@ def test_few_series_leave_the_rates_that_come_with_vaeseg() -> None:
     assert shipped.read == FLOAT32.read
     assert "4 series were measured here on processors" in shipped.source
     assert chosen([measured("r9", n_series=5)], TWO).source == "5 series of 1 run, the newest r9"
+
+
+def test_what_no_run_measured_is_that_of_such_a_processor() -> None:
+    """The time of a header, where no run read a hundred."""
+    runs = [measured(n_headers=0)]
+    assert chosen(runs, TWO).start.header_seconds == FLOAT32.start.header_seconds
+    rates = choose_rates(runs, TWO, "phantom-v1", BFLOAT16)
+    assert rates.start.header_seconds == BFLOAT16.start.header_seconds
 
 
 def test_runs_add_up_where_machines_are_alike() -> None:

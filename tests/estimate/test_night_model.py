@@ -63,11 +63,11 @@ def test_one_series_takes_its_stages_one_after_the_other() -> None:
 
 @pytest.mark.parametrize(
     ("n_cores", "n_series", "n_portions"),
-    [(4, 500, 1), (4, 501, 2), (8, 800, 1), (8, 801, 2), (64, 5000, 1), (64, 5001, 2)],
+    [(4, 500, 1), (4, 501, 2), (8, 800, 1), (8, 801, 2), (64, 2000, 1), (64, 2001, 2)],
 )
 def test_each_portion_loads_models_anew(n_cores: int, n_series: int, n_portions: int) -> None:
-    """Ray starts once, the pipeline for each 100 series a core, but for 500 at least and 5,000 at most."""
-    night = estimate_night(Workload(n_series=n_series, n_slices=n_series), Machine(n_cores=n_cores), rates())
+    """Ray starts once, the pipeline for each 100 series a core, but for 500 at least and 2,000 at most."""
+    night = estimate_night(Workload(n_series=n_series, n_slices=n_series), Machine(n_cores=n_cores, n_nodes=2), rates())
     assert night.start_seconds == pytest.approx(4.0 + 2.0 + 6.0 * n_portions + 0.01 * n_series)
 
 

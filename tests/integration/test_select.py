@@ -23,6 +23,7 @@ from vaeseg.distributed.submit import Submission, preview, retry, submit
 from vaeseg.distributed.verify import verify
 from vaeseg.errors import StoreError
 from vaeseg.io.store import Store
+from vaeseg.records import FailedSeries
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -115,9 +116,12 @@ def test_what_rules_could_not_be_asked_about_fails_before_anything_is_begun(
         last = max(name.series_key for name in readable_series(database, job.archive_id))
         return replace(chosen, unread={last: ("unreadable_file", "cannot be read (OSError)")})
 
-    def die(_run: Any, _committer: Any, work: Sequence[Any], _labels: Any) -> None:
-        if work:
+    segment = runs._segment
+
+    def die(run: Any, committer: Any, portion: Sequence[Any]) -> None:
+        if not isinstance(portion[0][1], FailedSeries):
             raise StoreError("the disk is full")
+        segment(run, committer, portion)
 
     monkeypatch.setattr(runs, "select_series", without_the_last)
     monkeypatch.setattr(runs, "_segment", die)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
-from vaeseg.db.index_files import files_of_groups, instances
+from vaeseg.db.index_files import files_of_groups
 from vaeseg.db.present_series import is_readable, is_there
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ChangedGroupTable, ExclusionTable, FindingTable, InstanceTable, SeriesTable
@@ -170,7 +170,7 @@ def series_with_files(database: Database, archive_id: int, series_keys: Sequence
             for row in connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
         ]
         files = files_of_groups(connection, archive_id, sorted({row.group_key for row in rows}))
-        paths = _paths(connection, archive_id, [row.id for row in rows])
+        paths = _paths(connection, [row.id for row in rows])
     found = {row.series_key: _found(row, paths[row.id], files[row.group_key]) for row in rows}
     return [found[key] for key in series_keys]
 
@@ -379,8 +379,9 @@ def _judged(connection: Connection, archive_id: int, groups: Sequence[str]) -> N
         connection.execute(delete(ChangedGroupTable).where(which))
 
 
-def _paths(connection: Connection, archive_id: int, series_ids: Sequence[int]) -> dict[int, set[str]]:
-    statement = instances(archive_id, "series_id", "path").where(InstanceTable.missing_since.is_(None))
+def _paths(connection: Connection, series_ids: Sequence[int]) -> dict[int, set[str]]:
+    """Asked for those of an archive, SQLite would look at all files of it."""
+    statement: Any = select(InstanceTable.series_id, InstanceTable.path).where(InstanceTable.missing_since.is_(None))
     paths: dict[int, set[str]] = defaultdict(set)
     for batch in in_batches(series_ids):
         for series_id, path in connection.execute(statement.where(InstanceTable.series_id.in_(batch))):

@@ -72,6 +72,8 @@ class SeriesTable(Base):
         _one_of("verdict", VERDICTS, "verdict"),
         CheckConstraint("(verdict = 'refused') = (reason IS NOT NULL)", name="refused_has_reason"),
         Index(None, "series_instance_uid"),
+        Index(None, "series_key"),
+        Index(None, "archive_id", "series_instance_uid"),
         Index(None, "archive_id", "group_key"),
         Index(None, "archive_id", "fingerprint"),
         Index(None, "archive_id", "study_instance_uid"),
@@ -117,7 +119,7 @@ class InstanceTable(Base):
         UniqueConstraint("archive_id", "path"),
         CheckConstraint("(group_key IS NULL) = (reason IS NOT NULL)", name="in_group_or_refused"),
         CheckConstraint("series_id IS NULL OR reason IS NULL", name="in_series_or_refused"),
-        Index(None, "archive_id", "directory"),
+        Index(None, "archive_id", "directory", "missing_since"),  # the last, so that no row is read for directories
         Index(None, "archive_id", "group_key"),
     )
 
@@ -275,7 +277,7 @@ class FindingTable(Base):
         _one_of("outcome", OUTCOMES, "outcome"),
         CheckConstraint("(outcome = 'segmented') = (reason IS NULL)", name="unmeasured_has_reason"),
         CheckConstraint("(outcome = 'segmented') = (tumour_volume_ml IS NOT NULL)", name="segmented_has_volume"),
-        Index(None, "run_id"),
+        Index(None, "run_id", "part"),
         Index(None, "work_item_id"),
         Index(
             "uq_findings_current",

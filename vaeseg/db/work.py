@@ -94,7 +94,9 @@ def mask_folder(model: str, generation: int) -> str:
 def plan_work(
     database: Database, run_id: str, series_keys: Sequence[str], *, retry: bool = False, limit: int | None = None
 ) -> PlannedWork:
-    """Decide what a run has to do and enter it in the ledger, in one transaction.
+    """Decide what a run has to do and enter it in the ledger, some at a time, so that others can write in between.
+
+    Whoever is killed meanwhile leaves pending items, which the next run enters as its own.
 
     Args:
         database: where.
@@ -108,13 +110,16 @@ def plan_work(
         ValueError: a key is not a readable series of the archive.
     """
     keys = list(dict.fromkeys(series_keys))
-    with database.write() as connection:
+    with database.read() as connection:
         run = _run_key(connection, run_id)
         rows = _ledger_rows(connection, run.archive_id, run.model_digest, run.config_digest, keys)
-        _check_readable(keys, rows)
-        wanted, done, left_out = _sort([rows[key] for key in keys], retry)
-        _enter(connection, database, run, wanted[:limit])
-        chosen = [row.series_key for row in wanted[:limit]]
+    _check_readable(keys, rows)
+    wanted, done, left_out = _sort([rows[key] for key in keys], retry)
+    for batch in in_batches(wanted[:limit]):
+        with database.write() as connection:
+            _enter(connection, database, run, batch)
+    chosen = [row.series_key for row in wanted[:limit]]
+    with database.read() as connection:
         entered = _ledger_rows(connection, run.archive_id, run.model_digest, run.config_digest, chosen)
     return PlannedWork(
         pending=tuple(_work_item(entered[key]) for key in chosen),
@@ -276,25 +281,25 @@ def _sort(rows: Sequence[Any], retry: bool) -> tuple[list[Any], list[Any], list[
 
 
 def _enter(connection: Connection, database: Database, run: RunKey, rows: Sequence[Any]) -> None:
+    """`rows`: a batch."""
     now = database.now()
-    for batch in in_batches(rows):
-        generations = _generations(connection, run.model, [row.series_id for row in batch])
-        elsewhere = _generations_elsewhere(connection, run, [row.series_key for row in batch])
-        items = [
-            {
-                "series_id": row.series_id,
-                "fingerprint": row.fingerprint,
-                "model_digest": run.model_digest,
-                "config_digest": run.config_digest,
-                "state": "pending",
-                "run_id": run.run_id,
-                "attempts": (row.attempts or 0) + 1,
-                "generation": _generation(row, generations.get(row.series_id, {}), elsewhere),
-                "updated_at": now,
-            }
-            for row in batch
-        ]
-        upsert(connection, WorkItemTable, items, key=WORK_KEY)
+    generations = _generations(connection, run.model, [row.series_id for row in rows])
+    elsewhere = _generations_elsewhere(connection, run, [row.series_key for row in rows])
+    items = [
+        {
+            "series_id": row.series_id,
+            "fingerprint": row.fingerprint,
+            "model_digest": run.model_digest,
+            "config_digest": run.config_digest,
+            "state": "pending",
+            "run_id": run.run_id,
+            "attempts": (row.attempts or 0) + 1,
+            "generation": _generation(row, generations.get(row.series_id, {}), elsewhere),
+            "updated_at": now,
+        }
+        for row in rows
+    ]
+    upsert(connection, WorkItemTable, items, key=WORK_KEY)
 
 
 def _generations(connection: Connection, model: str, series_ids: Sequence[int]) -> dict[int, dict[int, int]]:

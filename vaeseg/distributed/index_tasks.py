@@ -20,14 +20,21 @@ from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile
 
 
-def list_tree(root: AnyPath, exclude: tuple[AnyPath, ...], start: str) -> Iterator[str]:
-    """Every directory from one on down, each for `listing_from_json`; a task."""
-    for listing in walk(root, start, exclude):
-        yield json.dumps(vars(listing) | {"files": [vars(file) for file in listing.files]})
+def list_trees(root: AnyPath, exclude: tuple[AnyPath, ...], item: str) -> Iterator[str]:
+    """Every directory from some on down, each for `listing_from_json`; a task.
+
+    Args:
+        root: of the archive.
+        exclude: directories not to enter.
+        item: JSON list of directories, relative to the root.
+    """
+    for start in json.loads(item):
+        for listing in walk(root, start, exclude):
+            yield json.dumps(vars(listing) | {"files": [vars(file) for file in listing.files]})
 
 
 def listing_from_json(text: str) -> Listing:
-    """What `list_tree` made."""
+    """What `list_trees` made."""
     values = json.loads(text)
     values["files"] = tuple(FoundFile(**file) for file in values["files"])
     return Listing(**values)

@@ -7,6 +7,7 @@ judged are judged by the next.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from vaeseg.db.index_files import (
 from vaeseg.db.index_series import FoundSeries, forget_emptied_groups, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
-from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_tree, listing_from_json, read_files
+from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_trees, listing_from_json, read_files
 from vaeseg.distributed.judging import judge_changed
 from vaeseg.distributed.spread import here_at_first, on_ray
 from vaeseg.errors import ARCHIVE_GONE, StoreError
@@ -38,13 +39,17 @@ LISTED_HERE_SECONDS = 10.0
 """The driver lists by itself for as long as starting tasks takes: on a local disk, some hundred thousand files."""
 TREES = 128
 """Directories that make it worth while to list them elsewhere."""
+TREE_TASKS = 1024
+"""That they are given to, about; each is a tree, or a leaf of one."""
 FILES_COMPARED = 5_000
 """Listed files that are compared with the index at once."""
 FILES_READ = 100_000
 """Files whose headers are read in one go, at most: their names are in memory."""
 FILES_RECORDED = 5_000
-"""Headers between two transactions, at most."""
+"""Files of one transaction, at most."""
 FILES_A_TASK = 400
+MANIFESTS_AT_ONCE = 200
+"""Series: a hundred files each are 40 MB of headers while their manifests are made."""
 ALL_IS_GONE = (
     "nothing of what the index knows is in the archive any more, nor any other image: is the file system mounted? If "
     "all was really deleted, remove the archive with 'vaeseg-batch archive remove'"
@@ -124,7 +129,7 @@ def update_index(database: Database, job: IndexJob, check: Callable[[], None]) -
 
 
 def manifests_of(database: Database, job: IndexJob, series_keys: Sequence[str]) -> dict[str, SeriesManifest]:
-    """What workers need to read some series, by key; for some hundreds at a time.
+    """What workers need to read some series, by key; for `MANIFESTS_AT_ONCE` at a time.
 
     A series is left out whose files changed so that they are no longer judged as the index has it.
     """
@@ -145,7 +150,7 @@ def _find_changes(database: Database, job: IndexJob, report: IndexReport, check:
         if len(pending.to_read) >= FILES_READ:
             _record(database, job, pending, report, check)
             pending = _Changes()
-    _vanish(database, job, report, listed, closed, pending)
+    _vanish(database, job, report, listed, set(closed), pending, check)
     _check_something_is_left(job, report, pending, check)
     _record(database, job, pending, report, check)
 
@@ -163,7 +168,8 @@ def _listings(job: IndexJob, check: Callable[[], None]) -> Iterator[Listing]:
     except OSError as error:
         raise StoreError(f"cannot list the study directory: {error.strerror}") from error
     if pending:
-        yield from map(listing_from_json, on_ray(partial(list_tree, job.root, job.exclude), list(pending), check))
+        items = [json.dumps(batch) for batch in in_batches(pending, 1 + len(pending) // TREE_TASKS)]
+        yield from map(listing_from_json, on_ray(partial(list_trees, job.root, job.exclude), items, check))
 
 
 def _batches(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
@@ -218,17 +224,33 @@ def is_young(file: FoundFile, now: float, stable_seconds: float) -> bool:
 
 
 def _vanish(
-    database: Database, job: IndexJob, report: IndexReport, listed: set[str], closed: Sequence[str], changes: _Changes
+    database: Database,
+    job: IndexJob,
+    report: IndexReport,
+    listed: set[str],
+    closed: set[str],
+    changes: _Changes,
+    check: Callable[[], None],
 ) -> None:
     """Files of directories that are gone; what lies below one that cannot be listed is not known to be gone."""
     before = known_directories(database, job.archive_id)
     if before and report.n_listed == 0:
         raise StoreError(ALL_IS_GONE)
     not_listed = {directory for directory in before if directory not in listed}
-    unseen = {directory for directory in not_listed if any(directory.startswith(f"{path}/") for path in closed)}
+    unseen = {directory for directory in not_listed if _is_below(directory, closed)}
     changes.n_unseen += count_present(database, job.archive_id, unseen)
-    for files in known_files(database, job.archive_id, not_listed - unseen).values():
-        changes.vanished += _present(files)
+    for batch in in_batches(sorted(not_listed - unseen)):
+        check()
+        for files in known_files(database, job.archive_id, batch).values():
+            changes.vanished += _present(files)
+
+
+def _is_below(directory: str, others: set[str]) -> bool:
+    while directory:
+        directory = directory.rpartition("/")[0]
+        if directory in others:
+            return True
+    return False
 
 
 def _check_something_is_left(job: IndexJob, report: IndexReport, changes: _Changes, check: Callable[[], None]) -> None:
@@ -246,7 +268,12 @@ def _record(
     """Read what is to be read, and tell the index."""
     studies = {study_of(file) for file in _headers(job, changes.young, check)}
     report.waiting_studies |= {study for study in studies if study}
-    record_files(database, job.archive_id, READER_VERSION, (), changes.found_again, changes.vanished)
+    for paths in in_batches(changes.found_again, FILES_RECORDED):
+        check()
+        record_files(database, job.archive_id, READER_VERSION, found_again=paths)
+    for paths in in_batches(changes.vanished, FILES_RECORDED):
+        check()
+        record_files(database, job.archive_id, READER_VERSION, vanished=paths)
     for read in in_batches(_headers(job, changes.to_read, check), FILES_RECORDED):
         _check_archive(job, read)
         record_files(database, job.archive_id, READER_VERSION, read)

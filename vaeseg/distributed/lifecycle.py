@@ -169,7 +169,7 @@ def archives_held(
 
 def consume_in_thread(
     produce: Callable[[], Generator[T]], check: Callable[[], None], handed_over: int = HANDED_OVER
-) -> Iterator[T]:
+) -> Generator[T]:
     """Iterate in another thread, so that this one stays free to stop.
 
     Args:

@@ -16,7 +16,7 @@ from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import DONE, LEFT_OUT, RunKey
 from vaeseg.distributed.asking import Question, ask, decide_studies
-from vaeseg.distributed.indexing import IndexJob, manifests_of
+from vaeseg.distributed.indexing import MANIFESTS_AT_ONCE, IndexJob, manifests_of
 from vaeseg.distributed.selection import skip_by_rule
 from vaeseg.distributed.spread import here
 from vaeseg.errors import StoreError
@@ -24,8 +24,6 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.paths import AnyPath
 from vaeseg.rules.parsing import parse_rules
 from vaeseg.rules.series_rules import SeriesRules
-
-MANIFESTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, kw_only=True)

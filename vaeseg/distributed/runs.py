@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -20,9 +21,10 @@ from vaeseg.db.findings import series_with_outcome
 from vaeseg.db.index_series import SeriesName, readable_series, refused_files, studies_of_refused_series
 from vaeseg.db.runs import EndStatus, finish_run, run_task
 from vaeseg.db.session import Database
+from vaeseg.db.upsert import in_batches
 from vaeseg.db.work import PlannedWork, WorkItem, mask_folder, plan_work, run_key
 from vaeseg.distributed.committer import Committer
-from vaeseg.distributed.indexing import IndexJob, IndexReport, manifests_of, update_index
+from vaeseg.distributed.indexing import MANIFESTS_AT_ONCE, IndexJob, IndexReport, manifests_of, update_index
 from vaeseg.distributed.lifecycle import (
     Interruption,
     RunInterruptedError,
@@ -50,10 +52,12 @@ from vaeseg.logs import logged_with
 from vaeseg.models.description import describe
 from vaeseg.models.files import resolve_model
 from vaeseg.paths import AnyPath, any_path
-from vaeseg.records import TRANSIENT, FailedSeries, Reason, SeriesOutcome
+from vaeseg.records import TRANSIENT, FailedSeries, Reason, SeriesOutcome, SkippedSeries
 from vaeseg.telemetry import FILES_REFUSED
 
 T = TypeVar("T")
+_Planned = tuple[WorkItem, SeriesRow | FailedSeries | SkippedSeries]
+"""A series with its row for the pipeline, or with what became of it."""
 
 
 @dataclass(kw_only=True)
@@ -200,16 +204,50 @@ def _process(run: _Run, index: IndexReport, on_progress: ProgressCallback) -> Ru
     committer = Committer(run.database, run.store, run.run_id, run.config, report, n_pending, on_progress, write_to_ray)
     # those that rules could not be asked about fail first, so that an interruption leaves none to be taken for allowed
     pending = sorted(work.pending, key=lambda item: item.series_key not in selection.unread)
-    for items in _portions(pending):
-        if _begins_no_more(run):
-            break
-        _segment(run, committer, _to_segment(run, committer, items, selection), labels)
+    planned = partial(_portions, _planned(run, pending, selection, labels))
+    with closing(consume_in_thread(planned, run.interruption.check, handed_over=1)) as portions:
+        for portion in portions:
+            if _begins_no_more(run):
+                break
+            _segment(run, committer, portion)
     report.outcomes["pending"] = n_pending - committer.n_done
     return report
 
 
-def _portions(items: Iterable[T]) -> Iterator[list[T]]:
-    """What goes through one pipeline, and more of it as the cluster grows."""
+def _planned(
+    run: _Run, items: Sequence[WorkItem], selection: Selection, labels: Mapping[str, AnyPath]
+) -> Generator[_Planned]:
+    """In order, some hundreds at a time, which are a tenth of a megabyte each for as long."""
+    key = run.outlasting(lambda: run_key(run.database, run.run_id))
+    for batch in in_batches(items, MANIFESTS_AT_ONCE):
+        run.interruption.check()
+        manifests = run.outlasting(partial(manifests_of, run.database, run.job, [item.series_key for item in batch]))
+        for item in batch:
+            manifest = manifests.get(item.series_key)
+            if manifest is None:
+                detail = "its files changed since they were listed"
+                yield item, FailedSeries(ref=item.ref, reason=Reason.CHANGED_WHILE_READING, detail=detail)
+            elif item.series_key in selection.unread:
+                reason, detail = selection.unread[item.series_key]
+                yield item, FailedSeries(ref=item.ref, reason=reason, detail=detail)
+            elif skipped := skip_by_rule(manifest, run.config.segmentation.selection):
+                yield item, skipped
+            else:
+                yield item, _row(run, item, manifest, key.model, labels)
+
+
+def _row(run: _Run, item: WorkItem, manifest: SeriesManifest, model: str, labels: Mapping[str, AnyPath]) -> SeriesRow:
+    return planned_row(
+        item.work_item_id,
+        manifest,
+        str(run.job.root),
+        str(labels.get(item.series_key, "")),
+        f"masks/{item.study_instance_uid}/{item.series_key}/{mask_folder(model, item.generation)}",
+    )
+
+
+def _portions(items: Iterable[T]) -> Generator[list[T]]:
+    """What goes through one pipeline, and more of it as the cluster grows; not for the main thread, as it asks Ray."""
     left = iter(items)
     while portion := list(islice(left, series_at_once(cores_at_hand()))):
         yield portion
@@ -265,58 +303,25 @@ def _planned_outcomes(n_to_plan: int, work: PlannedWork) -> dict[str, int]:
     }
 
 
-def _to_segment(
-    run: _Run, committer: Committer, items: Sequence[WorkItem], selection: Selection
-) -> list[tuple[WorkItem, SeriesManifest]]:
-    """Those of some series that no rule leaves out; the others are committed."""
-    keys = [item.series_key for item in items]
-    manifests = run.outlasting(lambda: manifests_of(run.database, run.job, keys))
-    to_segment = []
-    for item in items:
-        manifest = manifests.get(item.series_key)
-        if manifest is None:
-            _add_failed(run, committer, item, Reason.CHANGED_WHILE_READING, "its files changed since they were listed")
-        elif item.series_key in selection.unread:
-            _add_failed(run, committer, item, *selection.unread[item.series_key])
-        elif skipped := skip_by_rule(manifest, run.config.segmentation.selection):
-            committer.add(item, skipped)
-        else:
-            to_segment.append((item, manifest))
-    committer.flush()
-    return to_segment
-
-
-def _add_failed(run: _Run, committer: Committer, item: WorkItem, reason: str, detail: str) -> None:
-    outcome = FailedSeries(ref=item.ref, reason=reason, detail=detail)
-    _check_archive(run.job.root, outcome)
-    committer.add(item, outcome)
-
-
-def _segment(
-    run: _Run,
-    committer: Committer,
-    work: Sequence[tuple[WorkItem, SeriesManifest]],
-    labels: Mapping[str, AnyPath],
-) -> None:
-    """Run series through the pipeline, committing as they come; those that never come have crashed.
+def _segment(run: _Run, committer: Committer, portion: Sequence[_Planned]) -> None:
+    """Commit what is known of series, and run the others through the pipeline, committing as they come; those that
+    never come have crashed.
 
     A series whose turn comes after the run's deadline passes through untouched and stays pending.
     """
-    if not work:
+    items: dict[int, WorkItem] = {}
+    rows: list[SeriesRow] = []
+    for item, planned in portion:
+        if isinstance(planned, FailedSeries | SkippedSeries):
+            _check_archive(run.job.root, planned)
+            committer.add(item, planned)
+        else:
+            items[item.work_item_id] = item
+            rows.append(planned)
+    committer.flush()
+    if not rows:
         return
-    key = run.outlasting(lambda: run_key(run.database, run.run_id))
-    items = {item.work_item_id: item for item, _ in work}
-    rows = [
-        planned_row(
-            item.work_item_id,
-            manifest,
-            str(run.job.root),
-            str(labels.get(item.series_key, "")),
-            f"masks/{item.study_instance_uid}/{item.series_key}/{mask_folder(key.model, item.generation)}",
-        )
-        for item, manifest in work
-    ]
-    stages = _stage_config(run, key.model_digest)
+    stages = _stage_config(run, run.outlasting(lambda: run_key(run.database, run.run_id)).model_digest)
     run.pace.portion_begins()
 
     def produce() -> Generator[SeriesRow]:

@@ -54,16 +54,19 @@ def here(function: Function, items: Iterable[str], check: Callable[[], None]) ->
 def here_at_first(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
     """All results: of one item after the other while there is no Ray, then of those that are left as `on_ray` has them.
 
-    After `HERE_SECONDS` Ray is started beside; at the end it has started, or failed to. Of a sequence the last items
-    are not worth it.
+    After `HERE_SECONDS` Ray is started beside, unless by the pace so far all is done within `SOON_SECONDS`, which is
+    believed once, and only of a list; at the end Ray has started, or failed to.
     """
     begun = time.monotonic()
     until = begun + (min(HERE_SECONDS, WORKER_SECONDS) if ray.is_initialized() else HERE_SECONDS)
     started: Future[None] | None = None
+    believed = False
     try:
         left = iter(items)
         for n_done, item in enumerate(left):
-            if time.monotonic() >= until and not _is_soon_done(begun, n_done, left):
+            if time.monotonic() >= until and not believed and _is_soon_done(begun, n_done, left):
+                believed, until = True, time.monotonic() + SOON_SECONDS
+            if time.monotonic() >= until:
                 started = started or _ray_beside()
                 if started.done():
                     yield from on_ray(function, chain([item], left), check)

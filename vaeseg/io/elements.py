@@ -69,8 +69,8 @@ PLAIN_TEXT = re.compile(rb"[ -}]+\0?")
 TEXT_VRS = frozenset({"CS", "DA", "LO", "SH", "TM", "UI"})
 PLAIN_NUMBERS = {"DS": re.compile(rb"[0-9+\-.eE\\ ]+\0?"), "IS": re.compile(rb"[0-9+\-\\ ]+\0?")}
 
-KEPT_NUMBERS = 1024
-"""Values of numeric elements whose numbers are kept: the slices of a series share nearly all of them."""
+KEPT_NUMBERS, KEPT_BYTES = 1024, 128
+"""Values of numeric elements whose numbers are kept, and the longest: slices of a series share nearly all of them."""
 
 META_GROUP = 0x0002
 """Of the elements of file meta information (PS3.10 7.1)."""
@@ -178,16 +178,19 @@ def _plain_numbers(elements: Elements, keyword: str) -> tuple[float, ...] | None
     Raises:
         ValueError: they are no numbers.
     """
-    return _numbers_in(*elements.plain(keyword))
+    vr, raw = elements.plain(keyword)
+    return _kept_numbers_in(vr, raw) if len(raw) <= KEPT_BYTES else _numbers_in(vr, raw)
 
 
-@lru_cache(maxsize=KEPT_NUMBERS)
-def _numbers_in(vr: str, raw: bytes) -> tuple[float, ...] | None:
+def _numbers_in(vr: str | None, raw: bytes) -> tuple[float, ...] | None:
     if vr == "US" and len(raw) == 2:
         return (float(int.from_bytes(raw, "little")),)
     if vr in PLAIN_NUMBERS and PLAIN_NUMBERS[vr].fullmatch(raw):
         return tuple(map(float, raw.rstrip(b" \0").split(b"\\")))
     return None
+
+
+_kept_numbers_in = lru_cache(maxsize=KEPT_NUMBERS)(_numbers_in)
 
 
 def _number(value: Any) -> float:

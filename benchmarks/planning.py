@@ -1,8 +1,9 @@
 """What a run over very many series asks of its driver: memory and time from the listing to the last commit.
 
-    python benchmarks/planning.py --series 100000 --out DIR [--db postgresql://...]
+    python benchmarks/planning.py --series 100000 --out DIR [--slices 2] [--cores N] [--db postgresql://...]
 
-Files, their headers and the pipeline are simulated: each series has two slices, and fails as soon as it is asked for.
+Files, their headers and the pipeline are simulated: each series fails as soon as it is asked for. With more cores, more
+series are in one pipeline.
 All else is what `vaeseg-batch scan` does: the index, the plan, manifests, commits. Prints for each step seconds and the
 largest memory that the driver had so far.
 """
@@ -10,6 +11,7 @@ largest memory that the driver had so far.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import sys
@@ -33,19 +35,21 @@ from vaeseg.io.listing import FoundFile, Listing
 from vaeseg.models.files import resolve_model
 from vaeseg.records import IndexedFile
 
-SLICES, MODEL = 2, "phantom-v1"
+MODEL = "phantom-v1"
 ANY_SERIES = SelectionConfig(min_slices=2, min_extent_mm=0, min_field_of_view_mm=0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=100_000)
+    parser.add_argument("--slices", type=int, default=2)
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--db", help="instead of SQLite in the store; it should be empty")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.out, ignore_errors=True)
     (arguments.out / "archive").mkdir(parents=True)
-    _simulate(arguments.series, _template(arguments.out))
+    _simulate(arguments.series, arguments.slices, arguments.cores, _template(arguments.out))
     config = RunConfig(model_path=str(resolve_model(MODEL)), commit_every=1000)
     config = replace(config, segmentation=replace(config.segmentation, selection=ANY_SERIES))
     submission = Submission(
@@ -68,26 +72,27 @@ def _template(directory: Path) -> InstanceHeader:
         return read_header(file, place, place.name, SubjectKeyer(b"0" * 32), ReadingConfig())
 
 
-def _simulate(n_series: int, template: InstanceHeader) -> None:
+def _simulate(n_series: int, n_slices: int, n_cores: int, template: InstanceHeader) -> None:
     """Put files, headers and a pipeline into the places of the real ones, and note how long the steps take."""
-    indexing._listings = lambda _job, _check: _listings(n_series)
+    indexing._listings = lambda _job, _check: _listings(n_series, n_slices)
     indexing._headers = lambda _job, files, _check: (_header(template, file) for file in files)
     batch.segment_rows = _segment_rows
     runs.start_local_ray = lambda: None
+    runs.cores_at_hand = lambda: n_cores
     for module, name in ((runs, "update_index"), (runs, "readable_series"), (runs, "plan_work")):
         setattr(module, name, _timed(name, getattr(module, name)))
 
 
-def _listings(n_series: int) -> Iterator[Listing]:
+def _listings(n_series: int, n_slices: int) -> Iterator[Listing]:
     for number in range(n_series):
         directory = f"{number // 1000:04d}/{number:06d}"
-        files = (FoundFile(path=f"{directory}/{k}.dcm", size=1000, mtime_ns=1) for k in range(SLICES))
+        files = (FoundFile(path=f"{directory}/{k}.dcm", size=1000, mtime_ns=1) for k in range(n_slices))
         yield Listing(directory=directory, files=tuple(files), directories=())
 
 
 def _header(template: InstanceHeader, file: FoundFile) -> IndexedFile:
     _, series, name = file.path.split("/")
-    uid, k = f"1.2.826.0.1.3680043.8.498.1{series}", int(name[0])
+    uid, k = f"1.2.826.0.1.3680043.8.498.1{series}", int(name.partition(".")[0])
     header = replace(
         template,
         path=file.path,

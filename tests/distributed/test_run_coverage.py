@@ -186,3 +186,31 @@ def test_a_run_whose_rules_are_not_known_fails_before_its_scan(database: Databas
     with pytest.raises(StoreError, match="unknown key 'future'"):
         execute_run(database, store, run_id)
     assert run_summary(database, run_id).status == "failed"
+
+
+def test_the_next_portion_is_planned_while_one_is_in_work(
+    database: Database, store: Store, ward: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody would wait for the driver; each series is in one portion."""
+    write_series(ward / "b", SeriesInstanceUID="1.2.7", StudyInstanceUID="1.2.6")
+    asked: list[str] = []
+    seen: list[tuple[str, bool]] = []
+    next_is_planned = threading.Event()
+    really_made = runs.manifests_of
+
+    def made(database: Database, job: Any, keys: list[str]) -> dict[str, Any]:
+        asked.extend(keys)
+        if len(asked) == 2:
+            next_is_planned.set()
+        return really_made(database, job, keys)
+
+    def in_work(_run: Any, _committer: Any, portion: list[Any]) -> None:
+        seen.extend((item.series_key, next_is_planned.wait(timeout=30)) for item, _ in portion)
+
+    monkeypatch.setattr(runs, "series_at_once", lambda _: 1)
+    monkeypatch.setattr(runs, "MANIFESTS_AT_ONCE", 1)
+    monkeypatch.setattr(runs, "manifests_of", made)
+    monkeypatch.setattr(runs, "_segment", in_work)
+    report = execute_run(database, store, begin(database, ward))
+    assert seen == [(key, True) for key in asked]
+    assert report.outcomes["pending"] == len(seen) == 2

@@ -213,3 +213,6 @@ def test_planning_is_done_in_batches(database: Database) -> None:
         planned = plan_work(database, run_id, keys)
     assert len(statements) < 40
     assert _keys(planned.pending) == keys
+    with database.read() as connection:
+        entered = set(connection.scalars(select(WorkItemTable.id).where(WorkItemTable.run_id == run_id)))
+    assert {item.work_item_id for item in planned.pending} == entered

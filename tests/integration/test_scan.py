@@ -44,9 +44,13 @@ def age(directory: Path) -> None:
         os.utime(path, (time.time() - 3600,) * 2)
 
 
-def test_listing_and_reading_as_tasks_make_the_same_index(nightly: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Ray, however few files there are; the second time no header is read."""
+@pytest.mark.parametrize("tree_tasks", [1, 1024])
+def test_listing_and_reading_as_tasks_make_the_same_index(
+    nightly: Submission, monkeypatch: pytest.MonkeyPatch, tree_tasks: int
+) -> None:
+    """On Ray, however few files there are, several directories to a task or one; the second time no header is read."""
     monkeypatch.setattr(indexing, "TREES", 2)
+    monkeypatch.setattr(indexing, "TREE_TASKS", tree_tasks)
     monkeypatch.setattr(indexing, "LISTED_HERE_SECONDS", 0)
     monkeypatch.setattr(spread, "HERE_SECONDS", 0)
     monkeypatch.setattr(spread, "SOON_SECONDS", 0)

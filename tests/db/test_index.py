@@ -28,10 +28,10 @@ from vaeseg.db.index_series import (
     forget_emptied_groups,
     readable_series,
     record_groups,
-    series_with_files,
     studies_of_refused_series,
 )
 from vaeseg.db.parts import recorded_parts
+from vaeseg.db.series_files import series_with_files
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.tables import InstanceTable, SeriesTable
 from vaeseg.db.work import WorkItem, plan_work

@@ -20,7 +20,8 @@ from sqlalchemy import select, text
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
 from vaeseg.db.index_files import KnownFile, known_files
-from vaeseg.db.index_series import readable_series, refused_files, series_with_files
+from vaeseg.db.index_series import readable_series, refused_files
+from vaeseg.db.series_files import series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.tables import SeriesTable
 from vaeseg.distributed import index_tasks, indexing, judging, runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -10,12 +9,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
-from vaeseg.db.index_files import files_of_groups
 from vaeseg.db.present_series import is_readable, is_there
 from vaeseg.db.session import Database
 from vaeseg.db.tables import ChangedGroupTable, ExclusionTable, FindingTable, InstanceTable, SeriesTable
 from vaeseg.db.upsert import in_batches, upsert
-from vaeseg.records import IndexedFile, Reason
+from vaeseg.records import Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +60,6 @@ class SeriesName(NamedTuple):
     study_instance_uid: str
     volume_path: str | None
     """Of a NIfTI volume; None for DICOM."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundSeries:
-    """A readable series as the index names it, with what is needed to judge its group once more."""
-
-    series_key: str
-    series_instance_uid: str
-    study_instance_uid: str
-    subject_key: str | None
-    warnings: tuple[str, ...]
-    paths: frozenset[str]
-    """Its own files."""
-    group_files: tuple[IndexedFile, ...]
-    """All of its group."""
 
 
 def forget_emptied_groups(database: Database, archive_id: int) -> None:
@@ -158,21 +141,6 @@ def refused_files(database: Database, archive_id: int, suffixes: Iterable[str]) 
     )
     with database.read() as connection:
         return list(connection.scalars(statement))
-
-
-def series_with_files(database: Database, archive_id: int, series_keys: Sequence[str]) -> list[FoundSeries]:
-    """Series with all files of their groups, in the order of the keys; for some hundreds at a time."""
-    statement = select(SeriesTable.__table__).where(SeriesTable.archive_id == archive_id)
-    with database.read() as connection:
-        rows = [
-            row
-            for batch in in_batches(series_keys)
-            for row in connection.execute(statement.where(SeriesTable.series_key.in_(batch)))
-        ]
-        files = files_of_groups(connection, archive_id, sorted({row.group_key for row in rows}))
-        paths = _paths(connection, [row.id for row in rows])
-    found = {row.series_key: _found(row, paths[row.id], files[row.group_key]) for row in rows}
-    return [found[key] for key in series_keys]
 
 
 def _with_keys(
@@ -377,25 +345,3 @@ def _judged(connection: Connection, archive_id: int, groups: Sequence[str]) -> N
     for batch in in_batches(groups):
         which = (ChangedGroupTable.archive_id == archive_id) & ChangedGroupTable.group_key.in_(batch)
         connection.execute(delete(ChangedGroupTable).where(which))
-
-
-def _paths(connection: Connection, series_ids: Sequence[int]) -> dict[int, set[str]]:
-    """Asked for those of an archive, SQLite would look at all files of it."""
-    statement: Any = select(InstanceTable.series_id, InstanceTable.path).where(InstanceTable.missing_since.is_(None))
-    paths: dict[int, set[str]] = defaultdict(set)
-    for batch in in_batches(series_ids):
-        for series_id, path in connection.execute(statement.where(InstanceTable.series_id.in_(batch))):
-            paths[series_id].add(path)
-    return paths
-
-
-def _found(row: Row[Any], paths: Iterable[str], group_files: Sequence[IndexedFile]) -> FoundSeries:
-    return FoundSeries(
-        series_key=row.series_key,
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        subject_key=row.subject_key,
-        warnings=tuple(row.warnings),
-        paths=frozenset(paths),
-        group_files=tuple(group_files),
-    )

@@ -22,7 +22,8 @@ from vaeseg.db.index_files import (
     known_files,
     record_files,
 )
-from vaeseg.db.index_series import FoundSeries, forget_emptied_groups, series_with_files
+from vaeseg.db.index_series import forget_emptied_groups
+from vaeseg.db.series_files import FoundSeries, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
 from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_trees, listing_from_json, read_files

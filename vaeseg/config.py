@@ -209,15 +209,13 @@ def training_preset(stage: Literal["vae", "decoder"], preset: Literal["paper", "
     """The paper's training to the letter, or what works on tumours split by subject."""
     match stage, preset:
         case "vae", "paper":
-            return replace(_PAPER, epochs=70, learning_rate=4e-3, step_epochs=5, step_factor=0.8, kl_weight=0.1)
+            return TrainingConfig(epochs=70, learning_rate=4e-3, step_epochs=5, step_factor=0.8, kl_weight=0.1)
         case "decoder", "paper":
-            return replace(_PAPER, epochs=50, learning_rate=5e-3, bce_reduction="sum")
+            return TrainingConfig(epochs=50, learning_rate=5e-3, bce_reduction="sum")
         case "vae", "improved":
             return replace(_IMPROVED, epochs=20, kl_weight=0.01, keep="best_loss")
     return replace(_IMPROVED, freeze_encoder=False, dice_weight=1.0, kl_weight=0.01, keep="best_iou")
 
-
-_PAPER = TrainingConfig(precision="fp32")
 
 _IMPROVED = TrainingConfig(
     epochs=60,

@@ -61,6 +61,7 @@ def store(tmp_path: Path) -> Path:
         training=as_json(TrainingConfig(seed=41)),
         parent_digest=parent,
         commit="c" * 40,
+        computed_in="bfloat16",
         seen_tokens=("1" * 16, "2" * 16),
     )
     save_checkpoint(models / "lung.safetensors", Segmenter(ARCHITECTURE), PREPROCESSING, provenance)
@@ -84,7 +85,7 @@ def described(path: Path) -> dict[str, str]:
 def as_version_1(path: Path, target: Path) -> None:
     """The same model as an older vaeseg wrote it."""
     words = {**described(path), "format_version": "1"}
-    for name in ("content_digest", "seen_tokens", "commit"):
+    for name in ("content_digest", "seen_tokens", "commit", "computed_in"):
         del words[name]
     target.write_bytes(save_tensors(load_tensors(path.read_bytes()), words))
 
@@ -138,6 +139,7 @@ def test_show_says_everything(store: Path) -> None:
     assert shown["training"]["seed"] == 41
     assert shown["metrics"] == {"dev_iou_label": 0.5, "test_iou_label": None}
     assert (shown["commit"], shown["seen_tokens"], shown["precision"]) == ("c" * 40, 2, "single")
+    assert shown["computed_in"] == "bfloat16"
     assert [parent["name"] for parent in shown["ancestors"]] == ["stage-one"]
     assert shown["content_digest"] == described(lung(store))["content_digest"]
     assert json.loads(run(store, "show", lung(store), "--json").stdout) == shown
@@ -195,7 +197,7 @@ def test_files_of_an_older_version_are_brought_up_by_import(store: Path, tmp_pat
     assert all(torch.equal(new.state[name], same.state[name]) for name in same.state)
 
 
-@pytest.mark.parametrize("kept", ["content_digest", "seen_tokens", "commit"])
+@pytest.mark.parametrize("kept", ["content_digest", "seen_tokens", "commit", "computed_in"])
 def test_what_only_calls_itself_an_older_version_is_refused(store: Path, tmp_path: Path, kept: str) -> None:
     """A changed file would get a digest that fits, and forget whom it has seen."""
     as_version_1(lung(store), old := tmp_path / "old.safetensors")
@@ -364,6 +366,7 @@ def test_a_card_says_what_the_record_says(store: Path, tmp_path: Path) -> None:
         "dev_iou_label",
         "window_low_hu",
         "c" * 40,
+        "| computed in | bfloat16 |",
     ):
         assert said in card
     assert "(stage-one)" in card

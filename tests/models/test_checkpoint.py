@@ -32,6 +32,7 @@ PROVENANCE = Provenance(
     seen_tokens=("0" * 16, "1" * 16),
     commit="c" * 40,
     workers=3,
+    computed_in="bfloat16",
 )
 
 

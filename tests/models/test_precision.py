@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vaeseg.models.precision import number_type
+from vaeseg.models.precision import name_of, number_type
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -18,3 +18,8 @@ def test_bf16_is_used_where_the_hardware_has_it(device: str, monkeypatch: pytest
         assert number_type("auto", place) is (torch.bfloat16 if has else torch.float32)
         assert number_type("bf16", place) is torch.bfloat16
         assert number_type("fp32", place) is torch.float32
+
+
+def test_a_number_type_has_the_name_that_records_have() -> None:
+    """Without the library's."""
+    assert [name_of(number) for number in (torch.float32, torch.bfloat16)] == ["float32", "bfloat16"]

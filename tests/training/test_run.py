@@ -16,6 +16,7 @@ import pytest
 import torch
 from training_factories import SMALL, TINY, request, write_squares
 
+from vaeseg.config import Precision
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import TrainingError, UsageError
 from vaeseg.io.dataset import open_data_set
@@ -185,6 +186,15 @@ def test_test_figures_are_not_of_whom_the_model_before_has_seen(data: str, tmp_p
         metrics = run_training(request(known, tmp_path / f"{name}.safetensors", training=one_epoch, parent=vae)).metrics
         assert metrics["dev_loss"] is not None
         assert [metrics[f"test_{figure}"] is None for figure in ("loss", "bce", "iou_label")] == [name == "fewer"] * 3
+
+
+@pytest.mark.parametrize(("precision", "recorded"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_a_model_says_what_it_computed_in(data: str, tmp_path: Path, precision: Precision, recorded: str) -> None:
+    """Which `auto` leaves to the hardware."""
+    trained = run_training(
+        request(data, tmp_path / "m.safetensors", training=replace(TINY, epochs=1, precision=precision))
+    )
+    assert load_checkpoint(trained.path).metadata.computed_in == recorded
 
 
 def test_figures_of_half_precision_are_those_of_the_file(

@@ -21,6 +21,7 @@ from vaeseg.errors import CheckpointError, ReadingError, UsageError
 from vaeseg.inference.engine import Engine, engine_for
 from vaeseg.inference.mask_bits import from_bits, to_bits
 from vaeseg.models.checkpoint import Checkpoint
+from vaeseg.models.precision import name_of
 from vaeseg.models.preprocessing import intensity_ranges, normalise
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.records import BoolArray, IntArray, Reason
@@ -79,7 +80,7 @@ class Predictor:
     @property
     def computes_in(self) -> str:
         """`float32` or `bfloat16`."""
-        return str(self.engine.dtype).removeprefix("torch.")
+        return name_of(self.engine.dtype)
 
     def segment(self, slices_hu: npt.NDArray[np.int16]) -> BoolArray:
         """Mask of one volume.

@@ -70,6 +70,7 @@ def _training(model: ListedModel, record: Mapping[str, object]) -> str:
     rows = {
         "vaeseg": record["vaeseg_version"],
         "commit": record["commit"],
+        "computed in": record["computed_in"],
         **{f"started from, {n} back": _ancestor(parent) for n, parent in enumerate(ancestors, 1)},
     }
     settings = record["training"]

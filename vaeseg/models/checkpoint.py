@@ -84,6 +84,7 @@ def save_checkpoint(
         "seen_tokens": json.dumps(sorted(metadata.seen_tokens)),
         **{name: getattr(metadata, name) for name in PLAIN_FIELDS},
         **({"workers": str(metadata.workers)} if metadata.workers else {}),
+        **({"computed_in": metadata.computed_in} if metadata.computed_in else {}),
     }
     data = checkpoint_bytes(described, {name: stored(weight, half) for name, weight in model.state_dict().items()})
     write_file(path, data, f"model {path.name}")

@@ -25,7 +25,7 @@ from vaeseg.paths import AnyPath
 FORMAT_VERSION = "2"
 """Raised when an older vaeseg could misread a newer file. Files of version 1 had no digest of their content."""
 FIRST_VERSION = "1"
-SINCE_SECOND = frozenset({"content_digest", "seen_tokens", "commit", "workers"})
+SINCE_SECOND = frozenset({"content_digest", "seen_tokens", "commit", "workers", "computed_in"})
 """Words that no file of version 1 has."""
 PICKLE_STARTS = (b"PK", b"\x80")
 """Of a zip, as torch.save writes it, and of a pickle. A safetensors header of 128 bytes begins like one too."""
@@ -165,7 +165,13 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
             f"model {name} contradicts itself: network for {architecture.image_size} pixels, "
             f"preprocessing for {preprocessing.image_size}"
         )
-    provenance = Provenance(metrics=metrics, seen_tokens=tuple(map(str, tokens)), workers=workers, **plain)
+    provenance = Provenance(
+        metrics=metrics,
+        seen_tokens=tuple(map(str, tokens)),
+        workers=workers,
+        computed_in=described.get("computed_in"),
+        **plain,
+    )
     return architecture, preprocessing, provenance
 
 

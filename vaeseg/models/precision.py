@@ -16,6 +16,11 @@ def number_type(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_bf16 else torch.float32
 
 
+def name_of(number: torch.dtype) -> str:
+    """Such as `float32`."""
+    return str(number).removeprefix("torch.")
+
+
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -47,6 +47,7 @@ def record_of(checkpoint: Checkpoint) -> Record:
         "seen_tokens_are_all": are_all_seen(provenance.seen_tokens),
         "training": _training(provenance.training),
         "workers": provenance.workers,
+        "computed_in": provenance.computed_in,
         "metrics": dict(provenance.metrics),
         "parent_digest": provenance.parent_digest or None,
         "commit": provenance.commit or None,

@@ -58,9 +58,13 @@ def step_loss(losses: Tensor, step_slices: int, n_workers: int, config: Training
 
 def autocast(model: nn.Module, config: TrainingConfig) -> torch.autocast:
     """bfloat16 where the configuration or, with `auto`, the hardware has it."""
-    device = device_of(model)
-    is_bf16 = number_type(config.precision, device) is torch.bfloat16
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16)
+    is_bf16 = computed_in(model, config) is torch.bfloat16
+    return torch.autocast(device_of(model).type, dtype=torch.bfloat16, enabled=is_bf16)
+
+
+def computed_in(model: nn.Module, config: TrainingConfig) -> torch.dtype:
+    """Number type of the network's products; weights, sums and losses are float32 in any case."""
+    return number_type(config.precision, device_of(model))
 
 
 def device_of(model: nn.Module) -> torch.device:

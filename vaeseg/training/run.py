@@ -19,6 +19,7 @@ from vaeseg.io.dataset_writer import SLICE_SPLITS_NAME, SUBJECT_SPLITS_NAME
 from vaeseg.io.splits import Split
 from vaeseg.memory import memory_available
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stored
+from vaeseg.models.precision import name_of
 from vaeseg.models.provenance import Provenance, source_commit
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
@@ -27,6 +28,7 @@ from vaeseg.training.evaluate import evaluate
 from vaeseg.training.history import HISTORY_FILE, History
 from vaeseg.training.lock import locked
 from vaeseg.training.loop import DivergedError, Keeping, TrainingData, train
+from vaeseg.training.objective import computed_in
 from vaeseg.training.observing import Observer, told_both
 from vaeseg.training.parallel import ALONE, Worker
 from vaeseg.training.seen import n_seen_before, seen_tokens
@@ -347,5 +349,6 @@ def _save(
         seen_tokens=seen_tokens(data, split, parent),
         commit=source_commit(),
         workers=worker.world,
+        computed_in=name_of(computed_in(model, request.training)),
     )
     save_checkpoint(request.output, model, data.manifest.preprocessing, provenance, request.half)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from ray import cloudpickle
 from safetensors import safe_open
 from training_factories import TINY, request, write_squares
 
@@ -54,12 +56,24 @@ def figures(reports: list[EpochReport]) -> list[dict[str, float | None]]:
 
 def test_streamed_slices_give_the_losses_of_resident_ones(data: str, alone: list[EpochReport], tmp_path: Path) -> None:
     """Read window by window through Ray Data, in the same order: the same figures bit for bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    resident = reports_of(request(data, tmp_path / "r.safetensors", training=CONFIG))
-    torch.set_num_threads(threads)
     streamed = reports_of(request(data, tmp_path / "s.safetensors", training=CONFIG, memory="stream"))
-    assert figures(streamed) == figures(resident)
+    assert figures(streamed) == figures(alone)
+
+
+def test_a_worker_takes_its_share_of_the_cores(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray tells torch of one for each worker; and pieces of memory of any size are kept in its thread."""
+
+    def told(*_: object) -> None:
+        raise TrainingError(f"{torch.get_num_threads()} threads, {os.environ['MALLOC_ARENA_MAX']} arena")
+
+    def train_worker(config: Mapping[str, TrainingRequest]) -> None:
+        ray_train.run_training = told  # type: ignore[assignment]  # in the worker, where nothing else was replaced
+        ray_train._train_worker(config)
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ray_train, "_train_worker", train_worker)
+    with pytest.raises(TrainingError, match=f"^{torch.get_num_threads()} threads, 1 arena$"):
+        reports_of(request(data, tmp_path / "m.safetensors", training=CONFIG, memory="stream"))
 
 
 def test_two_workers_have_the_losses_of_one_with_twice_the_batch_even_if_one_is_killed(

@@ -19,11 +19,13 @@ from training_factories import SMALL, TINY, slice_index, slice_set, split
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.training.loop import Keeping, TrainingData, TrainingInterruptedError, train
 from vaeseg.training.observing import EpochReport, Observer
-from vaeseg.training.parallel import SyncedBatchNorm2d, Worker
+from vaeseg.training.parallel import Worker
 from vaeseg.training.sources import ResidentSource
+from vaeseg.training.synced_norm import SyncedBatchNorm2d
 
 SEVERAL_DEV_SUBJECTS = replace(split(), train=np.arange(18), dev=np.arange(18, 28))
 """Ten dev slices of four subjects, so that a figure by subject needs them in their order."""
+DTYPES = (torch.float32, torch.bfloat16)
 CONFIG = replace(TINY, epochs=3, batch_size=8, augmentation="dihedral", ema_decay=0.5)
 
 
@@ -58,7 +60,8 @@ def work(rank: int, directory: str, task: str) -> None:
     worker = Worker(rank=rank, world=2)
     result: list[Any] = []
     if task == "norm":
-        result = _normalised(rank)
+        share = slice(2 * rank, 2 + 3 * rank)
+        result = [_normalised(SyncedBatchNorm2d(3), share, dtype) for dtype in DTYPES]
     elif task == "resume":
         result = [report.losses for report in trained(path, worker, 4, resume=True)]
     else:
@@ -72,9 +75,10 @@ def in_two_processes(directory: Path, task: str) -> list[list]:
     return [json.loads((directory / f"result-{rank}.json").read_text()) for rank in range(2)]
 
 
-def _features() -> torch.Tensor:
-    """(5, 3, 2, 2) far from zero, so that a careless variance would show."""
-    return torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(2)) + 100
+def _features(dtype: torch.dtype) -> torch.Tensor:
+    """(5, 3, 2, 2) far from zero, so that a careless variance would show, as far as the numbers are fine enough."""
+    far = 100 if dtype is torch.float32 else 1
+    return (torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(2)) + far).to(dtype)
 
 
 def _weights() -> torch.Tensor:
@@ -82,33 +86,36 @@ def _weights() -> torch.Tensor:
     return torch.arange(60.0).reshape(5, 3, 2, 2)
 
 
-def _normalised(rank: int) -> list[list[float]]:
-    """Output, running statistics and gradient of one worker's share: two samples, or three."""
-    norm = SyncedBatchNorm2d(3)
-    own = _features()[2 * rank : 2 + 3 * rank].requires_grad_()
+def _normalised(norm: nn.BatchNorm2d, share: slice, dtype: torch.dtype) -> dict[str, list[float]]:
+    """Output, running statistics and gradients of a worker's share of the samples; of the weights, its part of them."""
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 0.5, -2.0]))
+        norm.bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    own = _features(dtype)[share].contiguous(memory_format=torch.channels_last).requires_grad_()
     output = norm(own)
-    (output.square() * _weights()[2 * rank : 2 + 3 * rank]).sum().backward()
-    assert own.grad is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return [part.flatten().tolist() for part in (output, norm.running_mean, norm.running_var, own.grad)]
+    (output.float().square() * _weights()[share]).sum().backward()
+    parts = {"output": output, "mean": norm.running_mean, "variance": norm.running_var, "gradient": own.grad}
+    parts |= {"of_weight": norm.weight.grad, "of_bias": norm.bias.grad}
+    assert output.dtype is dtype
+    return {name: part.flatten().tolist() for name, part in parts.items() if part is not None}
 
 
 def test_batch_norm_over_two_workers_is_that_over_both_batches(tmp_path: Path) -> None:
-    """Outputs, gradients and running statistics equal BatchNorm2d's on the whole, for two samples and three."""
-    norm = nn.BatchNorm2d(3)
-    whole = _features().requires_grad_()
-    output = norm(whole)
-    (output.square() * _weights()).sum().backward()
-    assert whole.grad is not None
-    first, second = in_two_processes(tmp_path, "norm")
-    assert first[0] + second[0] == pytest.approx(output.flatten().tolist(), abs=1e-3)
-    assert first[3] + second[3] == pytest.approx(whole.grad.flatten().tolist(), abs=0.05)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    for worker in (first, second):
-        assert worker[1] == pytest.approx(norm.running_mean.tolist(), rel=1e-5)
-        assert worker[2] == pytest.approx(norm.running_var.tolist(), rel=1e-3)
+    """Outputs, gradients and running statistics equal BatchNorm2d's on the whole, for two samples and three.
+
+    bfloat16 has eight bits: here torch's own gradients of up to 249 are 6 from those of float64.
+    """
+    of_workers = in_two_processes(tmp_path, "norm")
+    for dtype, first, second, fine, coarse in zip(DTYPES, *of_workers, (1e-3, 0.02), (0.05, 8.0), strict=True):
+        whole = _normalised(nn.BatchNorm2d(3), slice(None), dtype)
+        assert first["output"] + second["output"] == pytest.approx(whole["output"], abs=fine)
+        assert first["gradient"] + second["gradient"] == pytest.approx(whole["gradient"], abs=coarse)
+        for name in ("of_weight", "of_bias"):
+            both = [one + other for one, other in zip(first[name], second[name], strict=True)]
+            assert both == pytest.approx(whole[name], rel=fine)
+        for worker in (first, second):
+            assert worker["mean"] == pytest.approx(whole["mean"], rel=1e-5)
+            assert worker["variance"] == pytest.approx(whole["variance"], rel=1e-3)
 
 
 def test_two_workers_have_the_losses_of_one_with_twice_the_batch(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ grows; each start reads the state that worker 0 keeps in the store, which all no
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import threading
 import time
@@ -19,13 +20,14 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from vaeseg.distributed.failures import last_line
 from vaeseg.distributed.lifecycle import RunInterruptedError, consume_in_thread
-from vaeseg.distributed.local import RayChatter, gpus_available, start_ray, stop_local_ray
+from vaeseg.distributed.local import RayChatter, cores_of_this_node, gpus_available, start_ray, stop_local_ray
 from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
@@ -37,7 +39,10 @@ from vaeseg.training.parallel import Worker
 from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 
 SPARE_CPUS = 2
-"""Logical CPUs of a local Ray beside the workers': for reading slices, and for Ray Train's own controller."""
+"""Logical CPUs of a local Ray beside the workers', at the least: for reading slices, and for Ray Train's controller."""
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""For workers, which train in a thread: of threads with memory of their own glibc keeps no piece of 64 MiB or more
+(`training.memory`)."""
 POLL_SECONDS = 0.5
 STOP_SECONDS = 120.0
 """How long workers that were asked to stop have for the step they are at, and for their state."""
@@ -130,7 +135,7 @@ class _Stop:
 
 def _events(request: TrainingRequest, workers: Workers, stop: threading.Event) -> Generator[Any]:
     """What the workers report, and at last the model; Ray is started here, outside the main thread."""
-    start_ray(workers.address, workers.most + SPARE_CPUS)
+    start_ray(workers.address, max(os.cpu_count() or 1, workers.most + SPARE_CPUS))
     board = _Board.remote()  # type: ignore[attr-defined]  # Ray adds it
     fitting = _Fitting(request, workers, board)
     fitting.start()
@@ -217,6 +222,7 @@ def _trainer(request: TrainingRequest, workers: Workers, board: Any) -> TorchTra
             storage_path=str(_ray_storage(request)),
             failure_config=FailureConfig(max_failures=workers.max_failures),
             callbacks=[_NoMoreTries()],
+            worker_runtime_env={"env_vars": ONE_ARENA},
         ),
     )
 
@@ -240,6 +246,8 @@ def _train_worker(config: Mapping[str, Any]) -> TrainedModel:
     context = ray.train.get_context()
     worker = Worker(rank=context.get_world_rank(), world=context.get_world_size())
     request = replace(request, device=str(get_device()), resume=request.state_path.is_file())
+    if request.device == "cpu":
+        torch.set_num_threads(max(1, cores_of_this_node() // context.get_local_world_size()))
     return run_training(request, _observer(worker, config["board"]), worker, StreamedSource)
 
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from ledger_factories import begin_run, scan, series_row
+from ray import cloudpickle
 from training_factories import request as training
 from training_factories import write_squares
 
 from vaeseg.db.runs import start_run
 from vaeseg.db.session import Database, open_database, sqlite_url
 from vaeseg.db.summaries import run_summary
+from vaeseg.distributed import evaluation_job
 from vaeseg.distributed.evaluate import EvaluationListener, EvaluationRequest, evaluate_as_asked
 from vaeseg.distributed.evaluation_job import execute_evaluation
 from vaeseg.errors import UsageError
@@ -62,6 +67,21 @@ def test_an_evaluation_that_cannot_be_is_a_run_that_failed(asked: EvaluationRequ
     with pytest.raises(UsageError, match="--organ does not go with --data"):
         execute_evaluation(ledger, run_id)
     assert run_summary(ledger, run_id).status == "failed"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_job_computes_on_all_cores_of_its_node(
+    asked: EvaluationRequest, ledger: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray tells torch of one."""
+
+    def told(*_: object) -> None:
+        raise UsageError(f"{torch.get_num_threads()} threads")
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(evaluation_job, "evaluate_as_asked", told)
+    with pytest.raises(UsageError, match=f"^{len(os.sched_getaffinity(0))} threads$"):
+        execute_evaluation(ledger, begin(ledger, asked))
 
 
 def test_a_run_that_is_no_evaluation_is_refused(database: Database) -> None:

@@ -19,7 +19,7 @@ from vaeseg.distributed.failures import cause_of
 from vaeseg.distributed.jobs import Tell, followed, hand_to_cluster
 from vaeseg.distributed.jobs_api import JobsApi
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
-from vaeseg.distributed.local import gpus_available
+from vaeseg.distributed.local import compute_on_own_cores, gpus_available
 from vaeseg.errors import ClusterError, UsageError, VaesegError
 
 POLL_SECONDS = 1.0
@@ -107,6 +107,7 @@ def _on_a_node(request: EvaluationRequest, check: Callable[[], None]) -> dict[st
 @ray.remote(num_cpus=1, memory=MEMORY_BYTES, max_retries=1)  # type: ignore[untyped-decorator]  # ray has no types
 def _evaluated(request: EvaluationRequest) -> dict[str, Any] | VaesegError:
     """Our own errors are values: they would come again."""
+    compute_on_own_cores()
     try:
         return evaluate_as_asked(request, EvaluationListener())
     except VaesegError as error:

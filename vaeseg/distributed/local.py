@@ -240,6 +240,13 @@ def cores_of_this_node() -> int:
     return max(1, min(given, len(os.sched_getaffinity(0))))
 
 
+def compute_on_own_cores(n_sharing: int = 1) -> None:
+    """Have torch use the cores of this node, or what is this worker's of them where several share it."""
+    import torch  # which a driver does without
+
+    torch.set_num_threads(max(1, cores_of_this_node() // n_sharing))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """What Ray can give, as the machines have it."""

@@ -20,14 +20,13 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from vaeseg.distributed.failures import last_line
 from vaeseg.distributed.lifecycle import RunInterruptedError, consume_in_thread
-from vaeseg.distributed.local import RayChatter, cores_of_this_node, gpus_available, start_ray, stop_local_ray
+from vaeseg.distributed.local import RayChatter, compute_on_own_cores, gpus_available, start_ray, stop_local_ray
 from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
@@ -247,7 +246,7 @@ def _train_worker(config: Mapping[str, Any]) -> TrainedModel:
     worker = Worker(rank=context.get_world_rank(), world=context.get_world_size())
     request = replace(request, device=str(get_device()), resume=request.state_path.is_file())
     if request.device == "cpu":
-        torch.set_num_threads(max(1, cores_of_this_node() // context.get_local_world_size()))
+        compute_on_own_cores(context.get_local_world_size())
     return run_training(request, _observer(worker, config["board"]), worker, StreamedSource)
 
 

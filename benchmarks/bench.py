@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from side_by_side import Result, table, where_and_with_what
 
-BENCHMARKS = ("engine", "reading", "pipeline", "start_up", "indexing", "training", "memory")
+BENCHMARKS = ("engine", "reading", "pipeline", "start_up", "indexing", "training", "streaming", "memory")
 """Modules ``bench_NAME``, in the order in which they run."""
 
 

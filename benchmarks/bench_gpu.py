@@ -2,33 +2,43 @@
 
     python benchmarks/bench_gpu.py [--out benchmarks/results]
 
-Needs a CUDA device, and neither network nor Ray; ends within 8 minutes on an H100. Writes the same JSON as bench.py, to
-DATE-gpu.json. There are no peers: each figure stands alone, the median of the rounds.
+Needs a CUDA device, and neither network nor Ray but for its last part, which is left out where Ray is not installed;
+ends within 8 minutes on an H100. Writes the same JSON as bench.py, to DATE-gpu.json. There are no peers: each figure
+stands alone, the median of the rounds.
 
 - engine, from the device: int16 slices that lie there already, to masks that stay there, by the predictor's network;
 - engine, from the host: `Predictor.segment`, with both ways over the bus;
-- training of the paper's autoencoder and decoder, with all slices on the device.
+- the pipeline's stage: whole series as an actor does them that is fed fast enough, beside the engine from the device,
+  which tells for which share of that time the device computes;
+- training of the paper's autoencoder and decoder, with all slices on the device;
+- training from memory and streamed through Ray Data (`bench_streaming`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import bench_streaming
 import numpy as np
 import torch
 from bench_training import CASES, Case, own_rate, phantom_slices
 from side_by_side import OURS, Result, in_turns, rate_of, table, where_and_with_what
+from stages import stage_config
 from torch import Tensor
 
 from vaeseg.config import ArchitectureConfig, PhantomConfig, PreprocessingConfig
+from vaeseg.distributed.rows import SeriesRow, pack_mask
+from vaeseg.distributed.segmenting import Segment
 from vaeseg.inference.predictor import Predictor
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vaeseg.models.files import resolve_model
@@ -73,7 +83,10 @@ def measure_all(device: Device, rounds: int, quick: bool) -> list[Result]:
         cases = [gpu_case(case, quick) for case in CASES if case.preset == "paper"]
         # training first: the engine turns kernels off for the whole process that training may use
         training = [training_of(case, scratch, device, rounds, quick) for case in cases]
-        return [engine_of(name, model, device, rounds, quick) for name, model in models.items()] + training
+        if find_spec("ray") is not None and not quick:
+            training += bench_streaming.benchmark(scratch, 1, device)
+        engines = [engine_of(name, model, device, rounds, quick) for name, model in models.items()]
+        return [*engines, stage_of("phantom-v1", device, rounds, quick), *training]
 
 
 def engine_of(name: str, checkpoint: Checkpoint, device: Device, rounds: int, quick: bool) -> Result:
@@ -96,6 +109,35 @@ def engine_of(name: str, checkpoint: Checkpoint, device: Device, rounds: int, qu
             {"from the device": _timed(from_device, n_slices), "from the host": _timed(from_host, n_slices)}, rounds
         ),
         notes={"slices": n_slices, "batch": predictor.chunk, "side": size, "computes in": str(predictor.engine.dtype)},
+    )
+
+
+def stage_of(model: str, device: Device, rounds: int, quick: bool) -> Result:
+    """Series on the model grid to what measuring needs of them, and the device's part of it alone."""
+    n_slices, batch = (8, 4) if quick else (8 * BATCH, BATCH)
+    segment = Segment(replace(stage_config(model, Path()), device=device, batch_size=batch), cores=os.cpu_count)
+    predictor = segment.predictor
+    size = predictor.preprocessing.image_size
+    volume_hu = np.resize(_volume_hu(size, 8), (n_slices, size, size))
+    row = SeriesRow(work_item=0, series_instance_uid="", failure="", slices=volume_hu.tobytes())  # type: ignore[typeddict-item]  # all that it reads
+    resident = torch.from_numpy(volume_hu).to(predictor.device)
+    bounds_hu = torch.from_numpy(intensity_ranges(volume_hu, predictor.preprocessing)).to(predictor.device)
+    assert segment(row)["mask_bits"] == pack_mask(predictor.segment(volume_hu)), "the stage has other masks"
+    whole, engine = in_turns(
+        {
+            OURS: _timed(partial(segment, row), n_slices),
+            "engine alone, from the device": _timed(
+                partial(segment_resident, predictor, resident, bounds_hu), n_slices
+            ),
+        },
+        rounds,
+    )
+    return Result(
+        benchmark=f"stage of the pipeline on {device}, {model}",
+        unit="slices/s",
+        checked="masks as the engine's",
+        figures=(whole, engine),
+        notes={"slices": n_slices, "share of its time for which the device computes": whole.median / engine.median},
     )
 
 

@@ -17,15 +17,15 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 
 
 def test_every_path_runs_on_a_cpu(tmp_path: Path) -> None:
-    """Engine and training of each network give figures above zero, in the JSON that the suite writes."""
+    """Engine, stage and training of each network give figures above zero, in the JSON that the suite writes."""
     done = run("--device", "cpu", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*-gpu.json")
     told = json.loads(path.read_text())
     assert {"measured_at", "commit", "machine", "versions"} <= told.keys()
-    assert [len(result["figures"]) for result in told["results"]] == [2, 2, 1, 1]
+    assert [len(result["figures"]) for result in told["results"]] == [2, 2, 2, 1, 1]
     assert all(figure["median"] > 0 for result in told["results"] for figure in result["figures"])
-    epochs = [note for result in told["results"][2:] for note in result["notes"]]
+    epochs = [note for result in told["results"][3:] for note in result["notes"]]
     assert ["70 epochs" in epochs[0], "50 epochs" in epochs[1]] == [True, True]
 
 

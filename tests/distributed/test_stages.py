@@ -307,4 +307,4 @@ def test_the_model_computes_in_what_the_run_asks_for(tmp_path: Path) -> None:
     for precision, computes_in in (("fp32", "float32"), ("bf16", "bfloat16")):
         run = RunConfig(model_path="phantom-v1", precision=precision)  # type: ignore[arg-type]
         stages = _stage_config(SimpleNamespace(config=run, run_id="", store=Store(tmp_path)), digest)  # type: ignore[arg-type]
-        assert Segment(stages)._predictor.computes_in == computes_in
+        assert Segment(stages).predictor.computes_in == computes_in

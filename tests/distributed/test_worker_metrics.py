@@ -99,7 +99,7 @@ def test_time_on_a_gpu_is_counted_twice(tmp_path: Path) -> None:
     """As time on any device, and as the GPU's."""
     written, write = receiver()
     segment = Segment(config(tmp_path), write)
-    segment._predictor.device = type("Device", (), {"type": "cuda"})()
+    segment.predictor.device = type("Device", (), {"type": "cuda"})()
     segment._count(3, 1.5)
     assert written == [(SLICES_SEGMENTED, "", 3), (SEGMENT_BUSY_SECONDS, "", 1.5), (GPU_BUSY_SECONDS, "", 1.5)]
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from vaeseg.distributed.rows import SeriesRow, fullest_slice, outcome_to_json, unpack_mask, unpack_slices
+from vaeseg.distributed.rows import SeriesRow, fullest_slice, outcome_to_json, pixels_marked, unpack_mask, unpack_slices
 from vaeseg.distributed.stage import StageConfig, run_stage
 from vaeseg.durable import fsync_directories
 from vaeseg.errors import ReadingError, StoreError
@@ -122,7 +122,7 @@ def _write_files(
 
 
 def _slice_records(mask: BoolArray, label: BoolArray | None, geometry: VolumeGeometry) -> tuple[SliceRecord, ...]:
-    areas = np.array([np.count_nonzero(plane) for plane in mask]) * geometry.pixel_area_mm2
+    areas = pixels_marked(mask) * geometry.pixel_area_mm2
     ious = np.full(len(mask), np.nan) if label is None else slice_ious(mask, label)
     return tuple(
         SliceRecord(slice_index=k, tumour_area_mm2=float(area), iou=_measured(float(value)))

@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from vaeseg.distributed.rows import SeriesRow, fullest_slice, pack_mask, unpack_slices
+import numpy as np
+
+from vaeseg.distributed.rows import SeriesRow, fullest_slice, pack_mask, pixels_marked, unpack_slices
 from vaeseg.distributed.stage import StageConfig, run_stage
 from vaeseg.telemetry import GPU_BUSY_SECONDS, SEGMENT_BUSY_SECONDS, SLICES_SEGMENTED, Write, write_to_registry
 
@@ -31,8 +33,8 @@ class Segment:
 
         checkpoint = load_checkpoint(resolve_model(config.model))
         checkpoint.check_digest(config.model_digest)
-        self._predictor = Predictor(checkpoint, config.device, config.batch_size, cores(), config.precision)
-        logger.info("the model computes in %s, %s", self._predictor.computes_in, self._predictor.engine.form)
+        self.predictor = Predictor(checkpoint, config.device, config.batch_size, cores(), config.precision)
+        logger.info("the model computes in %s, %s", self.predictor.computes_in, self.predictor.engine.form)
         self._config, self._size, self._write = config, config.image_size, write
 
     def __call__(self, row: SeriesRow) -> SeriesRow:
@@ -42,14 +44,15 @@ class Segment:
     def _segment(self, row: SeriesRow) -> SeriesRow:
         started = time.perf_counter()
         slices = unpack_slices(row["slices"], self._size)
-        mask = self._predictor.segment(slices)
+        mask = self.predictor.segment(slices)
+        marked = np.flatnonzero(pixels_marked(mask))  # most slices have nothing to be looked for
         self._count(len(mask), time.perf_counter() - started)
         return SeriesRow(
             **{
                 **row,
                 "slices": b"",
                 "mask_bits": pack_mask(mask),
-                "hu_inside": slices[mask].tobytes(),
+                "hu_inside": slices[marked][mask[marked]].tobytes(),
                 "preview": slices[fullest_slice(mask)].tobytes(),
                 "segment_seconds": time.perf_counter() - started,
             }
@@ -58,5 +61,5 @@ class Segment:
     def _count(self, n_slices: int, seconds: float) -> None:
         self._write(SLICES_SEGMENTED, "", n_slices)
         self._write(SEGMENT_BUSY_SECONDS, "", seconds)
-        if self._predictor.device.type == "cuda":
+        if self.predictor.device.type == "cuda":
             self._write(GPU_BUSY_SECONDS, "", seconds)

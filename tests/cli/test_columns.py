@@ -63,3 +63,28 @@ def test_a_name_in_brackets_is_no_markup(capsys: pytest.CaptureFixture[str]) -> 
     """Two archives are told apart by it, and one of them would end the command."""
     print_columns([Column(heading="archive", cells=["ct[old]", "ct[new]", "[/x]", ":cat:"])])
     assert capsys.readouterr().out.split() == ["archive", "ct[old]", "ct[new]", "[/x]", ":cat:"]
+
+
+def test_what_has_no_room_is_folded_and_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Columns that never give way are made narrower, the widest first; a character of two cells takes two."""
+    monkeypatch.setenv("COLUMNS", "9")
+    print_columns([Column(heading="name", cells=["abcdefghij", "肺肺肺肺"]), Column(heading="n", cells=["1", "2"])])
+    assert capsys.readouterr().out.splitlines() == ["name    n", "abcdef  1", "ghij", "肺肺肺  2", "肺"]
+    monkeypatch.setenv("COLUMNS", "1")
+    print_columns([Column(heading="n", cells=["12"]), Column(heading="m", cells=["3"])], gap=1)
+    assert capsys.readouterr().out.splitlines() == ["n m", "1 3", "2"]
+
+
+def test_room_that_is_left_goes_to_what_folds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first before the others, up to what they need."""
+    monkeypatch.setenv("COLUMNS", "13")
+    columns = [
+        Column(heading="uid", cells=["123456"], folds_to=3),
+        Column(heading="name", cells=["abcdef"], folds_to=4),
+    ]
+    print_columns(columns, gap=2)
+    assert capsys.readouterr().out.splitlines() == ["uid     name", "123456  abcde", "        f"]

@@ -10,7 +10,7 @@ import ray
 
 from vaeseg.distributed import batch
 from vaeseg.distributed.batch import EvenPlacement, _actors
-from vaeseg.distributed.local import cores_of_this_node, most_cores_of_a_node
+from vaeseg.distributed.local import PASS_MEMORY_BYTES, cores_of_this_node, memory_of_passes
 
 
 @pytest.fixture
@@ -76,6 +76,6 @@ def test_memory_is_asked_for_by_the_largest_node(monkeypatch: pytest.MonkeyPatch
         {"NodeID": "c", "Alive": True, "Resources": {}},
     ]
     monkeypatch.setattr(ray, "nodes", lambda: listed)
-    assert most_cores_of_a_node() == 8
+    assert memory_of_passes() == 8 * PASS_MEMORY_BYTES
     monkeypatch.setattr(ray, "nodes", list)
-    assert most_cores_of_a_node() == 1
+    assert memory_of_passes() == PASS_MEMORY_BYTES

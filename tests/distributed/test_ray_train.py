@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray.train
 import torch
-from ray import cloudpickle
+from local_rays import SHARED_CPUS
 from safetensors import safe_open
 from training_factories import TINY, request, write_squares
 
 from vaeseg.distributed import ray_train
 from vaeseg.distributed.lifecycle import Interruption, RunInterruptedError
+from vaeseg.distributed.local import compute_on_own_cores
 from vaeseg.distributed.ray_train import _Stop
 from vaeseg.distributed.train import Workers, train_model
 from vaeseg.errors import StoreError, TrainingError
@@ -28,6 +30,7 @@ from vaeseg.training.run import TrainingRequest, run_training
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
+CORES = min(SHARED_CPUS, len(os.sched_getaffinity(0)))
 CONFIG = replace(TINY, epochs=3, learning_rate=3e-4, augmentation="dihedral", shuffle_window=16)
 """A learning rate so low that rounding, which grows with every step of a training, stays small."""
 
@@ -40,8 +43,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def alone(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[EpochReport]:
-    """What one worker in this process reports, with a batch of 8."""
-    return reports_of(request(data, tmp_path_factory.mktemp("alone") / "m.safetensors", training=CONFIG))
+    """What one worker in this process reports, with a batch of 8 and as many threads as it would have on Ray."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(CORES)
+    reports = reports_of(request(data, tmp_path_factory.mktemp("alone") / "m.safetensors", training=CONFIG))
+    torch.set_num_threads(threads)
+    return reports
 
 
 def reports_of(ask: TrainingRequest, workers: Workers | None = None) -> list[EpochReport]:
@@ -60,20 +67,40 @@ def test_streamed_slices_give_the_losses_of_resident_ones(data: str, alone: list
     assert figures(streamed) == figures(alone)
 
 
-def test_a_worker_takes_its_share_of_the_cores(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray tells torch of one for each worker; and pieces of memory of any size are kept in its thread."""
+@pytest.mark.parametrize(("device", "told"), [("cpu", [3]), ("cuda", [])])
+def test_a_worker_takes_its_share_of_the_cores(
+    device: str, told: list[int], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those of its node, with as many workers as train there; on a GPU it has no use for them."""
+    found: list[int] = []
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 6, get_local_world_size=lambda: 3)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray_train, "get_device", lambda: device)
+    monkeypatch.setattr(ray_train, "_observer", lambda *_: None)
+    monkeypatch.setattr(ray_train, "compute_on_own_cores", found.append)
+    monkeypatch.setattr(ray_train, "run_training", lambda *_: found.copy())
+    ask = request(data, tmp_path / "m.safetensors", training=CONFIG)
+    assert ray_train._train_worker({"request": ask, "board": None}) == told
 
-    def told(*_: object) -> None:
-        raise TrainingError(f"{torch.get_num_threads()} threads, {os.environ['MALLOC_ARENA_MAX']} arena")
 
-    def train_worker(config: Mapping[str, TrainingRequest]) -> None:
-        ray_train.run_training = told  # type: ignore[assignment]  # in the worker, where nothing else was replaced
-        ray_train._train_worker(config)
+@pytest.mark.parametrize(("device", "variables"), [("cpu", ray_train.ONE_ARENA), ("cuda", None)])
+def test_workers_on_processors_keep_memory_of_any_size(
+    device: str, variables: dict[str, str] | None, data: str, tmp_path: Path
+) -> None:
+    """Their threads have no memory of their own, of which glibc keeps no large piece."""
+    trainer = ray_train._trainer(request(data, tmp_path / "m.safetensors", device=device), Workers(), None)
+    assert trainer.run_config.worker_runtime_env.get("env_vars") == variables
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(ray_train, "_train_worker", train_worker)
-    with pytest.raises(TrainingError, match=f"^{torch.get_num_threads()} threads, 1 arena$"):
-        reports_of(request(data, tmp_path / "m.safetensors", training=CONFIG, memory="stream"))
+
+@pytest.mark.parametrize("n_sharing", [1, 2, 99])
+def test_torch_has_the_cores_of_a_node_and_not_the_one_that_ray_counts(n_sharing: int) -> None:
+    """Where several share them, each its part; one at the least."""
+
+    def threads() -> int:
+        compute_on_own_cores(n_sharing)
+        return torch.get_num_threads()
+
+    assert ray.get(ray.remote(num_cpus=1)(threads).remote()) == max(1, CORES // n_sharing)
 
 
 def test_two_workers_have_the_losses_of_one_with_twice_the_batch_even_if_one_is_killed(

@@ -193,6 +193,7 @@ def test_missing_metadata_is_refused_by_name(saved: Path, name: str) -> None:
         ("workers", "0", "no number of workers"),
         ("workers", "two", "no number of workers"),
         ("workers", "9" * 5000, "no number of workers"),
+        ("computed_in", "float8", "no number type"),
     ],
 )
 def test_impossible_metadata_is_refused(saved: Path, name: str, text: str, said: str) -> None:

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vaeseg.distributed.failures import TASK_RETRIES, PipelineError, cause_of
-from vaeseg.distributed.local import cores_of_this_node, gpus_available, most_cores_of_a_node, nodes_with_cpus
+from vaeseg.distributed.local import cores_of_this_node, gpus_available, memory_of_passes, nodes_with_cpus
 from vaeseg.distributed.measuring import measure
 from vaeseg.distributed.ray_data import presented
 from vaeseg.distributed.reading import read
@@ -32,9 +32,7 @@ TASK_MEMORY_BYTES = 2**30
 
 
 ACTOR_MEMORY_BYTES = 2**30
-"""What an actor may need in main memory: torch, the model, and a batch."""
-PASS_MEMORY_BYTES = 2**26
-"""And on processors for each of its passes at a time: 21 MiB were measured with `phantom-v1`."""
+"""What an actor may need in main memory: torch, the model, and a batch; on processors `memory_of_passes` more."""
 TASK_CPUS, ACTOR_CPUS = 0.9, 0.01
 """Logical: what Ray counts, not what they use. Models must never take the last CPU from the tasks that feed them, which
 would hang the run for good: not on a node of one CPU, and not where those of a node that died come together."""
@@ -85,7 +83,7 @@ def _pipeline(rows: Sequence[SeriesRow], config: StageConfig) -> ray.data.Datase
         compute=ActorPoolStrategy(min_size=fewest, max_size=most),
         num_cpus=ACTOR_CPUS,
         num_gpus=1 if on_gpu else None,
-        memory=ACTOR_MEMORY_BYTES + (0 if on_gpu else most_cores_of_a_node() * PASS_MEMORY_BYTES),
+        memory=ACTOR_MEMORY_BYTES + (0 if on_gpu else memory_of_passes()),
         max_restarts=ACTOR_RESTARTS,
         max_task_retries=TASK_RETRIES,
         ray_remote_args_fn=None if on_gpu else EvenPlacement(),

@@ -19,7 +19,7 @@ from vaeseg.distributed.failures import cause_of
 from vaeseg.distributed.jobs import Tell, followed, hand_to_cluster
 from vaeseg.distributed.jobs_api import JobsApi
 from vaeseg.distributed.lifecycle import RunInterruptedError, finish_quietly, heartbeats, interruptible
-from vaeseg.distributed.local import compute_on_own_cores, gpus_available
+from vaeseg.distributed.local import compute_on_own_cores, gpus_available, memory_of_passes
 from vaeseg.errors import ClusterError, UsageError, VaesegError
 
 POLL_SECONDS = 1.0
@@ -92,7 +92,8 @@ def _on_a_node(request: EvaluationRequest, check: Callable[[], None]) -> dict[st
     if not ray.is_initialized():
         return evaluate_as_asked(request, EvaluationListener())
     on_gpu = request.device == "cuda" or (request.device == "auto" and gpus_available())
-    pending = _evaluated.options(num_gpus=1 if on_gpu else 0).remote(request)
+    needs = {"num_gpus": 1} if on_gpu else {"memory": MEMORY_BYTES + memory_of_passes()}
+    pending = _evaluated.options(**needs).remote(request)
     while not ray.wait([pending], timeout=POLL_SECONDS)[0]:
         check()
     try:

@@ -40,8 +40,8 @@ from vaeseg.training.run import TrainedModel, TrainingRequest, run_training
 SPARE_CPUS = 2
 """Logical CPUs of a local Ray beside the workers', at the least: for reading slices, and for Ray Train's controller."""
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""For workers, which train in a thread: of threads with memory of their own glibc keeps no piece of 64 MiB or more
-(`training.memory`)."""
+"""For workers on processors, which train in a thread: of one with memory of its own glibc keeps no piece of 64 MiB or
+more (`training.memory`)."""
 POLL_SECONDS = 0.5
 STOP_SECONDS = 120.0
 """How long workers that were asked to stop have for the step they are at, and for their state."""
@@ -221,7 +221,7 @@ def _trainer(request: TrainingRequest, workers: Workers, board: Any) -> TorchTra
             storage_path=str(_ray_storage(request)),
             failure_config=FailureConfig(max_failures=workers.max_failures),
             callbacks=[_NoMoreTries()],
-            worker_runtime_env={"env_vars": ONE_ARENA},
+            worker_runtime_env={} if on_gpu else {"env_vars": ONE_ARENA},
         ),
     )
 

@@ -45,8 +45,8 @@ class Segment:
         started = time.perf_counter()
         slices = unpack_slices(row["slices"], self._size)
         mask = self.predictor.segment(slices)
-        marked = np.flatnonzero(pixels_marked(mask))  # most slices have nothing to be looked for
         self._count(len(mask), time.perf_counter() - started)
+        marked = np.flatnonzero(pixels_marked(mask))  # most slices have nothing to be looked for
         return SeriesRow(
             **{
                 **row,

@@ -153,6 +153,7 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
         metrics = json.loads(described["metrics"])
         tokens = json.loads(described["seen_tokens"])
         workers = _number(described["workers"]) if "workers" in described else None
+        computed_in = _number_types(described["computed_in"]) if "computed_in" in described else None
         plain = {field_name: described[field_name] for field_name in PLAIN_FIELDS}
     except KeyError as error:
         raise CheckpointError(f"model {name} lacks its {error.args[0]}; train it again") from error
@@ -169,7 +170,7 @@ def _described(name: str, described: Mapping[str, str]) -> tuple[ArchitectureCon
         metrics=metrics,
         seen_tokens=tuple(map(str, tokens)),
         workers=workers,
-        computed_in=described.get("computed_in"),
+        computed_in=computed_in,
         **plain,
     )
     return architecture, preprocessing, provenance
@@ -179,6 +180,12 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
         raise ValueError(f"{text[:20]} is no number of workers")
     return int(text)
+
+
+def _number_types(text: str) -> str:
+    if not {*text.split(", ")} <= {"float32", "bfloat16"}:
+        raise ValueError(f"{text[:20]} is no number type")
+    return text
 
 
 def _are_figures(metrics: object) -> bool:

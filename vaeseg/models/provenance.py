@@ -32,7 +32,7 @@ class Provenance:
     """How many trained together, at the end; a step had as many batches. None where it was not recorded."""
     computed_in: str | None = None
     """Numbers that the network computed in at the end of its training, where `precision` of it leaves that to the
-    hardware: `float32` or `bfloat16`. None where it was not recorded."""
+    hardware: `float32` or `bfloat16`, or both where workers have unlike hardware. None where it was not recorded."""
     parent_digest: str = ""
     """Digest of the checkpoint that training started from; empty for none."""
     vaeseg_version: str = __version__

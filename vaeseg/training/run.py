@@ -157,8 +157,9 @@ def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_sour
     metrics = _final_metrics(model, source, data, split, request.training, worker)
     if n_seen_before(data, split, parent, split.test):
         metrics |= {name: None for name in metrics if name.startswith("test_")}
+    numbers = ", ".join(sorted(set(worker.gathered(name_of(computed_in(model, request.training))))))
     if worker.leads:
-        _save(model, request, data, split, parent, metrics, worker)
+        _save(model, request, data, split, parent, metrics, worker, numbers)
     if progress.diverged:
         worker.gathered(None)  # an error of one may end all: not before the model is written
         raise DivergedError(
@@ -339,6 +340,7 @@ def _save(
     parent: Checkpoint | None,
     metrics: dict[str, float | None],
     worker: Worker,
+    numbers: str,
 ) -> None:
     provenance = Provenance(
         data_digest=data.manifest.digest,
@@ -349,6 +351,6 @@ def _save(
         seen_tokens=seen_tokens(data, split, parent),
         commit=source_commit(),
         workers=worker.world,
-        computed_in=name_of(computed_in(model, request.training)),
+        computed_in=numbers,
     )
     save_checkpoint(request.output, model, data.manifest.preprocessing, provenance, request.half)

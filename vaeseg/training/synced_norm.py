@@ -81,12 +81,12 @@ def _own(features: Tensor) -> Statistics:
     no_mean, no_variance = features.new_zeros((2, features.shape[1]), dtype=torch.float32)
     # running statistics in float32 make those that it returns float32 too; with a momentum of 0 they stay as they are
     mean, variance = torch.batch_norm_update_stats(features.detach(), no_mean, no_variance, 0.0)
-    return Statistics(mean, variance, mean.new_tensor(features.numel() // features.shape[1]))
+    return Statistics(mean, variance, mean.new_full((1,), features.numel() // features.shape[1]))
 
 
 def _of_all(own: Statistics) -> Statistics:
     """Pooled over all workers, in the order of their ranks (Chan, Golub and LeVeque 1983)."""
-    sent = torch.cat([own.mean, own.variance, own.n[None]])
+    sent = torch.cat(own)
     received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
     dist.all_gather(received, sent)
     numbers = torch.stack(received)

@@ -88,3 +88,9 @@ def test_room_that_is_left_goes_to_what_folds(
     ]
     print_columns(columns, gap=2)
     assert capsys.readouterr().out.splitlines() == ["uid     name", "123456  abcde", "        f"]
+
+
+def test_a_row_without_anything_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty line, so that rows can be counted."""
+    print_columns([Column(heading="reason", cells=["", "x", ""])])
+    assert capsys.readouterr().out.splitlines() == ["reason", "", "x", ""]

@@ -29,6 +29,7 @@ from vaeseg.distributed.rows import (
     fullest_slice,
     outcome_of,
     pack_mask,
+    pixels_marked,
     planned_row,
     unpack_mask,
     unpack_slices,
@@ -267,9 +268,9 @@ def test_what_was_read_in_time_leaves_no_alarm(tmp_path: Path) -> None:
 def test_the_fullest_slice_is_shown() -> None:
     """And of an empty mask the middle."""
     mask = np.zeros((5, 4, 4), dtype=np.bool_)
-    assert fullest_slice(mask) == 2
+    assert fullest_slice(pixels_marked(mask)) == 2
     mask[3, :2] = mask[1, 0] = True
-    assert fullest_slice(mask) == 3
+    assert fullest_slice(pixels_marked(mask)) == 3
 
 
 def test_the_process_of_a_model_loads_no_reader_of_images() -> None:

@@ -25,7 +25,8 @@ from vaeseg.training.chronicle import chronicled
 from vaeseg.training.history import read_history
 from vaeseg.training.loop import DivergedError, train
 from vaeseg.training.observing import Observer
-from vaeseg.training.run import build_model, check_workers, chosen_split, run_training, stays_in_memory
+from vaeseg.training.parallel import Worker
+from vaeseg.training.run import _computed_in, build_model, check_workers, chosen_split, run_training, stays_in_memory
 from vaeseg.training.state import Progress
 
 KILLED_RUN = """
@@ -195,6 +196,12 @@ def test_a_model_says_what_it_computed_in(data: str, tmp_path: Path, precision: 
         request(data, tmp_path / "m.safetensors", training=replace(TINY, epochs=1, precision=precision))
     )
     assert load_checkpoint(trained.path).metadata.computed_in == recorded
+
+
+def test_a_model_says_what_all_workers_computed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name once, on unlike hardware."""
+    monkeypatch.setattr(Worker, "gathered", lambda _, own: [own, "bfloat16", "bfloat16"])
+    assert _computed_in(build_model(request("", Path("m")), None), TINY, Worker()) == "bfloat16, float32"
 
 
 def test_figures_of_half_precision_are_those_of_the_file(

@@ -87,7 +87,7 @@ def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int],
     from rich.cells import chop_cells
     from rich.control import strip_control_codes
 
-    folded = [chop_cells(strip_control_codes(cell), width) for cell, width in zip(row, widths, strict=True)]
+    folded = [chop_cells(strip_control_codes(cell), width) or [""] for cell, width in zip(row, widths, strict=True)]
     for parts in zip_longest(*folded, fillvalue=""):
         yield (" " * gap).join(map(_padded, parts, columns, widths)).rstrip()
 

@@ -92,8 +92,8 @@ def _on_a_node(request: EvaluationRequest, check: Callable[[], None]) -> dict[st
     if not ray.is_initialized():
         return evaluate_as_asked(request, EvaluationListener())
     on_gpu = request.device == "cuda" or (request.device == "auto" and gpus_available())
-    needs = {"num_gpus": 1} if on_gpu else {"memory": MEMORY_BYTES + memory_of_passes()}
-    pending = _evaluated.options(**needs).remote(request)
+    memory = MEMORY_BYTES + (0 if on_gpu else memory_of_passes())
+    pending = _evaluated.options(num_gpus=1 if on_gpu else 0, memory=memory).remote(request)
     while not ray.wait([pending], timeout=POLL_SECONDS)[0]:
         check()
     try:

@@ -112,7 +112,7 @@ def _write_files(
     try:
         sha256 = write_mask(directory, mask, SeriesManifest.from_json(row["manifest"]).geometry)
         if "png" in config.output_types:
-            outlined = model_mask[fullest_slice(model_mask)]
+            outlined = model_mask[fullest_slice(pixels_marked(model_mask))]
             pixel_mm = model_pixel_mm(axial.shape, axial.spacing_mm, config.image_size)
             write_preview(directory, unpack_slices(row["preview"], config.image_size)[0], outlined, pixel_mm)
         fsync_directories(directory, any_path(config.store_root))  # 11 ms on ext4, beside 150 for the mask

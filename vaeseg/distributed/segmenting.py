@@ -46,14 +46,15 @@ class Segment:
         slices = unpack_slices(row["slices"], self._size)
         mask = self.predictor.segment(slices)
         self._count(len(mask), time.perf_counter() - started)
-        marked = np.flatnonzero(pixels_marked(mask))  # most slices have nothing to be looked for
+        marked = pixels_marked(mask)
+        tumour = np.flatnonzero(marked)  # most slices have nothing to be looked for
         return SeriesRow(
             **{
                 **row,
                 "slices": b"",
                 "mask_bits": pack_mask(mask),
-                "hu_inside": slices[marked][mask[marked]].tobytes(),
-                "preview": slices[fullest_slice(mask)].tobytes(),
+                "hu_inside": slices[tumour][mask[tumour]].tobytes(),
+                "preview": slices[fullest_slice(marked)].tobytes(),
                 "segment_seconds": time.perf_counter() - started,
             }
         )

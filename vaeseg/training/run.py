@@ -157,7 +157,7 @@ def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_sour
     metrics = _final_metrics(model, source, data, split, request.training, worker)
     if n_seen_before(data, split, parent, split.test):
         metrics |= {name: None for name in metrics if name.startswith("test_")}
-    numbers = ", ".join(sorted(set(worker.gathered(name_of(computed_in(model, request.training))))))
+    numbers = _computed_in(model, request.training, worker)
     if worker.leads:
         _save(model, request, data, split, parent, metrics, worker, numbers)
     if progress.diverged:
@@ -330,6 +330,11 @@ def _final_metrics(
             raise _divergence(f"the loss on the {part} part is not finite", config)
         metrics |= {f"{part}_{name}": value for name, value in figures.items()}
     return metrics
+
+
+def _computed_in(model: VariationalAutoencoder, config: TrainingConfig, worker: Worker) -> str:
+    """By all workers; with `auto` it is for the hardware of each to say."""
+    return ", ".join(sorted({*worker.gathered(name_of(computed_in(model, config)))}))
 
 
 def _save(

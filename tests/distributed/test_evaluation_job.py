@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 from ledger_factories import begin_run, scan, series_row
 from training_factories import request as training
 from training_factories import write_squares
@@ -72,6 +74,27 @@ def test_a_job_computes_on_all_cores_of_its_node(asked: EvaluationRequest, monke
     monkeypatch.setattr(evaluation_job, "evaluate_as_asked", lambda *_: done.append("evaluated"))
     evaluation_job._evaluated._function(asked)
     assert done == ["cores", "evaluated"]
+
+
+@pytest.mark.parametrize(("has_gpu", "memory"), [(False, 2**31 + 5), (True, 2**31)])
+def test_memory_is_asked_for_by_what_the_model_has(
+    has_gpu: bool, memory: int, asked: EvaluationRequest, ledger: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors its passes need some, one for each core."""
+    needs: list[dict[str, int]] = []
+
+    def options(**given: int) -> SimpleNamespace:
+        needs.append(given)
+        return SimpleNamespace(remote=lambda _: "pending")
+
+    monkeypatch.setattr(evaluation_job, "_evaluated", SimpleNamespace(options=options))
+    monkeypatch.setattr(evaluation_job, "gpus_available", lambda: has_gpu)
+    monkeypatch.setattr(evaluation_job, "memory_of_passes", lambda: 5)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "wait", lambda pending, **_: (pending, []))
+    monkeypatch.setattr(ray, "get", lambda _: {})
+    assert execute_evaluation(ledger, begin(ledger, asked)) == {}
+    assert needs == [{"num_gpus": int(has_gpu), "memory": memory}]
 
 
 def test_a_run_that_is_no_evaluation_is_refused(database: Database) -> None:

@@ -92,6 +92,21 @@ def test_workers_on_processors_keep_memory_of_any_size(
     assert trainer.run_config.worker_runtime_env.get("env_vars") == variables
 
 
+@pytest.mark.parametrize(("cores", "workers", "logical"), [(64, 2, 64), (4, 8, 10)])
+def test_a_ray_of_this_machine_is_told_of_all_cores_and_of_enough(
+    cores: int, workers: int, logical: int, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers divide what it was told of; there have to be some left for readers."""
+
+    def told(_: str | None, n_cpus: int) -> None:
+        raise StoreError(f"{n_cpus} logical")
+
+    monkeypatch.setattr(ray_train, "start_ray", told)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    with pytest.raises(StoreError, match=f"^{logical} logical$"):
+        train_model(request(data, tmp_path / "m.safetensors"), Workers(fewest=workers, most=workers), Observer())
+
+
 @pytest.mark.parametrize("n_sharing", [1, 2, 99])
 def test_torch_has_the_cores_of_a_node_and_not_the_one_that_ray_counts(n_sharing: int) -> None:
     """Where several share them, each its part; one at the least."""

@@ -265,6 +265,25 @@ def test_what_was_read_in_time_leaves_no_alarm(tmp_path: Path) -> None:
     assert signal.alarm(0) == 0
 
 
+@pytest.mark.parametrize("marked", [[(0, 3), (2, 9), (4, 1)], [(3, 5)], []])
+def test_measuring_gets_what_lies_under_the_mask(
+    marked: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HU of every pixel of the mask and of no other, in their order, from slices with unlike numbers of them."""
+    rng = np.random.default_rng(4)
+    slices, mask = rng.integers(-1000, 400, (6, SIZE, SIZE)).astype(np.int16), np.zeros((6, SIZE, SIZE), dtype=np.bool_)
+    for place, n_pixels in marked:
+        mask[place].flat[rng.choice(SIZE * SIZE, n_pixels, replace=False)] = True
+    digest = load_checkpoint(resolve_model("phantom-v1")).digest
+    segment = Segment(config(tmp_path, model="phantom-v1", model_digest=digest))
+    monkeypatch.setattr(segment.predictor, "segment", lambda _: mask)
+    row = segment(SeriesRow(**{**planned(tmp_path), "slices": slices.tobytes()}))
+    assert row["hu_inside"] == slices[mask].tobytes()
+    np.testing.assert_array_equal(unpack_mask(row["mask_bits"], 6, SIZE), mask)
+    fullest = max(marked, key=lambda of: of[1])[0] if marked else 3
+    assert row["preview"] == slices[fullest].tobytes()
+
+
 def test_the_fullest_slice_is_shown() -> None:
     """And of an empty mask the middle."""
     mask = np.zeros((5, 4, 4), dtype=np.bool_)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from training_factories import write_squares
 
+from vaeseg.distributed import streaming
 from vaeseg.distributed.streaming import StreamedSource, _read_row_group
 from vaeseg.errors import StoreError
 from vaeseg.io.dataset import open_data_set
@@ -39,3 +40,19 @@ def test_what_is_wrong_with_a_row_group_is_raised_as_it_is(tmp_path: Path) -> No
     shard.write_bytes(damaged)
     with pytest.raises(StoreError, match=r"part-00000\.parquet .*prepare it again"):
         list(source.steps([np.arange(10)]))
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("n_groups", "readers"), [(1, 1), (3, 3), (9, 4)])
+def test_few_read_ahead_however_many_cores_there_are(
+    n_groups: int, readers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them takes memory, in the mode for data that do not fit there."""
+
+    def told(size: int) -> None:
+        raise StoreError(f"{size} readers")
+
+    monkeypatch.setattr(streaming, "TaskPoolStrategy", told)
+    source = StreamedSource(open_data_set(write_squares(tmp_path / "set")), torch.device("cpu"))
+    with pytest.raises(StoreError, match=f"^{readers} readers$"):
+        next(source._row_groups(range(n_groups)))

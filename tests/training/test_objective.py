@@ -1,13 +1,14 @@
 """What is minimised, and in which precision."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from training_factories import SMALL, TINY, slice_set
 
-from vaeseg.config import Precision, TrainingConfig
+from vaeseg.config import Precision, TrainingConfig, training_preset
 from vaeseg.models.segmenter import Segmenter
 from vaeseg.models.vae import VariationalAutoencoder
 from vaeseg.training.objective import autocast, stage_losses, step_loss
@@ -67,3 +68,12 @@ def test_an_order_for_a_number_type_is_followed(precision: Precision, computed_i
     layer = torch.nn.Linear(2, 2)
     with autocast(layer, replace(TINY, precision=precision)):
         assert layer(torch.zeros(1, 2)).dtype is computed_in
+
+
+@pytest.mark.parametrize("stage", ["vae", "decoder"])
+@pytest.mark.parametrize("preset", ["paper", "improved"])
+def test_presets_leave_the_number_type_to_the_hardware(
+    stage: Literal["vae", "decoder"], preset: Literal["paper", "improved"]
+) -> None:
+    """The paper names none, and float32 takes twice as long where there is bfloat16."""
+    assert training_preset(stage, preset).precision == "auto"

@@ -127,7 +127,7 @@ def test_what_a_ray_leaves_alone(tmp_path: Path) -> None:
 def test_cores_at_hand_are_the_clusters_or_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """By which portions of a run are sized: before a Ray of this machine is up too, and as a cluster grows."""
     elsewhere = {"Alive": True, "NodeManagerHostname": "elsewhere", "Resources": {"CPU": 60.0}}
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(local, "usable_cores", lambda: 4)
     monkeypatch.setattr(
         local,
         "ray",

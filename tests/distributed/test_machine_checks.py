@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from vaeseg import memory
 from vaeseg.checks import ArchiveRoot
 from vaeseg.distributed import local, machine, machine_checks
 from vaeseg.distributed.machine import (
@@ -47,26 +46,6 @@ def test_shared_memory_holds_what_ray_takes() -> None:
     assert ENOUGH_SHARED_BYTES == local.OBJECT_STORE_BYTES
     assert shared_memory_check(64 * 2**20).status == "warning"
     assert shared_memory_check(ENOUGH_SHARED_BYTES).status == "ok"
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "cached", "available_kib"),
-    [("max", "900", "0", 2048), ("1048576", "524288", "102400", 612), ("8388608", "0", "0", 2048)],
-)
-def test_the_limit_of_a_container_counts(
-    limit: str, used: str, cached: str, available_kib: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where it is less than the machine's memory; the cache of files does not count as used."""
-    files = {
-        "MEMORY_FACTS": "MemTotal:  4096 kB\nMemAvailable:    2048 kB\nBuffers: 1 kB\n",
-        "MEMORY_LIMIT": f"{limit}\n",
-        "MEMORY_USED": f"{used}\n",
-        "MEMORY_PARTS": f"anon 5\ninactive_file {cached}\nactive_file 7\n",
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-        monkeypatch.setattr(memory, name, tmp_path / name)
-    assert memory.memory_available() == available_kib * 1024
 
 
 def test_a_library_that_does_not_load_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

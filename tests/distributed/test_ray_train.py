@@ -102,7 +102,7 @@ def test_a_ray_of_this_machine_is_told_of_all_cores_and_of_enough(
         raise StoreError(f"{n_cpus} logical")
 
     monkeypatch.setattr(ray_train, "start_ray", told)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(ray_train, "usable_cores", lambda: cores)
     with pytest.raises(StoreError, match=f"^{logical} logical$"):
         train_model(request(data, tmp_path / "m.safetensors"), Workers(fewest=workers, most=workers), Observer())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 from vaeseg.cli.options import json_option, opened_for_query, store_options
 from vaeseg.cli.segmentation import DEFAULT_MODEL
 from vaeseg.errors import UsageError
+from vaeseg.limits import usable_cores
 
 if TYPE_CHECKING:
     from vaeseg.estimate.night import Machine, Night, Workload
@@ -108,7 +108,7 @@ def _machine(n_cores: int | None, n_nodes: int, n_gpus: int) -> Machine:
     from vaeseg.estimate.night import Machine
 
     try:
-        return Machine(n_cores=n_cores or os.cpu_count() or 1, n_gpus=n_gpus, n_nodes=n_nodes)
+        return Machine(n_cores=n_cores or usable_cores(), n_gpus=n_gpus, n_nodes=n_nodes)
     except ValueError as error:
         raise UsageError(f"{error}; give more --cpus") from error
 

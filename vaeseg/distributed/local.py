@@ -27,6 +27,7 @@ import ray
 from ray.job_config import JobConfig
 
 from vaeseg.errors import ClusterAwayError, ClusterError, UsageError
+from vaeseg.limits import usable_cores
 from vaeseg.logs import for_printing
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def start_local_ray(n_cpus: int | None = None) -> None:
     """Start Ray with token authentication, no dashboard and no telemetry; one that runs in this process is kept.
 
     Args:
-        n_cpus: logical CPUs; by default one for each core.
+        n_cpus: logical CPUs; by default one for each core that this process may use.
 
     Raises:
         ClusterError: it cannot be started.
@@ -147,7 +148,7 @@ def _start_local_ray(n_cpus: int | None) -> None:
         warnings.simplefilter("ignore")  # Ray warns of its own settings
         context = _init(
             address="local",
-            num_cpus=n_cpus or os.cpu_count() or 1,
+            num_cpus=n_cpus or usable_cores(),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -240,7 +241,7 @@ def cores_of_this_node() -> int:
     """
     node_id = ray.get_runtime_context().get_node_id()
     given = next((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["NodeID"] == node_id), 1)
-    return max(1, min(given, len(os.sched_getaffinity(0))))
+    return max(1, min(given, usable_cores()))
 
 
 def compute_on_own_cores(n_sharing: int = 1) -> None:
@@ -272,14 +273,14 @@ def hardware() -> Hardware:
     for node in nodes:
         cores[node["NodeManagerHostname"]] += int(node["Resources"]["CPU"])
     here = socket.gethostname()
-    cores[here] = min(cores[here], os.cpu_count() or 1)
+    cores[here] = min(cores[here], usable_cores())
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     return Hardware(n_cores=max(1, cores.total()), n_gpus=n_gpus, n_nodes=max(1, len(nodes)))
 
 
 def cores_at_hand() -> int:
     """Of the cluster that this process is connected to; else of this machine, on which a Ray would be started."""
-    return hardware().n_cores if ray.is_initialized() else os.cpu_count() or 1
+    return hardware().n_cores if ray.is_initialized() else usable_cores()
 
 
 def gpus_available() -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 
 from vaeseg.checks import ArchiveRoot, Check, Look, looked
 from vaeseg.distributed import machine
-from vaeseg.memory import memory_available
+from vaeseg.limits import memory_available
 from vaeseg.paths import AnyPath
 
 REINSTALL = "install vaeseg anew: pip install -c constraints.txt vaeseg"

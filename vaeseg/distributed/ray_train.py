@@ -7,7 +7,6 @@ grows; each start reads the state that worker 0 keeps in the store, which all no
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import threading
 import time
@@ -31,6 +30,7 @@ from vaeseg.distributed.streaming import StreamedSource
 from vaeseg.distributed.train import Workers
 from vaeseg.distributed.worker_metrics import ray_training_metrics
 from vaeseg.errors import TrainingError, VaesegError
+from vaeseg.limits import usable_cores
 from vaeseg.training.lock import locked
 from vaeseg.training.loop import TrainingInterruptedError
 from vaeseg.training.observing import EpochReport, Observer
@@ -134,7 +134,7 @@ class _Stop:
 
 def _events(request: TrainingRequest, workers: Workers, stop: threading.Event) -> Generator[Any]:
     """What the workers report, and at last the model; Ray is started here, outside the main thread."""
-    start_ray(workers.address, max(os.cpu_count() or 1, workers.most + SPARE_CPUS))
+    start_ray(workers.address, max(usable_cores(), workers.most + SPARE_CPUS))
     board = _Board.remote()  # type: ignore[attr-defined]  # Ray adds it
     fitting = _Fitting(request, workers, board)
     fitting.start()

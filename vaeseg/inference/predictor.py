@@ -20,6 +20,7 @@ from vaeseg.config import Precision
 from vaeseg.errors import CheckpointError, ReadingError, UsageError
 from vaeseg.inference.engine import Engine, engine_for
 from vaeseg.inference.mask_bits import from_bits, to_bits
+from vaeseg.limits import usable_cores
 from vaeseg.models.checkpoint import Checkpoint
 from vaeseg.models.precision import name_of
 from vaeseg.models.preprocessing import intensity_ranges, normalise
@@ -45,7 +46,8 @@ class Predictor:
         checkpoint: a segmenter.
         device: `auto` takes a CUDA device where there is one.
         batch_size: slices in one pass on a GPU, and the most on a CPU.
-        num_threads: passes at a time on a CPU, a thread each; None takes as many as torch would take threads.
+        num_threads: passes at a time on a CPU, a thread each; None takes as many as torch would take threads and
+            this process has cores.
         precision: what it computes in; `auto` makes masks depend on the hardware, within rounding.
 
     Raises:
@@ -212,7 +214,7 @@ class Predictor:
 def _cpu_lanes(num_threads: int | None) -> ThreadPoolExecutor:
     """A thread for each pass at a time, which has one core of its own."""
     of_the_process = torch.get_num_threads()
-    n_lanes = of_the_process if num_threads is None else num_threads
+    n_lanes = min(of_the_process, usable_cores()) if num_threads is None else num_threads
     return ThreadPoolExecutor(n_lanes, "pass", _compute_in_one_thread, (of_the_process,))
 
 

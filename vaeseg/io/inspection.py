@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from vaeseg.io.manifest import SeriesManifest
 from vaeseg.io.nifti import write_nifti
 from vaeseg.io.series import SeriesVerdict
 from vaeseg.io.volume import read_volume
+from vaeseg.limits import usable_cores
 from vaeseg.paths import AnyPath
 from vaeseg.records import Reason
 
@@ -46,7 +46,7 @@ def inspect_paths(paths: Sequence[Path], config: ReadingConfig, export_dir: Path
         OSError: a path cannot be listed, or a volume cannot be exported.
     """
     taken: set[str] = set()
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as threads:
         workers = _Workers(config)
         try:
             for path in paths:

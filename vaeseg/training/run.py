@@ -17,7 +17,7 @@ from vaeseg.errors import TrainingError, UsageError
 from vaeseg.io.dataset import DataSet, open_data_set
 from vaeseg.io.dataset_writer import SLICE_SPLITS_NAME, SUBJECT_SPLITS_NAME
 from vaeseg.io.splits import Split
-from vaeseg.memory import memory_available
+from vaeseg.limits import memory_available, usable_cores
 from vaeseg.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, stored
 from vaeseg.models.precision import name_of
 from vaeseg.models.provenance import Provenance, source_commit
@@ -128,6 +128,7 @@ def run_training(
 
 
 def _run(request: TrainingRequest, observer: Observer, worker: Worker, open_source: OpenSource | None) -> TrainedModel:
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # of limits of a container torch knows nothing
     data = open_data_set(request.data)
     split = chosen_split(data, request)
     parent = load_checkpoint(request.parent) if request.parent else None

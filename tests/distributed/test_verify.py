@@ -168,6 +168,19 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
 
 
 @pytest.mark.parametrize("any_store", ["directory"], indirect=True)
+def test_an_empty_directory_of_a_mask_is_garbage(database: Database, store: Store, run_id: str) -> None:
+    """As a run leaves that is killed before it writes the file; an empty one above it is nobody's concern."""
+    (store.masks / "1" / "2" / "m").mkdir(parents=True)
+    (store.masks / "3" / "4").mkdir(parents=True)
+    assert kinds(store, database) == ["mask_unknown"]
+    assert collect_garbage(store, database, dry_run=True) == ["masks/1/2/m"]
+    assert collect_garbage(store, database, dry_run=False) == ["masks/1/2/m"]
+    assert not (store.masks / "1").exists()
+    assert mask(store).exists()
+    assert kinds(store, database) == []
+
+
+@pytest.mark.parametrize("any_store", ["directory"], indirect=True)
 def test_a_mask_is_no_garbage_by_way_of_a_link(database: Database, store: Store, run_id: str) -> None:
     """Under another name no finding names it, and it is the finding's own."""
     study = Path(str(mask(store).parents[2]))

@@ -147,7 +147,9 @@ def test_what_dies_with_a_node_is_done_in_a_second_pass(
 def test_one_cpu_is_enough(archive: Path, model_path: Path, tmp_path: Path) -> None:
     """A model never takes the last CPU from the tasks that feed it, which would hang the run for good."""
     arguments = submit_arguments(archive / "dicom", tmp_path / "store", model_path)
-    done = vaeseg_batch(*arguments, program="import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + COMMAND)
+    done = vaeseg_batch(
+        *arguments, program="import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n" + COMMAND
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outcomes"]["segmented"] == 3
 

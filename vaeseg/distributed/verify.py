@@ -104,7 +104,8 @@ def verify(store: Store, database: Database, run_id: str | None = None) -> Itera
 def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str]:
     """Remove what nothing refers to: part files and masks that no finding names, of runs that are dead.
 
-    Only files that lie and are named as vaeseg does it: what somebody else may have put there stays.
+    Only files that lie and are named as vaeseg does it, and empty directories of masks: what somebody else may have put
+    there stays.
     No run works on an archive meanwhile: it may write its masks where a dead one left some.
 
     Args:
@@ -147,13 +148,14 @@ def unknown_parts(store: Store, database: Database) -> list[PurePath]:
 
 
 def remove_file(store: Store, path: PurePath) -> None:
-    """Remove a file, by its path relative to the store, and the directories above it that are empty then.
+    """Remove a file or an empty directory, by its path relative to the store, and those above it that are empty then.
 
     Raises:
         StoreError: the store cannot be written.
     """
     try:
-        (store.root / path).unlink(missing_ok=True)
+        own = store.root / path
+        own.rmdir() if own.is_dir() else own.unlink(missing_ok=True)
         for parent in path.parents[:-2]:
             (store.root / parent).rmdir()
     except FileNotFoundError:
@@ -234,7 +236,7 @@ def _garbage(store: Store, database: Database, own_run: str | None = None) -> tu
         [below(staged_path(store, part), store.root) for part in _unrecorded(staged, recorded)],
         [
             *(_published(store, part) for part in parts),
-            *(path for directory in unknown for path in files_of_mask(store, directory)),
+            *(path for directory in unknown for path in [*files_of_mask(store, directory)] or [directory]),
             *(path for path in masks.half_written if path.parent in named),
         ],
     )

@@ -84,6 +84,7 @@ def record_files(
     archive_id: int,
     reader_version: int,
     read: Sequence[IndexedFile] = (),
+    new: Collection[str] = (),
     found_again: Sequence[str] = (),
     vanished: Sequence[str] = (),
 ) -> None:
@@ -94,10 +95,11 @@ def record_files(
         archive_id: whose.
         reader_version: of the reader that read them.
         read: new or changed files, as read just now.
+        new: paths of which it is known that the index does not have them: they are in no group yet.
         found_again: paths that were missing and are back, unchanged.
         vanished: paths that are gone; their rows stay, marked missing.
     """
-    paths = [*(file.path for file in read), *found_again, *vanished]
+    paths = [*(file.path for file in read if file.path not in new), *found_again, *vanished]
     with database.write() as connection:
         groups = _groups_touched(connection, archive_id, paths)
         for batch in in_batches(read):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.upsert import in_batches
@@ -71,41 +70,31 @@ def ask(
         for one in questions
         if one.path and rules.keywords and not broken_size(rules, one.n_slices, one.spacing_mm)
     ]
-    items = [json.dumps(batch) for batch in in_batches(asked, HEADERS_A_TASK)]
-    for text in spread(partial(ask_headers, root, rules, reading), items, check):
-        key, answer, failure = json.loads(text)
-        if failure is None:
-            answers.of_series[key] = _answer_from_json(answer)
-        else:
-            answers.unread[key] = (failure[0], failure[1])
+    for told in spread(partial(ask_headers, root, rules, reading), list(in_batches(asked, HEADERS_A_TASK)), check):
+        answers.of_series |= told.of_series
+        answers.unread |= told.unread
     return answers
 
 
-def ask_headers(root: AnyPath, rules: SeriesRules, config: ReadingConfig, item: str) -> list[str]:
+def ask_headers(
+    root: AnyPath, rules: SeriesRules, config: ReadingConfig, asked: Sequence[tuple[str, str]]
+) -> list[Answers]:
     """Ask the rules about some headers; a task.
 
     Args:
         root: of the archive.
         rules: whose conditions count.
         config: bounds.
-        item: JSON list of series keys with a path each.
-
-    Returns:
-        JSON of each key with its answer, or with reason and detail of why there is none.
+        asked: series keys with a path each.
     """
-    answers = []
+    answers = Answers()
     with quiet_pydicom():
-        for key, path in json.loads(item):
+        for key, path in asked:
             try:
-                answers.append(json.dumps([key, asdict(ask_header(root, path, rules, config)), None]))
+                answers.of_series[key] = ask_header(root, path, rules, config)
             except ReadingError as error:
-                answers.append(json.dumps([key, None, [str(error.reason), error.detail]]))
-    return answers
-
-
-def _answer_from_json(values: dict[str, Any]) -> HeaderAnswer:
-    broken = values["broken"]
-    return HeaderAnswer(broken=broken and Exclusion(**broken), kernels=tuple(values["kernels"]))
+                answers.unread[key] = (str(error.reason), error.detail)
+    return [answers]
 
 
 def decide_studies(

@@ -1,14 +1,12 @@
-"""What an index gives to tasks: listing trees, reading headers and judging groups of files, with results as JSON.
+"""What an index gives to tasks: listing trees, reading headers and judging groups of files.
 
 A worker imports this module and what it names: neither Ray Data nor a database, so that it starts in half a second.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from vaeseg.config import ReadingConfig
 from vaeseg.io.archive import read_files as read_headers
@@ -20,71 +18,84 @@ from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile
 
 
-def list_trees(root: AnyPath, exclude: tuple[AnyPath, ...], item: str) -> Iterator[str]:
-    """Every directory from some on down, each for `listing_from_json`; a task.
+class Group(NamedTuple):
+    """Files that are judged together."""
+
+    key: str
+    files: Sequence[IndexedFile]
+    is_beside_damage: bool
+    """Whether a damaged file lies beside one of them."""
+
+
+class Groups(NamedTuple):
+    """Some groups to be judged."""
+
+    number: int
+    ends_page: bool
+    """Whether what was fetched at once ends here."""
+    groups: Sequence[Group]
+
+
+class SeriesValues(NamedTuple):
+    """A series of a group, for any process: workers know no database."""
+
+    row: dict[str, Any]
+    """Fields of `db.index_series.SeriesRow`."""
+    paths: tuple[str, ...]
+
+
+class JudgedGroups(NamedTuple):
+    """What `Groups` make."""
+
+    number: int
+    ends_page: bool
+    series: dict[str, list[SeriesValues]]
+    """By group."""
+
+
+def list_trees(root: AnyPath, exclude: tuple[AnyPath, ...], starts: Sequence[str]) -> Iterator[Listing]:
+    """Every directory from some on down; a task.
 
     Args:
         root: of the archive.
         exclude: directories not to enter.
-        item: JSON list of directories, relative to the root.
+        starts: directories, relative to the root.
     """
-    for start in json.loads(item):
-        for listing in walk(root, start, exclude):
-            yield json.dumps(vars(listing) | {"files": [vars(file) for file in listing.files]})
+    for start in starts:
+        yield from walk(root, start, exclude)
 
 
-def listing_from_json(text: str) -> Listing:
-    """What `list_trees` made."""
-    values = json.loads(text)
-    values["files"] = tuple(FoundFile(**file) for file in values["files"])
-    return Listing(**values)
-
-
-def files_to_json(files: Sequence[FoundFile]) -> str:
-    """An item for `read_files`."""
-    return json.dumps([vars(file) for file in files])
-
-
-def read_files(root: AnyPath, config: ReadingConfig, secret: bytes, item: str) -> list[str]:
-    """Read the headers of some files, all for one `headers_from_json`; a task.
+def read_files(
+    root: AnyPath, config: ReadingConfig, secret: bytes, files: Sequence[FoundFile]
+) -> list[list[IndexedFile]]:
+    """Read the headers of some files, all in one result; a task.
 
     Args:
         root: of the archive.
         config: bounds.
         secret: of the subject keys.
-        item: from `files_to_json`.
+        files: any.
     """
     keyer = SubjectKeyer(secret)
     with quiet_pydicom():
-        records = read_headers(root, [FoundFile(**file) for file in json.loads(item)], config, keyer)
-    return [json.dumps([vars(indexed(record)) for record in records])]
+        return [[indexed(record) for record in read_headers(root, files, config, keyer)]]
 
 
-def headers_from_json(text: str) -> list[IndexedFile]:
-    """What `read_files` made."""
-    return [IndexedFile(**values) for values in json.loads(text)]
-
-
-def judge_groups(root: AnyPath, config: ReadingConfig, item: str) -> list[str]:
+def judge_groups(root: AnyPath, config: ReadingConfig, given: Groups) -> list[JudgedGroups]:
     """Judge some groups of files; a task.
 
     Args:
         root: of the archive.
         config: bounds.
-        item: JSON with the files of each group, and whether a damaged one lies beside them.
-
-    Returns:
-        The same with the series of each group instead: row of the index and paths.
+        given: the groups.
     """
-    given = json.loads(item)
-    judged = {}
-    for group in given["groups"]:
-        files = [IndexedFile(**file) for file in group["files"]]
-        verdicts = judge_group(root, files, config, group["is_beside_damage"])
-        judged[files[0].group_key] = [
-            {"row": _series_row(verdict), "paths": [file.path for file in verdict.files]} for verdict in verdicts
-        ]
-    return [json.dumps(given | {"groups": judged}, default=date.isoformat)]
+    judged = {group.key: judge_group(root, group.files, config, group.is_beside_damage) for group in given.groups}
+    series = {key: [_found(verdict) for verdict in verdicts] for key, verdicts in judged.items()}
+    return [JudgedGroups(number=given.number, ends_page=given.ends_page, series=series)]
+
+
+def _found(verdict: SeriesVerdict) -> SeriesValues:
+    return SeriesValues(row=_series_row(verdict), paths=tuple(file.path for file in verdict.files))
 
 
 def _series_row(verdict: SeriesVerdict) -> dict[str, Any]:

@@ -7,7 +7,6 @@ judged are judged by the next.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from vaeseg.db.index_series import forget_emptied_groups
 from vaeseg.db.series_files import FoundSeries, series_with_files
 from vaeseg.db.session import Database
 from vaeseg.db.upsert import in_batches
-from vaeseg.distributed.index_tasks import files_to_json, headers_from_json, list_trees, listing_from_json, read_files
+from vaeseg.distributed.index_tasks import list_trees, read_files
 from vaeseg.distributed.judging import judge_changed
 from vaeseg.distributed.spread import here_at_first, on_ray
 from vaeseg.errors import ARCHIVE_GONE, StoreError
@@ -101,6 +100,8 @@ class _Changes:
     """What comparing a listing with the index has found."""
 
     to_read: list[FoundFile] = field(default_factory=list)
+    new: set[str] = field(default_factory=set)
+    """Paths of those to read that the index does not have."""
     young: list[FoundFile] = field(default_factory=list)
     found_again: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
@@ -169,8 +170,8 @@ def _listings(job: IndexJob, check: Callable[[], None]) -> Iterator[Listing]:
     except OSError as error:
         raise StoreError(f"cannot list the study directory: {error.strerror}") from error
     if pending:
-        items = [json.dumps(batch) for batch in in_batches(pending, 1 + len(pending) // TREE_TASKS)]
-        yield from map(listing_from_json, on_ray(partial(list_trees, job.root, job.exclude), items, check))
+        trees = in_batches(pending, 1 + len(pending) // TREE_TASKS)
+        yield from on_ray(partial(list_trees, job.root, job.exclude), trees, check)
 
 
 def _batches(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
@@ -210,6 +211,8 @@ def _compare_file(file: FoundFile, before: KnownFile | None, is_young: bool, cha
         changes.n_waiting += before is None or before.is_missing
     elif before is None or before.is_unread or _state(before) != (file.size, file.mtime_ns, READER_VERSION):
         changes.to_read.append(file)
+        if before is None:
+            changes.new.add(file.path)
     elif before.is_missing:
         changes.found_again.append(file.path)
 
@@ -277,7 +280,7 @@ def _record(
         record_files(database, job.archive_id, READER_VERSION, vanished=paths)
     for read in in_batches(_headers(job, changes.to_read, check), FILES_RECORDED):
         _check_archive(job, read)
-        record_files(database, job.archive_id, READER_VERSION, read)
+        record_files(database, job.archive_id, READER_VERSION, read, new=changes.new)
         report.n_read += len(read)
     report.n_found_again += len(changes.found_again)
     report.n_vanished += len(changes.vanished)
@@ -293,9 +296,9 @@ def _check_archive(job: IndexJob, read: Sequence[IndexedFile]) -> None:
 
 def _headers(job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None]) -> Iterator[IndexedFile]:
     """What files say, in no particular order."""
-    items = [files_to_json(batch) for batch in in_batches(files, FILES_A_TASK)]
-    for text in here_at_first(partial(read_files, job.root, job.reading, job.secret), items, check):
-        yield from headers_from_json(text)
+    batches = list(in_batches(files, FILES_A_TASK))
+    for read in here_at_first(partial(read_files, job.root, job.reading, job.secret), batches, check):
+        yield from read
 
 
 def _manifest(job: IndexJob, series: FoundSeries) -> SeriesManifest | None:

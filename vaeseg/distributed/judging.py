@@ -5,21 +5,17 @@ What is recorded does not depend on which task was done first: parts are put in 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.index_files import changed_groups, damaged_directories
 from vaeseg.db.index_series import JudgedSeries, SeriesRow, record_groups
 from vaeseg.db.session import Database
-from vaeseg.distributed.index_tasks import judge_groups
+from vaeseg.distributed.index_tasks import Group, Groups, JudgedGroups, SeriesValues, judge_groups
 from vaeseg.distributed.spread import here_at_first
 from vaeseg.paths import AnyPath
-from vaeseg.records import IndexedFile
 
 FILES_JUDGED = 20_000
 """Headers that are fetched at once, unless a single group has more; one transaction records their series."""
@@ -49,54 +45,42 @@ def judge_changed(
     judged: dict[str, list[JudgedSeries]] = {}
     items = _items(database, archive_id)
     for part in _in_order(here_at_first(partial(judge_groups, root, reading), items, check)):
-        judged |= {group: list(map(_judged, series)) for group, series in part.groups.items()}
+        judged |= {group: list(map(_judged, series)) for group, series in part.series.items()}
         if part.ends_page:
             record_groups(database, archive_id, judged)
             n_judged, judged = n_judged + len(judged), {}
     return n_judged
 
 
-class _Part(NamedTuple):
-    number: int
-    ends_page: bool
-    """Whether what was fetched at once ends here."""
-    groups: dict[str, list[dict[str, Any]]]
-
-
-def _items(database: Database, archive_id: int) -> Iterator[str]:
-    """For `judge_groups`, fetched as they are asked for."""
+def _items(database: Database, archive_id: int) -> Iterator[Groups]:
+    """Fetched as they are asked for."""
     numbers, after = count(), ""
     while groups := changed_groups(database, archive_id, FILES_JUDGED, after):
         after = list(groups)[-1]
         damaged = damaged_directories(database, archive_id, {f.directory for files in groups.values() for f in files})
-        batches = list(_batches(groups.values()))
+        in_order = [
+            Group(key, files, any(file.directory in damaged for file in files)) for key, files in groups.items()
+        ]
+        batches = list(_batches(in_order))
         for batch in batches:
-            given = [
-                {
-                    "files": [vars(file) for file in files],
-                    "is_beside_damage": any(file.directory in damaged for file in files),
-                }
-                for files in batch
-            ]
-            yield json.dumps({"number": next(numbers), "ends_page": batch is batches[-1], "groups": given})
+            yield Groups(number=next(numbers), ends_page=batch is batches[-1], groups=batch)
 
 
-def _batches(groups: Iterable[Sequence[IndexedFile]]) -> Iterator[list[Sequence[IndexedFile]]]:
-    batch: list[Sequence[IndexedFile]] = []
-    for files in groups:
-        batch.append(files)
-        if sum(map(len, batch)) >= FILES_A_TASK:
+def _batches(groups: Iterable[Group]) -> Iterator[list[Group]]:
+    batch: list[Group] = []
+    for group in groups:
+        batch.append(group)
+        if sum(len(each.files) for each in batch) >= FILES_A_TASK:
             yield batch
             batch = []
     if batch:
         yield batch
 
 
-def _in_order(texts: Iterable[str]) -> Iterator[_Part]:
-    waiting: dict[int, _Part] = {}
+def _in_order(parts: Iterable[JudgedGroups]) -> Iterator[JudgedGroups]:
+    waiting: dict[int, JudgedGroups] = {}
     wanted = 0
-    for text in texts:
-        part = _Part(**json.loads(text))
+    for part in parts:
         waiting[part.number] = part
         while wanted in waiting:
             yield waiting.pop(wanted)
@@ -104,14 +88,5 @@ def _in_order(texts: Iterable[str]) -> Iterator[_Part]:
     assert not waiting, f"part {wanted} of what is judged never came"
 
 
-def _judged(series: dict[str, Any]) -> JudgedSeries:
-    values = series["row"]
-    row = SeriesRow(
-        **values
-        | {
-            "study_date": values["study_date"] and date.fromisoformat(values["study_date"]),
-            "warnings": tuple(values["warnings"]),
-            "spacing_mm": values["spacing_mm"] and tuple(values["spacing_mm"]),
-        }
-    )
-    return JudgedSeries(row=row, paths=tuple(series["paths"]))
+def _judged(series: SeriesValues) -> JudgedSeries:
+    return JudgedSeries(row=SeriesRow(**series.row), paths=series.paths)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from functools import partial
 from itertools import chain, islice
 from operator import length_hint
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -33,12 +33,14 @@ WORKER_SECONDS = 0.5
 SOON_SECONDS = 1.0
 """What is done here in as long, by the pace so far, is not given to others: all workers of a machine import at once."""
 
-Function = Callable[[str], Iterable[str]]
-"""Text to texts, so that any machine understands both; raising ends the whole."""
-Spread = Callable[[Function, Iterable[str], Callable[[], None]], Iterator[str]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Function = Callable[[Item], Iterable[Result]]
+"""Raising ends the whole. Items and results are pickled where Ray takes them elsewhere."""
+Spread = Callable[[Function[Any, Any], Iterable[Any], Callable[[], None]], Iterator[Any]]
 
 
-def here(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
+def here(function: Function[Item, Result], items: Iterable[Item], check: Callable[[], None]) -> Iterator[Result]:
     """All results, one item after the other.
 
     Args:
@@ -51,7 +53,9 @@ def here(function: Function, items: Iterable[str], check: Callable[[], None]) ->
         yield from function(item)
 
 
-def here_at_first(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
+def here_at_first(
+    function: Function[Item, Result], items: Iterable[Item], check: Callable[[], None]
+) -> Iterator[Result]:
     """All results: of one item after the other while there is no Ray, then of those that are left as `on_ray` has them.
 
     After `HERE_SECONDS` Ray is started beside, unless by the pace so far all is done within `SOON_SECONDS`, which is
@@ -77,7 +81,7 @@ def here_at_first(function: Function, items: Iterable[str], check: Callable[[], 
             wait([started], timeout=STOP_SECONDS)
 
 
-def _is_soon_done(begun: float, n_done: int, left: Iterator[str]) -> bool:
+def _is_soon_done(begun: float, n_done: int, left: Iterator[Any]) -> bool:
     """Never, where nobody knows how many items are left behind the one that is next."""
     n_left = 1 + length_hint(left, sys.maxsize)
     return (time.monotonic() - begun) * n_left < SOON_SECONDS * n_done
@@ -102,7 +106,7 @@ def _ray_beside() -> Future[None]:
     return over
 
 
-def on_ray(function: Function, items: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
+def on_ray(function: Function[Item, Result], items: Iterable[Item], check: Callable[[], None]) -> Iterator[Result]:
     """All results in no particular order, from tasks on the cluster.
 
     Args:
@@ -114,14 +118,14 @@ def on_ray(function: Function, items: Iterable[str], check: Callable[[], None]) 
         PipelineError: Ray or the function failed.
     """
 
-    def produce() -> Generator[str]:
+    def produce() -> Generator[Result]:
         start_local_ray()
         yield from _results(function, items)
 
     yield from consume_in_thread(produce, check, handed_over=HANDED_OVER)
 
 
-def _results(function: Function, items: Iterable[str]) -> Iterator[str]:
+def _results(function: Function[Item, Result], items: Iterable[Item]) -> Iterator[Result]:
     task = ray.remote(_apply).options(
         name=_name_of(function),  # which the dashboard shows
         num_cpus=1,
@@ -146,11 +150,11 @@ def _results(function: Function, items: Iterable[str]) -> Iterator[str]:
             ray.cancel(ref)
 
 
-def _apply(function: Function, item: str) -> list[str]:
+def _apply(function: Function[Item, Result], item: Item) -> list[Result]:
     return list(function(item))
 
 
-def _name_of(function: Function) -> str:
+def _name_of(function: Function[Any, Any]) -> str:
     """The name that a function was defined with, also where some of its arguments are given."""
     name: str = getattr(function.func if isinstance(function, partial) else function, "__name__", "function")
     return name

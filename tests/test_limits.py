@@ -53,6 +53,10 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"},
             8,
         ),
+        ("0::/scan:one", {"scan:one/cpu.max": "100000 100000"}, 1),
+        ("0::/../..", {"cpu.max": "0 0"}, 8),
+        ("0::/", {"cpu.max": "0 100000"}, 1),
+        ("0::\nno group at all\n\n7:name=systemd", {"cpu.max": "200000 100000"}, 2),
         ("4:cpuset:/", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
@@ -92,6 +96,16 @@ def test_cores_are_those_that_a_process_is_bound_to() -> None:
             1024,
         ),
         (
+            "0::/",
+            {
+                "memory.max": "max",
+                "memory.high": "1048576",
+                "memory.current": "2097152",
+                "memory.stat": "inactive_file 0",
+            },
+            0,
+        ),
+        (
             "4:memory:/docker/1f",
             {
                 "memory/memory.limit_in_bytes": "1048576",
@@ -120,6 +134,14 @@ def test_the_limit_of_a_container_counts(own: str, files: dict[str, str], availa
 def test_a_system_without_control_groups_has_no_limits(groups: Path) -> None:
     """The file of own groups is not there."""
     assert (limits.usable_cores(), limits.memory_available()) == (8, 2048 * 1024)
+
+
+def test_a_group_may_have_any_name(groups: Path) -> None:
+    """Bytes that are no UTF-8 among them."""
+    (groups / "own").write_bytes(b"0::/\xff\n")
+    (groups / "fs").mkdir()
+    (groups / "fs" / "cpu.max").write_text("100000 100000")
+    assert limits.usable_cores() == 1
 
 
 def _write(groups: Path, own: str, files: dict[str, str]) -> None:

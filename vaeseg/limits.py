@@ -19,9 +19,11 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 _MEMORY_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
+    ("memory.high", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Limit, use, and what of `memory.stat` is files that nobody used of late, in version 2 and in version 1."""
+"""Limit (of version 2 also that from which on it is slowed down), use, and what of `memory.stat` is files that nobody
+used of late."""
 
 
 def usable_cores() -> int:
@@ -30,7 +32,7 @@ def usable_cores() -> int:
     A share of one and a half cores counts as two.
     """
     bound = len(os.sched_getaffinity(0))
-    return math.ceil(min([bound, *(_cores_of(group) for group in _groups("cpu"))]))
+    return max(1, math.ceil(min([bound, *(_cores_of(group) for group in _groups("cpu"))])))
 
 
 def memory_available() -> int:
@@ -40,7 +42,7 @@ def memory_available() -> int:
         OSError: the system does not tell.
     """
     of_machine = _number(r"MemAvailable:\s+(\d+) kB", MEMORY_FACTS) * 1024
-    return int(min([of_machine, *(_memory_of(group) for group in _groups("memory"))]))
+    return max(0, int(min([of_machine, *(_memory_of(group) for group in _groups("memory"))])))
 
 
 def _groups(controller: str) -> Iterator[Path]:
@@ -49,25 +51,26 @@ def _groups(controller: str) -> Iterator[Path]:
     In a container of version 1 its group has the name that the host knows, and only the outermost directory is there.
     """
     try:
-        lines = OWN_GROUPS.read_text().splitlines()
+        lines = OWN_GROUPS.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return
     for line in lines:
-        _, controllers, name = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
         if controllers and controller not in controllers.split(","):
             continue
         root = GROUPS / controller if controllers else GROUPS
-        group = PurePosixPath(name)
+        group = PurePosixPath(name.lstrip("/"))
         for each in (group, *group.parents):
-            yield root / each.relative_to("/")
+            yield root / each
 
 
 def _cores_of(group: Path) -> float:
     """Infinite for a group without a limit, or that is not to be seen from here."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, ZeroDivisionError):
         share, period = (group / "cpu.max").read_text().split()  # "max" for the first where there is none
         return int(share) / int(period)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, ZeroDivisionError):
         share, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return int(share) / int(period) if int(share) > 0 else math.inf
     return math.inf
@@ -76,11 +79,12 @@ def _cores_of(group: Path) -> float:
 def _memory_of(group: Path) -> float:
     """Bytes that are left of it; infinite as above. Of files kept in memory, which count as used, those are left that
     the system gives up first."""
+    left = [math.inf]
     for limit, used, cached in _MEMORY_FILES:
         with suppress(OSError, ValueError):
-            left = int((group / limit).read_text()) - int((group / used).read_text())
-            return left + _number(rf"{cached} (\d+)", group / "memory.stat")
-    return math.inf
+            unused = int((group / limit).read_text()) - int((group / used).read_text())
+            left.append(unused + _number(rf"{cached} (\d+)", group / "memory.stat"))
+    return min(left)
 
 
 def _number(pattern: str, file: Path) -> int:

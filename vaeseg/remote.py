@@ -165,6 +165,13 @@ class RemotePath:
         found: list[Any] = self.do(lambda: self._filesystem.get_file_info(selector))
         return found
 
+    def is_entry(self, info: Any) -> bool:
+        """Whether what `listed` found has a name in this directory.
+
+        An object has none whose key goes on with an empty part or with ``.``: it stands there as the directory itself.
+        """
+        return bool(self / info.base_name != self and info.path.rstrip("/") != self._path)
+
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """Matches of a pattern of one or more parts, without ``**``; none where there is no such directory."""
         wanted = PurePosixPath(pattern).parts

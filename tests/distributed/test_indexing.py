@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 
 from vaeseg.config import ReadingConfig
 from vaeseg.db.archives import ensure_archive, index_counts
-from vaeseg.db.index_files import KnownFile, known_files
+from vaeseg.db.index_files import KnownFile, known_files, record_files
 from vaeseg.db.index_series import readable_series, refused_files
 from vaeseg.db.series_files import series_with_files
 from vaeseg.db.session import Database
@@ -109,6 +109,16 @@ def test_the_index_is_what_a_scan_finds(database: Database, ugly: Path) -> None:
     assert count_files(database, archive_id) == scan.file_count
     refused = [verdict for verdict in scan.verdicts if verdict.ref is not None and not verdict.readable]
     assert sum(index_counts(database, archive_id).refused_by_reason.values()) == len(refused)
+
+
+def test_a_series_whose_files_are_all_gone_has_no_manifest(database: Database, tmp_path: Path) -> None:
+    """They vanished, and a scan was killed before it judged that: the next plan leaves the series out."""
+    write_series(tmp_path, SeriesInstanceUID=f"{UID}.1")
+    index(database, tmp_path)
+    (series,) = keys(database, tmp_path)
+    archive_id = ensure_archive(database, str(tmp_path))
+    record_files(database, archive_id, 1, vanished=[path.name for path in tmp_path.iterdir()])
+    assert manifests_of(database, job_for(database, tmp_path), [series]) == {}
 
 
 def test_an_unchanged_archive_is_only_listed(database: Database, ugly: Path, monkeypatch: pytest.MonkeyPatch) -> None:

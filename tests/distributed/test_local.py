@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from vaeseg.distributed import local
-from vaeseg.distributed.local import cores_at_hand, start_ray
+from vaeseg.distributed.local import cores_at_hand, hardware, start_ray
 from vaeseg.errors import ClusterError, UsageError
 
 A_RAY = """
@@ -136,3 +136,15 @@ def test_cores_at_hand_are_the_clusters_or_this_machines(monkeypatch: pytest.Mon
     assert cores_at_hand() == 4
     monkeypatch.setattr(local.ray, "is_initialized", lambda: True)
     assert cores_at_hand() == 120
+
+
+def test_a_share_of_this_machine_counts_where_ray_shares_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Ray that this process started; one that was there before may have more of the machine, and no more than all."""
+    here = {"Alive": True, "NodeManagerHostname": socket.gethostname(), "Resources": {"CPU": 64.0}}
+    monkeypatch.setattr(local, "ray", SimpleNamespace(nodes=lambda: [here], cluster_resources=dict))
+    monkeypatch.setattr(local, "usable_cores", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(local, "_directories", [])
+    assert hardware().n_cores == 8
+    monkeypatch.setattr(local, "_directories", [tmp_path])
+    assert hardware().n_cores == 1

@@ -167,7 +167,6 @@ def test_garbage_is_named_and_removed_and_nothing_else(database: Database, store
     assert kinds(store, database) == []
 
 
-@pytest.mark.parametrize("any_store", ["directory"], indirect=True)
 def test_an_empty_directory_of_a_mask_is_garbage(database: Database, store: Store, run_id: str) -> None:
     """As a run leaves that is killed before it writes the file; an empty one above it is nobody's concern."""
     (store.masks / "1" / "2" / "m").mkdir(parents=True)
@@ -178,6 +177,33 @@ def test_an_empty_directory_of_a_mask_is_garbage(database: Database, store: Stor
     assert not (store.masks / "1").exists()
     assert mask(store).exists()
     assert kinds(store, database) == []
+
+
+@pytest.mark.parametrize("any_store", ["directory"], indirect=True)
+def test_a_directory_that_is_not_known_to_be_empty_stays(
+    database: Database, store: Store, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to an empty one, and one that is closed or filled meanwhile; the rest is collected all the same."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (Path(str(store.masks)) / "1" / "2").mkdir(parents=True)
+    (Path(str(store.masks)) / "1" / "2" / "link").symlink_to(elsewhere)
+    for name in ("closed", "filled"):
+        (store.masks / "1" / "2" / name).mkdir()
+    put(store.masks / "3" / "3" / "m" / "mask.nii.gz")
+    really = Path.iterdir
+
+    def listed(path: Path) -> Iterator[Path]:
+        if path.name == "closed":
+            raise PermissionError
+        found = list(really(path))
+        if path.name == "filled":
+            put(path / "notes.txt")
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert collect_garbage(store, database, dry_run=False) == ["masks/3/3/m/mask.nii.gz"]
+    assert sorted(path.name for path in really(Path(str(store.masks)) / "1" / "2")) == ["closed", "filled", "link"]
 
 
 @pytest.mark.parametrize("any_store", ["directory"], indirect=True)

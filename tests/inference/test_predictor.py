@@ -155,6 +155,14 @@ def test_masks_and_the_process_know_nothing_of_threads(checkpoint: Checkpoint, v
         assert thread.result() == 2, fresh
 
 
+def test_passes_at_a_time_are_no_more_than_cores(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the process may use, of which torch knows nothing; whoever asks for a number gets it."""
+    torch.set_num_threads(2)
+    monkeypatch.setattr("vaeseg.inference.predictor.usable_cores", lambda: 1)
+    assert Predictor(checkpoint, "cpu")._lanes._max_workers == 1
+    assert Predictor(checkpoint, "cpu", num_threads=3)._lanes._max_workers == 3
+
+
 def test_what_goes_wrong_in_a_pass_is_raised(checkpoint: Checkpoint, volume: np.ndarray) -> None:
     """And not left in its thread, with a mask half made."""
     predictor = Predictor(checkpoint, "cpu", num_threads=2)

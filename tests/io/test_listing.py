@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import pytest
 
 from vaeseg.io.listing import count_there, list_directory, walk
@@ -47,6 +48,34 @@ def test_an_object_store_is_listed_as_a_directory_is(bucket: RemotePath, tmp_pat
     assert (gone.files, gone.is_readable) == ((), False)
     with pytest.raises(FileNotFoundError):
         list_directory(bucket / "none", "")
+
+
+def test_objects_without_a_name_are_one_that_cannot_be_listed(bucket: RemotePath, s3: str) -> None:
+    """A key with an empty part, or a part that is a dot, names no file, and stands for no end of directories."""
+    client = boto3.client("s3", endpoint_url=s3)
+    for key in ("/1.dcm", "a/2.dcm", "a//3.dcm", "b/./4.dcm", "c/c/5.dcm"):
+        client.put_object(Bucket=bucket.base.removeprefix("s3://"), Key=key, Body=b"1")
+    found = {one.directory: [file.path for file in one.files] for one in walk(bucket)}
+    assert found == {"": ["/."], "a": ["a/.", "a/2.dcm"], "b": ["b/."], "c": [], "c/c": ["c/c/5.dcm"]}
+
+
+def test_an_entry_that_a_share_tells_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As others come and go meanwhile."""
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).touch()
+    really = os.scandir
+
+    @contextmanager
+    def twice(path: Path) -> Iterator[list[os.DirEntry[str]]]:
+        yield [*really(path), *really(path)]
+
+    monkeypatch.setattr("vaeseg.io.listing.os.scandir", twice)
+    found = list(walk(tmp_path))
+    assert [(one.directory, [file.path for file in one.files]) for one in found] == [
+        ("", []),
+        ("a", ["a/1.dcm", "a/2.dcm"]),
+    ]
 
 
 @dataclass

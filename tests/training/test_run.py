@@ -291,6 +291,19 @@ def test_more_workers_than_slices_is_a_usage_error(data: str, tmp_path: Path) ->
     check_workers(replace(ask, training=replace(TINY, slices_per_epoch=25)), 25)
 
 
+def test_a_training_has_no_more_threads_than_cores(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the process may use, of which torch knows nothing."""
+    before, seen = torch.get_num_threads(), set[int]()
+    monkeypatch.setattr("vaeseg.training.run.usable_cores", lambda: 1)
+    torch.set_num_threads(2)
+    try:
+        observer = Observer(on_epoch=lambda _: seen.add(torch.get_num_threads()))
+        run_training(request(data, tmp_path / "m.safetensors"), observer)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
     """A frozen encoder without stage one, crops that the latent cannot have, an IoU that stage one has not."""
     with pytest.raises(ValueError, match="must come from stage one"):

@@ -303,6 +303,8 @@ def _headers(job: IndexJob, files: Sequence[FoundFile], check: Callable[[], None
 
 def _manifest(job: IndexJob, series: FoundSeries) -> SeriesManifest | None:
     """The manifest of a series under the names that the index gave it."""
+    if not series.group_files:
+        return None
     verdicts = judge_group(job.root, series.group_files, job.reading, is_beside_damage=False)
     own = [verdict for verdict in verdicts if {file.path for file in verdict.files} == series.paths]
     if not own or own[0].manifest is None:

@@ -266,14 +266,14 @@ def hardware() -> Hardware:
     """What the cluster has.
 
     A Ray of this machine is told of more logical CPUs than there are, and several nodes may share it: of this machine
-    no more cores count than it has.
+    no more cores count than it has, or than this process may use where it started Ray itself.
     """
     cores: Counter[str] = Counter()
     nodes = _nodes_with_cpus()
     for node in nodes:
         cores[node["NodeManagerHostname"]] += int(node["Resources"]["CPU"])
     here = socket.gethostname()
-    cores[here] = min(cores[here], usable_cores())
+    cores[here] = min(cores[here], usable_cores() if _directories else os.cpu_count() or 1)
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     return Hardware(n_cores=max(1, cores.total()), n_gpus=n_gpus, n_nodes=max(1, len(nodes)))
 

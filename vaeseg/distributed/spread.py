@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 import threading
 import time
@@ -142,7 +143,7 @@ def _results(function: Function[Item, Result], items: Iterable[Item]) -> Iterato
                 return
             done, waiting = ray.wait(waiting)
             for ref in done:
-                yield from ray.get(ref)
+                yield from map(pickle.loads, ray.get(ref))
     except RayError as error:
         raise PipelineError(f"Ray ended the scan: {cause_of(error)}; scan again to go on") from error
     finally:
@@ -150,8 +151,9 @@ def _results(function: Function[Item, Result], items: Iterable[Item]) -> Iterato
             ray.cancel(ref)
 
 
-def _apply(function: Function[Item, Result], item: Item) -> list[Result]:
-    return list(function(item))
+def _apply(function: Function[Item, Result], item: Item) -> list[bytes]:
+    """Each result packed by itself: whoever gets them unpacks one at a time, and a tree may have millions of files."""
+    return [pickle.dumps(result, pickle.HIGHEST_PROTOCOL) for result in function(item)]
 
 
 def _name_of(function: Function[Any, Any]) -> str:

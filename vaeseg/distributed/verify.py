@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -26,7 +27,7 @@ from vaeseg.db.session import Database
 from vaeseg.distributed.commit import recover_parts
 from vaeseg.distributed.lifecycle import archives_held
 from vaeseg.errors import StoreError, UsageError
-from vaeseg.io.masks import MaskFiles, files_of_mask, listed_masks
+from vaeseg.io.masks import MaskFiles, files_of_mask, is_empty, listed_masks
 from vaeseg.io.parquet import read_columns
 from vaeseg.io.parts import is_named_by_us, published_files, published_path, staged_files, staged_path
 from vaeseg.io.store import Store
@@ -127,7 +128,7 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
     _check_idle(database)
     close_lost_runs(database)
     with archives_held(database, "gc", archive_ids(database)) as (run_id, reached):
-        staged, others = _garbage(store, database, run_id)
+        staged, others, empty = _garbage(store, database, run_id)
         recover_parts(store, database)  # removes those that are staged, and moves others that SQL knows
         removed = [*staged]
         try:
@@ -135,6 +136,7 @@ def collect_garbage(store: Store, database: Database, dry_run: bool) -> list[str
                 reached()
                 remove_file(store, path)
                 removed.append(path)
+            removed += [directory for directory in empty if _is_removed(store, directory)]
         finally:
             with database.write() as connection:
                 add_event(connection, database, "garbage_removed", run_id, {"n_files": len(removed)}, actor=account())
@@ -148,14 +150,13 @@ def unknown_parts(store: Store, database: Database) -> list[PurePath]:
 
 
 def remove_file(store: Store, path: PurePath) -> None:
-    """Remove a file or an empty directory, by its path relative to the store, and those above it that are empty then.
+    """Remove a file, by its path relative to the store, and the directories above it that are empty then.
 
     Raises:
         StoreError: the store cannot be written.
     """
     try:
-        own = store.root / path
-        own.rmdir() if own.is_dir() else own.unlink(missing_ok=True)
+        (store.root / path).unlink(missing_ok=True)
         for parent in path.parents[:-2]:
             (store.root / parent).rmdir()
     except FileNotFoundError:
@@ -164,6 +165,16 @@ def remove_file(store: Store, path: PurePath) -> None:
         if not (store.root / path).exists():
             return  # a directory above it holds more
         raise StoreError(f"cannot write the store {store.root}: {error.strerror}") from error
+
+
+def _is_removed(store: Store, directory: PurePath) -> bool:
+    """Remove an empty directory, and those above it that are empty then; False where something lies in it by now."""
+    removed = False
+    with suppress(OSError):
+        for each in (directory, *directory.parents[:-2]):
+            (store.root / each).rmdir()
+            removed = True
+    return removed
 
 
 def _verify_part(
@@ -220,8 +231,8 @@ def _verify_mask_directories(store: Store, masks: MaskFiles, named: Set[PurePath
             yield Disagreement(kind="mask_unknown", where=str(path), detail="it was never written to its end")
 
 
-def _garbage(store: Store, database: Database, own_run: str | None = None) -> tuple[list[PurePath], list[PurePath]]:
-    """Files that nothing refers to, relative to the store: those in staging, and others.
+def _garbage(store: Store, database: Database, own_run: str | None = None) -> tuple[list[PurePath], ...]:
+    """What nothing refers to, relative to the store: files in staging, others, and empty directories of masks.
 
     Raises:
         UsageError: another run than one's own is alive.
@@ -236,9 +247,10 @@ def _garbage(store: Store, database: Database, own_run: str | None = None) -> tu
         [below(staged_path(store, part), store.root) for part in _unrecorded(staged, recorded)],
         [
             *(_published(store, part) for part in parts),
-            *(path for directory in unknown for path in [*files_of_mask(store, directory)] or [directory]),
+            *(path for directory in unknown for path in files_of_mask(store, directory)),
             *(path for path in masks.half_written if path.parent in named),
         ],
+        [directory for directory in unknown if is_empty(store, directory)],
     )
 
 

@@ -69,7 +69,10 @@ def list_directory(root: AnyPath, directory: str, exclude: Sequence[AnyPath] = (
     here = root / directory
     try:
         with os.scandir(here) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+            by_name = {
+                entry.name: entry for entry in listing
+            }  # a share may tell an entry twice while others come and go
+            entries = [by_name[name] for name in sorted(by_name)]
         return _listing(directory, entries, exclude)
     except OSError as error:
         return _closed(directory, error)
@@ -83,25 +86,28 @@ def _list_objects(root: RemotePath, directory: str, exclude: Sequence[AnyPath]) 
         infos = sorted(here.listed(), key=lambda info: info.base_name)
     except OSError as error:
         return _closed(directory, error)
-    return Listing(
-        directory=directory,
-        files=tuple(
-            FoundFile(path=prefix + info.base_name, size=info.size, mtime_ns=info.mtime_ns)
-            for info in infos
-            if info.is_file
-        ),
-        directories=tuple(
-            prefix + info.base_name for info in infos if not info.is_file and here / info.base_name not in exclude
-        ),
-    )
+    named = [info for info in infos if here.is_entry(info)]
+    nameless = [_itself(directory)] if len(named) < len(infos) else []
+    files = [
+        FoundFile(path=prefix + info.base_name, size=info.size, mtime_ns=info.mtime_ns)
+        for info in named
+        if info.is_file
+    ]
+    directories = [prefix + i.base_name for i in named if not i.is_file and here / i.base_name not in exclude]
+    return Listing(directory=directory, files=(*nameless, *files), directories=tuple(directories))
 
 
 def _closed(directory: str, error: OSError) -> Listing:
     """Of a directory that cannot be listed, or is gone since the one above was listed; the root's error is raised."""
     if not directory:
         raise error
-    itself = () if isinstance(error, FileNotFoundError) else (FoundFile(path=f"{directory}/.", size=0, mtime_ns=0),)
+    itself = () if isinstance(error, FileNotFoundError) else (_itself(directory),)
     return Listing(directory=directory, files=itself, directories=(), is_readable=False)
+
+
+def _itself(directory: str) -> FoundFile:
+    """For what cannot be listed in it."""
+    return FoundFile(path=f"{directory}/.", size=0, mtime_ns=0)
 
 
 def _listing(directory: str, entries: Sequence[os.DirEntry[str]], exclude: Sequence[AnyPath]) -> Listing:

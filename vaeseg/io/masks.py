@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,17 @@ def files_of_mask(store: Store, directory: PurePath) -> Iterator[PurePath]:
     for name, is_directory in entries(store.root / directory, 1):
         if not is_directory and _is_named_by_us(name.name):
             yield directory / name
+
+
+def is_empty(store: Store, directory: PurePath) -> bool:
+    """Whether a directory of a mask holds nothing; False for a link to one, and where it cannot be looked into."""
+    place = store.root / directory
+    if isinstance(place, Path) and place.is_symlink():
+        return False
+    try:
+        return next(iter(place.iterdir()), None) is None
+    except OSError:
+        return False
 
 
 def write_mask(directory: AnyPath, mask: BoolArray, geometry: VolumeGeometry) -> str:

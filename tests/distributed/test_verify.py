@@ -191,17 +191,19 @@ def test_a_directory_that_is_not_known_to_be_empty_stays(
     for name in ("closed", "filled"):
         (store.masks / "1" / "2" / name).mkdir()
     put(store.masks / "3" / "3" / "m" / "mask.nii.gz")
-    really = Path.iterdir
+    really, is_dry_run = Path.iterdir, True
 
     def listed(path: Path) -> Iterator[Path]:
         if path.name == "closed":
             raise PermissionError
         found = list(really(path))
-        if path.name == "filled":
+        if path.name == "filled" and not is_dry_run:
             put(path / "notes.txt")
         return iter(found)
 
     monkeypatch.setattr(Path, "iterdir", listed)
+    assert collect_garbage(store, database, dry_run=True) == ["masks/1/2/filled", "masks/3/3/m/mask.nii.gz"]
+    is_dry_run = False
     assert collect_garbage(store, database, dry_run=False) == ["masks/3/3/m/mask.nii.gz"]
     assert sorted(path.name for path in really(Path(str(store.masks)) / "1" / "2")) == ["closed", "filled", "link"]
 

@@ -9,8 +9,8 @@ from ledger_factories import begin_run, counted_statements, failed, scan, segmen
 from sqlalchemy import func, select
 
 from vaeseg.db.session import Database
-from vaeseg.db.tables import WorkItemTable
-from vaeseg.db.work import WorkItem, WorkPreview, mask_folder, plan_work, preview_work
+from vaeseg.db.tables import EventTable, FindingTable, WorkItemTable
+from vaeseg.db.work import PlannedWork, WorkItem, WorkPreview, mask_folder, plan_work, preview_work
 from vaeseg.distributed.commit import commit_group
 from vaeseg.errors import RunNotFoundError
 from vaeseg.io.store import Store
@@ -49,6 +49,61 @@ def test_done_work_is_never_planned_again(database: Database, store: Store, arch
     for retry in (False, True):
         planned = plan_work(database, begin_run(database, archive_id), KEYS, retry=retry)
         assert (_keys(planned.pending), planned.already_done) == (["1.2.5"], ("1.2.3", "1.2.4"))
+
+
+def _current(database: Database) -> list[tuple[str, str, str]]:
+    columns = (FindingTable.fingerprint, WorkItemTable.config_digest, FindingTable.outcome)
+    statement = select(*columns).join(WorkItemTable, WorkItemTable.id == FindingTable.work_item_id)
+    with database.read() as connection:
+        return [
+            (fingerprint[0], config[0], outcome)
+            for fingerprint, config, outcome in connection.execute(
+                statement.where(FindingTable.superseded_at.is_(None))
+            )
+        ]
+
+
+def _events(database: Database) -> list[int | None]:
+    with database.read() as connection:
+        return list(connection.scalars(select(EventTable.n_rows).where(EventTable.kind == "findings_current_again")))
+
+
+def _state(database: Database, fingerprint: str, config: str) -> tuple[str, PlannedWork]:
+    """Of the files of one series and of options; the run that meets it, and its plan."""
+    archive_id = scan(database, [series_row("1.2.3", fingerprint=fingerprint * 64)])
+    run_id = begin_run(database, archive_id, config_digest=config * 64)
+    return run_id, plan_work(database, run_id, ["1.2.3"])
+
+
+@pytest.mark.parametrize("between", [("0", "1"), ("f", "2")], ids=["files", "options"])
+def test_what_is_as_it_was_has_the_finding_of_then(
+    database: Database, store: Store, archive_id: int, between: tuple[str, str]
+) -> None:
+    """A header that was corrected wrongly and put right, slices that were away, an option that was tried: nothing is
+    done again, and what was found in between is no longer current."""
+    for fingerprint, config in (("f", "1"), between):
+        run_id, planned = _state(database, fingerprint, config)
+        _commit(database, store, run_id, (planned.pending[0], segmented(planned.pending[0])))
+        assert _current(database) == [(fingerprint, config, "segmented")]
+    for _ in range(2):
+        assert _state(database, "f", "1")[1].already_done == ("1.2.3",)
+        assert _current(database) == [("f", "1", "segmented")]
+        assert _events(database) == [1]
+
+
+@pytest.mark.parametrize(
+    ("between", "current"), [(("0", "1"), ("f", "1", "failed")), (("f", "2"), ("f", "2", "segmented"))]
+)
+def test_a_failure_is_current_again_but_for_a_measurement_of_the_same_files(
+    database: Database, store: Store, archive_id: int, between: tuple[str, str], current: tuple[str, str, str]
+) -> None:
+    """What was measured of files that are no more there stands for nothing."""
+    run_id, planned = _state(database, "f", "1")
+    _commit(database, store, run_id, (planned.pending[0], failed(planned.pending[0])))
+    run_id, planned = _state(database, *between)
+    _commit(database, store, run_id, (planned.pending[0], segmented(planned.pending[0])))
+    assert _state(database, "f", "1")[1].left_out == ("1.2.3",)
+    assert _current(database) == [current]
 
 
 def test_failures_wait_until_they_are_asked_for(database: Database, store: Store, archive_id: int) -> None:

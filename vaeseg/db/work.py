@@ -2,7 +2,8 @@
 
 The work key is (series, fingerprint, model, configuration). An item that was segmented or skipped is done for good; one
 that failed or crashed waits until it is asked for, unless what it failed for may have passed (`records.TRANSIENT`); one
-left pending by a run that was killed is planned again.
+left pending by a run that was killed is planned again. What is not done again is current again: files or options that
+are as they were once have the finding of then, whatever was found in between.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
+from vaeseg.db.events import add_event
 from vaeseg.db.present_series import last_reason
 from vaeseg.db.session import Database
 from vaeseg.db.tables import FindingTable, ModelTable, RunTable, SeriesTable, WorkItemTable
@@ -115,6 +117,8 @@ def plan_work(
         rows = _ledger_rows(connection, run.archive_id, run.model_digest, run.config_digest, keys)
     _check_readable(keys, rows)
     wanted, done, left_out = _sort([rows[key] for key in keys], retry)
+    for batch in in_batches([*done, *left_out]):
+        _make_current(database, run, batch)
     for batch in in_batches(wanted[:limit]):
         with database.write() as connection:
             _enter(connection, database, run, batch)
@@ -278,6 +282,40 @@ def _sort(rows: Sequence[Any], retry: bool) -> tuple[list[Any], list[Any], list[
     left_out = [] if retry else [row for row in rows if row.state in LEFT_OUT]
     wanted = [row for row in rows if row.state not in DONE and (retry or row.state not in LEFT_OUT)]
     return wanted, done, left_out
+
+
+def _make_current(database: Database, run: RunKey, rows: Sequence[_LedgerRow]) -> None:
+    """Put the findings of items that are not done again in the place of others that came later; `rows`: a batch.
+
+    One that failed takes no place of one of the same files, under another configuration (`findings.record_group`).
+    """
+    of_model = FindingTable.model == run.model
+    is_current = of_model & FindingTable.superseded_at.is_(None)
+    by_series = {row.series_id: row for row in rows}
+    columns = (FindingTable.series_id, FindingTable.id, FindingTable.work_item_id, FindingTable.fingerprint)
+    with database.read() as connection:
+        later = {
+            by_series[series_id].work_item_id: finding_id
+            for series_id, finding_id, item_id, fingerprint in connection.execute(
+                select(*columns).where(FindingTable.series_id.in_(by_series), is_current)
+            )
+            if item_id != by_series[series_id].work_item_id
+            and (by_series[series_id].state in DONE or fingerprint != by_series[series_id].fingerprint)
+        }
+        own = connection.execute(
+            select(FindingTable.work_item_id, func.max(FindingTable.id))
+            .where(FindingTable.work_item_id.in_(later), of_model)
+            .group_by(FindingTable.work_item_id)
+        )
+        newest: dict[int, int] = dict(own.all())
+    if not newest:
+        return
+    with database.write() as connection:
+        replaced = FindingTable.id.in_([later[item_id] for item_id in newest])
+        connection.execute(update(FindingTable).where(replaced).values(superseded_at=database.now()))
+        again = FindingTable.id.in_(newest.values())
+        connection.execute(update(FindingTable).where(again).values(superseded_at=None))
+        add_event(connection, database, "findings_current_again", run.run_id, n_rows=len(newest))
 
 
 def _enter(connection: Connection, database: Database, run: RunKey, rows: Sequence[Any]) -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from ledger_factories import ROOT, SUBJECT, Clock, begin_run, failed, scan, segmented, series_row
 
 from vaeseg.cli import main
-from vaeseg.cli.findings import COLUMNS
+from vaeseg.cli.findings import COLUMNS, MORE_COLUMNS
 from vaeseg.db.archives import add_archive
 from vaeseg.db.session import open_database, sqlite_url
 from vaeseg.db.work import plan_work
@@ -48,10 +48,25 @@ def test_json_has_every_agreed_column(store: Store, run_id: str) -> None:
     result = _findings(store, "--order-by", "tumour_volume_ml", "--format", "json")
     assert (result.exit_code, result.stderr) == (0, "")
     rows = json.loads(result.stdout)
-    assert list(rows[0]) == list(COLUMNS) == FINDINGS_SCHEMA.names
+    assert list(rows[0]) == [*COLUMNS, *MORE_COLUMNS] == [*FINDINGS_SCHEMA.names, *MORE_COLUMNS]
     assert [row["tumour_volume_ml"] for row in rows] == [20.0, 1.5, None]
     assert (rows[2]["outcome"], rows[2]["reason"], rows[2]["run_id"]) == ("failed", "decode_failed", run_id)
     assert _findings(store, "--order-by", "tumour_volume_ml", "--json").stdout == result.stdout
+
+
+@pytest.mark.parametrize(("columns", "is_shown"), [(60, False), (200, True)])
+def test_a_finding_shows_its_warnings(store: Store, columns: int, is_shown: bool) -> None:
+    """In every format for people and programs, and which volume it is of; a narrow table counts them at least."""
+    rows = json.loads(_findings(store, "--order-by", "tumour_volume_ml", "--json").stdout)
+    assert [row["warnings"] for row in rows] == [["gantry_tilt"], ["gantry_tilt"], []]
+    assert [row["series_key"] for row in rows] == [KEYS[1], KEYS[0], KEYS[2]]
+    assert rows[2]["detail"]
+    text = _findings(store, "--order-by", "tumour_volume_ml", "--format", "csv").stdout
+    cells = [row["warnings"] for row in csv.DictReader(io.StringIO(text))]
+    assert cells == ['["gantry_tilt"]', '["gantry_tilt"]', "[]"]
+    table = _findings(store, columns=columns)
+    assert "3 findings, 2 with warnings; research" in table.stderr
+    assert ("gantry_tilt" in table.stdout) == is_shown
 
 
 def test_csv_can_be_read_back(store: Store) -> None:
@@ -89,14 +104,14 @@ def test_the_table_fits_the_terminal(store: Store, columns: int) -> None:
     first_column = "".join(line.split(" ")[0] for line in lines)
     assert all(key in first_column for key in KEYS)
     assert "20.000" in result.stdout
-    assert "3 findings; research software, not for clinical use" in result.stderr
+    assert "3 findings, 2 with warnings; research software, not for clinical use" in result.stderr
 
 
 def test_what_all_rows_share_is_said_once(store: Store) -> None:
     """Model, archive and day are no columns, they stand below the table."""
     result = _findings(store)
     head = result.stdout.splitlines()[0].split()
-    assert head == ["series", "outcome", "tumour", "ml", "lesions", "largest", "ml", "slices", "reason"]
+    assert head == ["series", "outcome", "tumour", "ml", "lesions", "largest", "ml", "slices", "reason", "warnings"]
     day = json.loads(_findings(store, "--json").stdout)[0]["created_at"][:10]
     assert re.search(rf"^all rows: model phantom-v1, archive archive-[0-9a-f]{{8}}, made {day}$", result.stderr, re.M)
 

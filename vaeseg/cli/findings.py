@@ -41,6 +41,9 @@ COLUMNS = (
 )
 """What csv, json and parquet give, in this order; the table shows some of them."""
 
+MORE_COLUMNS = ("archive", "series_key", "warnings", "detail", "label_reason")
+"""What csv and json give besides; a Parquet file has the columns of the store's own data set."""
+
 TOLD_APART_BY = {"model": "model", "archive": "archive", "created_at": "made"}
 """Columns of the table, with their heading, where the rows differ in them; what all have in common is said below it.
 
@@ -56,6 +59,7 @@ MEASURED = {
     "dice": "Dice",
     "n_slices": "slices",
     "reason": "reason",
+    "warnings": "warnings",
 }
 """Columns of the table, with their heading, where a row has a value for them."""
 
@@ -68,6 +72,7 @@ UID_CHARACTERS = 22
 """A UID, of up to 64, is folded to no less while there is a column to leave out."""
 NAME_CHARACTERS = 16
 """A longer name is folded."""
+FOLDED = {"model": NAME_CHARACTERS, "archive": NAME_CHARACTERS, "warnings": UID_CHARACTERS}
 
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
@@ -105,7 +110,8 @@ def command(
 ) -> None:
     """Print findings from SQL: one row a series and model.
 
-    NULL (an empty cell) means not measured; the reason says why. A volume of 0 means that no tumour was found.
+    NULL (an empty cell) means not measured; the reason says why. A volume of 0 means that no tumour was found. Warnings
+    are of the series and its label: a number beside one may be wrong (docs/reading.md).
     The table has model, archive and day (UTC) of findings where rows differ in them; what all share is said below it.
 
     Exit codes: 0 ok, 1 the database cannot be read, 2 no such run, store, archive, model, subject or
@@ -123,9 +129,15 @@ def command(
         record_shown(database, "findings_shown", len(rows), {"format": shown_as, "filters": filters}, asked.run_id)
     if shown_as == "table":
         _print_table(rows)
+    elif shown_as == "parquet":
+        write_rows(COLUMNS, [[getattr(row, name) for name in COLUMNS] for row in rows], shown_as, out, _schema())
     else:
-        values = [[getattr(row, name) for name in COLUMNS] for row in rows]
-        write_rows(COLUMNS, values, shown_as, out, _schema() if shown_as == "parquet" else None)
+        columns = (*COLUMNS, *MORE_COLUMNS)
+        write_rows(columns, [[_plain(getattr(row, name)) for name in columns] for row in rows], shown_as, out)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _schema() -> pa.Schema:
@@ -148,22 +160,25 @@ def _print_table(rows: list[ListedFinding]) -> None:
     common = [f"{TOLD_APART_BY[name]} {cells[name][0]}" for name in TOLD_APART_BY if rows and name not in apart]
     if common:
         print(f"all rows: {', '.join(common)}", file=sys.stderr)
-    print(f"{len(rows)} findings; {NOTICE}", file=sys.stderr)
+    n_warned = sum(bool(row.warnings) for row in rows)
+    print(f"{len(rows)} findings{f', {n_warned} with warnings' * bool(n_warned)}; {NOTICE}", file=sys.stderr)
 
 
 def _column(name: str, cells: list[str]) -> Column:
     return Column(
         heading=(TOLD_APART_BY | MEASURED)[name],
         cells=cells,
-        is_number=name in MEASURED and name not in ("outcome", "reason"),
+        is_number=name in MEASURED and name not in ("outcome", "reason", "warnings"),
         rank=RANKS.get(name, GIVES_WAY_FIRST),
-        folds_to=NAME_CHARACTERS if name in ("model", "archive") else None,
+        folds_to=FOLDED.get(name),
     )
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return " ".join(value)
     if isinstance(value, datetime):
         return value.astimezone(UTC).date().isoformat()
     return f"{value:.3f}" if isinstance(value, float) else str(value)

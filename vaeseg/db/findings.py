@@ -66,6 +66,8 @@ class ListedFinding(FindingRow):
 
     archive: str
     """Name. One series in two archives has a finding in each, and all else of these may be the same."""
+    series_key: str
+    """Which of the volumes that share a series UID."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,9 +333,10 @@ def _query(wanted: FindingFilter, archive_id: int | None, order_by: str) -> Sele
     )
     column = table.c[order_by]
     ordered = column.desc() if ORDER_COLUMNS[order_by] else column.asc()
-    statement = select(*(table.c[field.name] for field in fields(FindingRow)), archive).select_from(table)
+    columns = (*(table.c[field.name] for field in fields(FindingRow)), archive, SeriesTable.series_key)
+    statement = select(*columns).select_from(table).join(SeriesTable, SeriesTable.id == table.c.series_id)
     if wanted.run_id is not None:
-        statement = statement.join(SeriesTable, SeriesTable.id == table.c.series_id).join(ArchiveTable)
+        statement = statement.join(ArchiveTable)
     statement = statement.where(*(condition(value) for value, condition in conditions if value is not None))
     return statement.order_by(ordered.nulls_last(), table.c.id)
 

@@ -76,6 +76,7 @@ def config(tmp_path: Path, **changes: Any) -> StageConfig:
 def volume() -> npt.NDArray[np.int16]:
     hu = np.full(SHAPE, -800, dtype=np.int16)
     hu[BOX] = 40
+    hu[:, 0, 0] = -801  # else slices beside the box would be blank
     return hu
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import pydicom
 import pytest
 from encoding import to_jpeg_lossless
 from factories import CtSeries, axial_affine_ras, save, stored_values, write_series
+from jpeg_ls import encode_array as jpeg_ls_encode
+from openjpeg.utils import encode_array as openjpeg_encode
 from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate, generate_frames
@@ -82,7 +85,7 @@ def test_lossless_codecs_voxel_for_voxel(tmp_path: Path, codec: str, signed: boo
     volume = read_one(tmp_path)
     hu = series.stored.astype(int) - (0 if signed else 1024)
     assert_volume(volume, np.maximum(hu, -1024), axial_affine_ras())
-    assert set(volume.warnings) <= {"padding_clipped"}
+    assert set(volume.warnings) <= {"padding_clipped", "no_negative_values"}
 
 
 def test_near_lossless_is_read_with_a_warning(tmp_path: Path) -> None:
@@ -294,6 +297,35 @@ def test_missing_tiles_are_refused(tmp_path: Path) -> None:
     for start in starts[1:]:
         replace_frame(series.paths[1], [frame[:start], END])
         assert reasons(tmp_path) == {"truncated_pixel_data": SLICES}
+
+
+def test_a_lossy_stream_under_a_lossless_syntax_is_warned_of(tmp_path: Path) -> None:
+    """The codestream says so itself: the irreversible wavelet of JPEG 2000, a difference that JPEG-LS allows."""
+
+    def under(syntax: UID, frame_of: Callable[[npt.NDArray[Any]], bytes]) -> Callable[[FileDataset], None]:
+        def encode(dataset: FileDataset) -> None:
+            dataset.PixelData = encapsulate([frame_of(dataset.pixel_array)])
+            dataset.file_meta.TransferSyntaxUID = syntax
+            dataset["PixelData"].VR = "OB"
+            dataset["PixelData"].is_undefined_length = True
+
+        return encode
+
+    def jpeg2000(ratio: float) -> Callable[[npt.NDArray[Any]], bytes]:
+        ratios = {"compression_ratios": [ratio]} if ratio > 1 else {}
+        return lambda plane: bytes(
+            openjpeg_encode(plane, bits_stored=12, photometric_interpretation=2, use_mct=False, **ratios)
+        )
+
+    frames: dict[str, tuple[UID, Callable[[npt.NDArray[Any]], bytes]]] = {
+        "j2k": (JPEG2000Lossless, jpeg2000(1)),
+        "j2k, lossy": (JPEG2000Lossless, jpeg2000(4)),
+        "jpegls": (JPEGLSLossless, lambda plane: bytes(jpeg_ls_encode(plane, 0))),
+        "jpegls, lossy": (JPEGLSLossless, lambda plane: bytes(jpeg_ls_encode(plane, 3))),
+    }
+    for name, (syntax, frame_of) in frames.items():
+        write_series(tmp_path / name, smooth(), encode=under(syntax, frame_of), BitsStored=12, HighBit=11)
+        assert ("lossy_compression" in read_one(tmp_path / name).warnings) == name.endswith("lossy"), name
 
 
 def test_lossy_jpeg_is_read_with_a_warning(tmp_path: Path) -> None:

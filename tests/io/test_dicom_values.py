@@ -51,7 +51,7 @@ def test_missing_rescale_is_the_identity_with_a_warning(tmp_path: Path) -> None:
     series = write_series(tmp_path, RescaleSlope=None, RescaleIntercept=None, RescaleType=None)
     volume = read_one(tmp_path)
     np.testing.assert_array_equal(volume.volume_hu, series.stored)
-    assert volume.warnings == ("rescale_missing",)
+    assert volume.warnings == ("no_negative_values", "rescale_missing")
 
 
 @pytest.mark.parametrize("absent", ["RescaleSlope", "RescaleIntercept"])
@@ -61,7 +61,28 @@ def test_half_a_rescale_is_a_warning(tmp_path: Path, absent: str, value: str | N
     series = write_series(tmp_path, **{absent: value})
     volume = read_one(tmp_path)
     np.testing.assert_array_equal(volume.volume_hu, series.stored if absent == "RescaleIntercept" else series.hu)
-    assert volume.warnings == ("rescale_missing",)
+    no_air = ("no_negative_values",) if absent == "RescaleIntercept" else ()
+    assert volume.warnings == (*no_air, "rescale_missing")
+
+
+def test_values_without_air_are_warned_of(tmp_path: Path) -> None:
+    """HU + 1024 with an intercept of 0, as some exports have it: a model of HU finds nothing there."""
+    write_series(tmp_path / "a", RescaleIntercept="0")
+    write_series(tmp_path / "b")
+    assert read_one(tmp_path / "a").warnings == ("no_negative_values",)
+    assert read_one(tmp_path / "b").warnings == ()
+
+
+@pytest.mark.parametrize("blank", [0, 1, 2])
+def test_slices_of_a_single_value_are_warned_of(tmp_path: Path, blank: int) -> None:
+    """Wherever they lie: a copy that was preallocated and broke off; nearly one is none."""
+    stored = stored_values()
+    stored[blank] = 0
+    write_series(tmp_path / "a", stored)
+    assert read_one(tmp_path / "a").warnings == ("blank_slices",)
+    stored[blank, -1, -1] = 1
+    write_series(tmp_path / "b", stored)
+    assert read_one(tmp_path / "b").warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +121,7 @@ def test_modality_lut(tmp_path: Path) -> None:
     volume = read_one(tmp_path)
     expected = 1000 + 2 * (np.clip(series.stored.astype(int), 100, 163) - 100)
     np.testing.assert_array_equal(volume.volume_hu, expected)
-    assert volume.warnings == ()
+    assert volume.warnings == ("blank_slices", "no_negative_values")  # all beyond the table's ends is one value
 
 
 def test_a_damaged_modality_lut_is_refused(tmp_path: Path) -> None:

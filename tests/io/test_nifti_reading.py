@@ -92,6 +92,28 @@ def test_qform_and_sform_that_differ(tmp_path: Path) -> None:
     assert volume.warnings == ("qform_sform_differ",)
 
 
+@pytest.mark.parametrize(
+    ("pixdim", "warned"),
+    [
+        ((0.5, 0.75, 2.5), False),
+        ((0.502, 0.75, 2.5), False),
+        ((1, 1, 1), True),
+        ((0.75, 0.5, 2.5), True),
+        ((0, 0, 0), False),
+    ],
+)
+def test_a_spacing_beside_the_sform_that_is_another(
+    tmp_path: Path, pixdim: tuple[float, float, float], warned: bool
+) -> None:
+    """Where no qform says the same: others measure by it."""
+    affine = nibabel.affines.from_matvec(np.diag([-0.5, 0.75, 2.5]), [1, 2, 3])
+    write_nifti(tmp_path / "v.nii", HU, affine, qform_code=0, sform_code=2)
+    patch_nifti(tmp_path / "v.nii", pixdim=(1, *pixdim, 0, 0, 0, 0))
+    volume = read_one(tmp_path)
+    assert volume.geometry.spacing_mm == pytest.approx((2.5, 0.75, 0.5))
+    assert volume.warnings == (("pixdim_differs",) if warned else ())
+
+
 def test_neither_qform_nor_sform(tmp_path: Path) -> None:
     """No place in the patient, so no volume in millilitres."""
     write_nifti(tmp_path / "v.nii", HU, qform_code=0, sform_code=0)

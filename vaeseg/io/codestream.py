@@ -15,6 +15,7 @@ from vaeseg.errors import ReadingError
 from vaeseg.records import Reason, Warn
 
 RLE_SYNTAX = "1.2.840.10008.1.2.5"
+JPEG_LS_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
 JPEG2000_SYNTAXES = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)})
 
 START_OF_IMAGE = b"\xff\xd8"
@@ -23,6 +24,9 @@ END_OF_IMAGE = b"\xff\xd9"
 PADDING_BYTES = 16
 """The end marker may be this far from the end of the frame: encoders pad to even length, and not only with zeros."""
 START_OF_TILE_PART = b"\xff\x90"
+CODING_STYLE = b"\xff\x52"
+TRANSFORMATION_OFFSET = 13
+"""From that marker to the wavelet: 0 is the irreversible one (T.800 table A.20)."""
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 JP2_HEADER_BYTES = 4096
@@ -58,7 +62,8 @@ def check_codestream(frame: bytes, syntax: str, expected: PixelFormat) -> frozen
         expected: by the header, with BitsStored as precision.
 
     Returns:
-        `Warn.CODESTREAM_DIFFERS` where the header's sign is taken against the codestream's.
+        `Warn.CODESTREAM_DIFFERS` where the header's sign is taken against the codestream's; `Warn.LOSSY_COMPRESSION`
+        where the codestream says that it is, whatever syntax and header say.
 
     Raises:
         ReadingError: ``truncated_pixel_data`` or ``decode_failed``.
@@ -75,7 +80,24 @@ def check_codestream(frame: bytes, syntax: str, expected: PixelFormat) -> frozen
         raise ReadingError(Reason.DECODE_FAILED, f"{detail}, expected {expected.shape} of {expected.components}")
     if syntax in JPEG2000_SYNTAXES:
         _check_tiles(frame)
-    return _compare_samples(found, expected, is_jpeg2000=syntax in JPEG2000_SYNTAXES)
+    lossy = frozenset({Warn.LOSSY_COMPRESSION}) if _is_lossy(frame, syntax) else frozenset()
+    return lossy | _compare_samples(found, expected, is_jpeg2000=syntax in JPEG2000_SYNTAXES)
+
+
+def _is_lossy(frame: bytes, syntax: str) -> bool:
+    """By the wavelet of JPEG 2000, and the difference that JPEG-LS allows (T.87 C.2.3); a DCT is told by the syntax."""
+    if syntax in JPEG2000_SYNTAXES:
+        style = next((at for at in _main_segments(frame) if frame.startswith(CODING_STYLE, at)), None)
+        return style is not None and frame.startswith(b"\0", style + TRANSFORMATION_OFFSET)
+    return syntax in JPEG_LS_SYNTAXES and _near(frame) > 0
+
+
+def _near(frame: bytes) -> int:
+    """Of the first scan of a JPEG-LS frame whose header is in order."""
+    offset = 2
+    while frame[offset + 1] != START_OF_SCAN:
+        offset += 1 if frame[offset + 1] == FILL_BYTE else 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
+    return frame[offset + 5 + 2 * frame[offset + 4]]
 
 
 def _compare_samples(found: PixelFormat, expected: PixelFormat, is_jpeg2000: bool) -> frozenset[Warn]:
@@ -111,15 +133,23 @@ def _check_tiles(frame: bytes) -> None:
     start = _codestream_start(frame)
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", frame, start + 8)
     expected = math.ceil((right - left) / width) * math.ceil((bottom - top) / height)
-    found = len(set(_tile_indices(frame, start + 2)))
+    found = len(set(_tile_indices(frame)))
     if found < expected:
         raise ReadingError(Reason.TRUNCATED_PIXEL_DATA, f"the codestream holds {found} tiles, expected {expected}")
 
 
-def _tile_indices(frame: bytes, offset: int) -> Iterator[int]:
-    """Of each tile-part, by way of the lengths that main header and tile-parts give (T.800 A.4.2)."""
+def _main_segments(frame: bytes) -> Iterator[int]:
+    """Where each marker of the main header lies, that of the first tile-part last."""
+    offset = _codestream_start(frame) + 2
+    yield offset
     while frame[offset : offset + 2] not in (START_OF_TILE_PART, b""):
         offset += 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
+        yield offset
+
+
+def _tile_indices(frame: bytes) -> Iterator[int]:
+    """Of each tile-part, by way of the lengths that main header and tile-parts give (T.800 A.4.2)."""
+    *_, offset = _main_segments(frame)
     while frame[offset : offset + 2] == START_OF_TILE_PART:
         index, length = struct.unpack_from(">HI", frame, offset + 4)
         yield index

@@ -28,6 +28,8 @@ MM, UNKNOWN_UNIT = 2, 0
 """NIFTI_UNITS_MM and NIFTI_UNITS_UNKNOWN, which everyone takes for mm."""
 AFFINE_TOLERANCE_MM = 0.1
 """qform and sform may place the volume's corners this far apart before it is worth a warning."""
+PIXDIM_TOLERANCE = 0.01
+"""Of the spacing, that pixdim may differ by."""
 SINGLE_FILE_OFFSET = {b"n+1": 352, b"n+2": 544}
 """Least vox_offset of a single file, by magic: header and four bytes of extension flags."""
 SILENT = logging.Logger("vaeseg.io.nifti.header", logging.CRITICAL + 1)
@@ -176,8 +178,11 @@ def _scaling(header: Any) -> tuple[float, float]:
 
 
 def _header_warnings(header: Any, geometry: VolumeGeometry) -> tuple[Warn, ...]:
-    if int(header["sform_code"]) == 0 or int(header["qform_code"]) == 0:
+    if int(header["sform_code"]) == 0:
         return ()
+    if int(header["qform_code"]) == 0:
+        is_like = np.allclose(header["pixdim"][3:0:-1], geometry.spacing_mm, rtol=PIXDIM_TOLERANCE)
+        return () if is_like else (Warn.PIXDIM_DIFFERS,)
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
     corners[:, :3] *= np.array(geometry.shape[::-1]) - 1
     try:

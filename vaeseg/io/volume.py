@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from vaeseg.config import ReadingConfig
 from vaeseg.errors import ReadingError
 from vaeseg.geometry.affine import same_grid
@@ -31,23 +34,31 @@ def read_volume(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
     Raises:
         ReadingError: a file changed since the scan, is truncated, or its decoder refuses it; its values are no HU.
     """
-    if manifest.kind == "nifti":
-        return _read_nifti(root, manifest, config)
-    return _read_dicom(root, manifest, config)
+    return _warned((_read_nifti if manifest.kind == "nifti" else _read_dicom)(root, manifest, config))
 
 
 def _read_nifti(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:
-    volume = _warned(read_image(root / manifest.files[0].path, config))
+    volume = read_image(root / manifest.files[0].path, config)
     if not same_grid(volume.geometry, manifest.geometry):
         raise ReadingError(Reason.CHANGED_WHILE_READING, "shape or affine differs from what the index recorded")
     return replace(volume, geometry=manifest.geometry)
 
 
 def _warned(volume: Volume) -> Volume:
-    """NIfTI does not say that its values are HU; every CT holds some air."""
-    if volume.volume_hu.min() < 0:
-        return volume
-    return replace(volume, warnings=tuple(sorted({*volume.warnings, Warn.NO_NEGATIVE_VALUES})))
+    """Of values that no CT has, whatever a header says of them: every slice differs, and every CT holds some air."""
+    noticed = {
+        Warn.NO_NEGATIVE_VALUES: volume.volume_hu.min() >= 0,
+        Warn.BLANK_SLICES: any(_is_blank(values) for values in volume.volume_hu),
+    }
+    return replace(
+        volume, warnings=tuple(sorted({*volume.warnings, *(warn for warn, is_so in noticed.items() if is_so)}))
+    )
+
+
+def _is_blank(values: npt.NDArray[np.generic]) -> bool:
+    """Whether a slice (J, I) has one value everywhere; in nearly all, a corner and the middle differ."""
+    middle = values[values.shape[0] // 2, values.shape[1] // 2]
+    return bool(values[0, 0] == middle and (values == middle).all())
 
 
 def _read_dicom(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) -> Volume:

@@ -99,6 +99,7 @@ class Warn(StrEnum):
     SERIES_UID_DERIVED = "series_uid_derived"
     INSTANCE_UID_MISSING = "instance_uid_missing"
     SPLIT_BY_ACQUISITION = "split_by_acquisition"
+    PROJECTION = "projection"
     INSTANCES_LEFT_OUT = "instances_left_out"
     QFORM_SFORM_DIFFER = "qform_sform_differ"
     PIXDIM_DIFFERS = "pixdim_differs"

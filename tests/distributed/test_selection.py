@@ -56,6 +56,11 @@ def test_values_that_are_not_hounsfield_are_skipped(warning: Warn) -> None:
     assert rule_of(replace(manifest(), warnings=(warning,))) == "require_hounsfield"
 
 
+def test_projections_are_skipped() -> None:
+    """Beside its source a MIP would be measured too, and have larger tumours."""
+    assert rule_of(replace(manifest(), warnings=(Warn.PROJECTION,))) == "projection"
+
+
 def test_a_detail_gives_both_values() -> None:
     """What was found and what is expected."""
     skipped = skip_by_rule(manifest((3, 512, 512)), CONFIG)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,60 @@ def test_positions_that_repeat_are_split_by_acquisition(tmp_path: Path) -> None:
     assert_volume(one.volume, first.hu, axial_affine_ras())
     assert_volume(two.volume, second.hu, axial_affine_ras())
     assert one.warnings == {"split_by_acquisition"}
+
+
+@pytest.mark.parametrize(
+    ("image_type", "warned"),
+    [
+        (["DERIVED", "SECONDARY", "AXIAL", "MIP"], True),
+        (["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"], True),
+        (["DERIVED", "PRIMARY", "PROJECTION IMAGE", "MIN_IP"], True),
+        (["DERIVED", "SECONDARY", "MPR"], False),
+        (["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"], False),
+        (["DERIVED", "SECONDARY", "AXIAL", "MIPS"], False),
+    ],
+)
+def test_projections_are_warned_of(tmp_path: Path, image_type: list[str], warned: bool) -> None:
+    """Read they are all the same; what is done with them is decided elsewhere."""
+    write_series(tmp_path, ImageType=image_type)
+    (judged,) = judge(tmp_path)
+    assert ("projection" in judged.warnings) == warned
+
+
+def _acquired(parts: Sequence[Sequence[int]]) -> tuple[list[int], dict[int, dict[str, Any]]]:
+    """Planes in order, by their place in space, and what each slice is to say, acquisition by acquisition."""
+    planes = [plane for part in parts for plane in part]
+    numbers = [number for number, part in enumerate(parts, 1) for _ in part]
+    return planes, {
+        n: {
+            "AcquisitionNumber": number,
+            "ImagePositionPatient": [-8.0, 4.0, 2.5 * plane],
+            "SOPInstanceUID": f"1.2.3.{n}",
+        }
+        for n, (plane, number) in enumerate(zip(planes, numbers, strict=True))
+    }
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ([range(4), range(3, 7), range(6, 10)], {"duplicate_positions": 12}),
+        ([range(10), range(8, 20)], {"duplicate_positions": 22}),
+        ([[n // 2] for n in range(8)], {"duplicate_positions": 8}),
+        ([range(10), range(5, 20)], {}),
+        ([range(10), range(10)], {}),
+        ([range(10), [9]], {"single_slice": 1}),
+    ],
+    ids=["step and shoot", "slabs", "one a slice", "phases of other lengths", "phases", "a single one"],
+)
+def test_acquisitions_that_only_meet_are_no_volumes(
+    tmp_path: Path, parts: Sequence[Sequence[int]], found: dict[str, int]
+) -> None:
+    """They would cut a tumour in two, or be too short for anything to be measured, and nothing would say so."""
+    planes, said = _acquired(parts)
+    stored = np.random.default_rng(7).integers(0, 1000, (len(planes), 8, 8)).astype(np.uint16)
+    write_series(tmp_path, stored, per_slice=said)
+    assert {reason: n for reason, n in reasons(tmp_path).items() if reason != "readable"} == found
 
 
 def test_acquisitions_that_do_not_repeat_stay_together(tmp_path: Path) -> None:

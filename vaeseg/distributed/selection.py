@@ -42,6 +42,11 @@ def skip_by_rule(manifest: SeriesManifest, config: SelectionConfig) -> SkippedSe
             config.require_hounsfield and any(warning in manifest.warnings for warning in NOT_HOUNSFIELD),
             "the rescale to Hounsfield units is missing or gives another unit",
         ),
+        (
+            "projection",
+            Warn.PROJECTION in manifest.warnings,
+            "ImageType says that its images are projections of several slices, as a MIP is",
+        ),
     )
     for rule, applies, detail in rules:
         if applies:

@@ -103,6 +103,8 @@ MAX_POSITION_MM = 1e5
 """A position further from the origin is damage."""
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 LOCALIZER_WORDS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
+PROJECTION_WORDS = frozenset({"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE"})
+"""In ImageType, as a value of their own or as a word of one (PS3.3 C.8.16.1 has three of them, vendors the others)."""
 NATIVE_SYNTAXES = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 """Implicit and explicit little endian, explicit big endian: pixels as they are, so that their length can be checked."""
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
@@ -126,6 +128,12 @@ PINNED_PLUGINS = {
 decoder that returns wrong pixels without an exception. A syntax that is not here is refused."""
 
 LOSSY_SYNTAXES = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (50, 81, 91, 203)})
+
+
+def is_projection(header: InstanceHeader) -> bool:
+    """Whether an image holds the greatest or least values of several slices, by its ImageType."""
+    words = {word for value in header.image_type for word in (value, *value.split())}
+    return not PROJECTION_WORDS.isdisjoint(words)
 
 
 def refusal_of_object(header: InstanceHeader) -> tuple[Reason, str] | None:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import pairwise
 
 import numpy as np
 from pydicom.uid import generate_uid
@@ -29,6 +30,7 @@ from vaeseg.io.headers import (
     InstanceHeader,
     described_image,
     image_digest,
+    is_projection,
     refusal_of_geometry,
     refusal_of_object,
     refusal_of_pixels,
@@ -37,6 +39,8 @@ from vaeseg.io.manifest import SeriesManifest, SliceFile, matrix_as_tuples
 from vaeseg.paths import AnyPath, sha256_of
 from vaeseg.records import FloatArray, Reason, SeriesRef, Warn
 
+SHARED_WHERE_MEETING = 2
+"""Positions that one acquisition has in common with the next of the same scan; phases and repetitions share more."""
 ORIENTATION_TOLERANCE = 1e-3
 """Direction cosines of one stack may differ by this much: they are written with about six decimals."""
 PIXEL_SPACING_TOLERANCE = 1e-3
@@ -181,7 +185,10 @@ def _content_digest(path: AnyPath) -> str:
 
 
 def _split_by_acquisition(headers: list[InstanceHeader]) -> list[list[InstanceHeader]]:
-    """One list a volume: by AcquisitionNumber if positions repeat and the split resolves it, else all in one."""
+    """One list a volume: by AcquisitionNumber if positions repeat and the split resolves it, else all in one.
+
+    Acquisitions that only meet are pieces of one scan: as volumes, they would cut what lies where they do.
+    """
     acquisitions: dict[int | None, list[InstanceHeader]] = defaultdict(list)
     for header in headers:
         acquisitions[header.acquisition_number].append(header)
@@ -190,7 +197,19 @@ def _split_by_acquisition(headers: list[InstanceHeader]) -> list[list[InstanceHe
     if None in acquisitions or len(acquisitions) == 1 or not _positions_repeat(headers):
         return [headers]
     parts = [acquisitions[number] for number in sorted(acquisitions, key=lambda number: number or 0)]
-    return [headers] if any(_positions_repeat(part) for part in parts) else parts
+    return [headers] if any(_positions_repeat(part) for part in parts) or _are_pieces(parts) else parts
+
+
+def _are_pieces(parts: Sequence[Sequence[InstanceHeader]]) -> bool:
+    """Whether some acquisitions lie side by side and share no more than `SHARED_WHERE_MEETING` slices there, or each is
+    a single slice."""
+    row, column = _directions(parts[0][0])
+    in_order = sorted(np.sort(distances_along_normal(_positions(part), row, column)).tolist() for part in parts)
+    for one, following in pairwise(in_order):
+        n_shared = sum(distance >= following[0] - SPACING_ABSOLUTE_TOLERANCE_MM for distance in one)
+        if 0 < n_shared <= SHARED_WHERE_MEETING and n_shared < min(len(one), len(following)):
+            return True
+    return all(len(part) == 1 for part in parts)
 
 
 def _positions_repeat(headers: Sequence[InstanceHeader]) -> bool:
@@ -311,6 +330,7 @@ def _warnings(
     noticed = {
         Warn.INSTANCES_LEFT_OUT: left_out,
         Warn.SPLIT_BY_ACQUISITION: is_split,
+        Warn.PROJECTION: any(map(is_projection, headers)),
         Warn.GANTRY_TILT: tilt_degrees > TILT_TOLERANCE_DEGREES,
         Warn.SERIES_UID_DERIVED: not headers[0].series_instance_uid,
         Warn.INSTANCE_UID_MISSING: any(not header.sop_instance_uid for header in headers),

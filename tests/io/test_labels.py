@@ -176,3 +176,20 @@ def test_a_label_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
         read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
     assert caught.value.reason == Reason.LABEL_GEOMETRY_MISMATCH
     assert "50.0%" in caught.value.detail
+
+
+@pytest.mark.parametrize(("shape", "is_refused"), [(GRID.shape, True), ((4, 6, 7), False)])
+def test_a_label_with_a_wrong_affine_is_refused(tmp_path: Path, shape: tuple[int, int, int], is_refused: bool) -> None:
+    """As many voxels as its image has, and a size of half: it lies inside, in a corner. A crop lies there rightly."""
+    affine = GRID.lps_from_kji.copy()
+    affine[:3, :3] /= 2
+    values = np.zeros(shape, dtype=np.uint8)
+    values[2, 3, 4] = 1
+    write_nifti(tmp_path / "label.nii.gz", values, VolumeGeometry(shape=shape, lps_from_kji=affine))
+    if not is_refused:
+        warnings = read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG).warnings
+        assert warnings == (Warn.LABEL_RESAMPLED, Warn.LABEL_COVERS_PART)
+        return
+    with pytest.raises(ReadingError, match="is its affine right") as caught:
+        read_label_on_grid(tmp_path / "label.nii.gz", GRID, CONFIG)
+    assert caught.value.reason == Reason.LABEL_GEOMETRY_MISMATCH

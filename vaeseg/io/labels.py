@@ -24,6 +24,11 @@ from vaeseg.records import BoolArray, IntArray, Reason, VolumeGeometry, Warn
 
 MIN_SHARE_INSIDE = 0.99
 """Less of a label inside its image, and the two do not belong together."""
+MIN_SHARE_COVERED = 0.5
+"""A label of as many rows, columns and slices as its image that reaches over less of it was given a wrong affine, such
+as a unit matrix, which shrinks it into a corner."""
+LATTICE_POINTS = 9
+"""Along each axis, by which that is found out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +107,8 @@ def read_label_on_grid(
         label_value: which value is the structure; None takes every value above zero.
 
     Raises:
-        ReadingError: ``label_geometry_mismatch``, part of the label lies outside the series; or as `read_label`. The
-            detail says that it is the label's.
+        ReadingError: ``label_geometry_mismatch``, part of the label lies outside the series, or its grid has the shape
+            of the series and another size; or as `read_label`. The detail says that it is the label's.
     """
     try:
         label = read_label(path, config, label_value)
@@ -116,11 +121,21 @@ def read_label_on_grid(
     if share < MIN_SHARE_INSIDE:
         detail = f"{share:.1%} of the label lies inside the series, expected at least {MIN_SHARE_INSIDE:.0%}"
         raise ReadingError(Reason.LABEL_GEOMETRY_MISMATCH, detail)
+    covered = share_inside(_lattice(geometry), geometry, label.geometry)
+    if label.geometry.shape == geometry.shape and covered < MIN_SHARE_COVERED:
+        detail = f"the label has the shape of the series and reaches over {covered:.0%} of it: is its affine right?"
+        raise ReadingError(Reason.LABEL_GEOMETRY_MISMATCH, detail)
     covers = share_inside(_corners(geometry), geometry, label.geometry) == 1
     of_grid = (Warn.LABEL_RESAMPLED,) if covers else (Warn.LABEL_RESAMPLED, Warn.LABEL_COVERS_PART)
     return LabelOnGrid(
         mask=label_in_grid(label.mask, label.geometry, geometry), values=label.values, warnings=(*warnings, *of_grid)
     )
+
+
+def _lattice(geometry: VolumeGeometry) -> IntArray:
+    """(N, 3) voxels, spread evenly over the whole."""
+    axes = (np.linspace(0, n - 1, LATTICE_POINTS).round().astype(np.int64) for n in geometry.shape)
+    return np.array(list(product(*axes)))
 
 
 def _corners(geometry: VolumeGeometry) -> IntArray:

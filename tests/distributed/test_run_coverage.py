@@ -114,8 +114,8 @@ def test_a_file_that_is_lost_between_scan_and_index_is_noticed(
     """The scan's own count says so, which asks no index."""
     really_record = indexing.record_files
 
-    def forgetful(database: Database, archive_id: int, version: int, read: Any = (), *others: Any) -> None:
-        really_record(database, archive_id, version, read[1:], *others)
+    def forgetful(database: Database, archive_id: int, version: int, read: Any = (), **others: Any) -> None:
+        really_record(database, archive_id, version, read[1:], **others)
 
     monkeypatch.setattr(indexing, "record_files", forgetful)
     run_id = begin(database, ward, kind="index")

@@ -99,7 +99,6 @@ def test_qform_and_sform_that_differ(tmp_path: Path) -> None:
         ((0.502, 0.75, 2.5), False),
         ((1, 1, 1), True),
         ((0.75, 0.5, 2.5), True),
-        ((0, 0, 0), False),
     ],
 )
 def test_a_spacing_beside_the_sform_that_is_another(

@@ -31,6 +31,8 @@ from pydicom.uid import (
 )
 from reading import assert_volume, judge, read_one, reasons
 
+from vaeseg.io.codestream import PixelFormat, check_codestream
+
 CODECS = ["rle", "jpegls", "j2k", "jpeg_lossless"]
 SYNTAXES = {"rle": RLELossless, "jpegls": JPEGLSLossless, "j2k": JPEG2000Lossless, "jpeg_lossless": JPEGLosslessSV1}
 SLICES = 3
@@ -326,6 +328,16 @@ def test_a_lossy_stream_under_a_lossless_syntax_is_warned_of(tmp_path: Path) -> 
     for name, (syntax, frame_of) in frames.items():
         write_series(tmp_path / name, smooth(), encode=under(syntax, frame_of), BitsStored=12, HighBit=11)
         assert ("lossy_compression" in read_one(tmp_path / name).warnings) == name.endswith("lossy"), name
+
+
+def test_a_damaged_header_of_a_scan_is_left_to_the_decoder() -> None:
+    """JPEG-LS that claims 255 components in its scan, more than the frame has bytes for: it says nothing of loss."""
+    plane = smooth(side=8)[0]
+    expected = PixelFormat(shape=(8, 8), components=1, precision=12, is_signed=False)
+    frame = bytearray(jpeg_ls_encode(plane, 3))
+    assert check_codestream(bytes(frame), JPEGLSLossless, expected) == {"lossy_compression"}
+    frame[frame.index(b"\xff\xda") + 4] = 255
+    assert check_codestream(bytes(frame), JPEGLSLossless, expected) == frozenset()
 
 
 def test_lossy_jpeg_is_read_with_a_warning(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Name the files only.")
+@click.option("--dry-run", is_flag=True, help="Name them only.")
 @store_options
 def command(dry_run: bool, store: AnyPath, db: str | None) -> None:
-    """Remove part files and masks that no finding names, such as a killed run leaves; masks of older findings stay.
+    """Remove part files, masks and empty directories of masks that no finding names, such as a killed run leaves.
+
+    Masks of older findings stay.
 
     A file that vaeseg would not write, such as a copy, stays: 'vaeseg-batch verify' names it.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -89,15 +90,16 @@ def _is_lossy(frame: bytes, syntax: str) -> bool:
     if syntax in JPEG2000_SYNTAXES:
         style = next((at for at in _main_segments(frame) if frame.startswith(CODING_STYLE, at)), None)
         return style is not None and frame.startswith(b"\0", style + TRANSFORMATION_OFFSET)
-    return syntax in JPEG_LS_SYNTAXES and _near(frame) > 0
+    return syntax in JPEG_LS_SYNTAXES and _near(frame) not in (b"\0", b"")
 
 
-def _near(frame: bytes) -> int:
-    """Of the first scan of a JPEG-LS frame whose header is in order."""
+def _near(frame: bytes) -> bytes:
+    """The byte of it in the first scan of a JPEG-LS frame whose header is in order; none where that is damaged."""
     offset = 2
     while frame[offset + 1] != START_OF_SCAN:
         offset += 1 if frame[offset + 1] == FILL_BYTE else 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
-    return frame[offset + 5 + 2 * frame[offset + 4]]
+    place = offset + 5 + 2 * frame[offset + 4]
+    return frame[place : place + 1]
 
 
 def _compare_samples(found: PixelFormat, expected: PixelFormat, is_jpeg2000: bool) -> frozenset[Warn]:
@@ -149,7 +151,7 @@ def _main_segments(frame: bytes) -> Iterator[int]:
 
 def _tile_indices(frame: bytes) -> Iterator[int]:
     """Of each tile-part, by way of the lengths that main header and tile-parts give (T.800 A.4.2)."""
-    *_, offset = _main_segments(frame)
+    offset = deque(_main_segments(frame), maxlen=1).pop()  # of a frame that claims millions, none is kept
     while frame[offset : offset + 2] == START_OF_TILE_PART:
         index, length = struct.unpack_from(">HI", frame, offset + 4)
         yield index

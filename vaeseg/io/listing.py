@@ -69,9 +69,8 @@ def list_directory(root: AnyPath, directory: str, exclude: Sequence[AnyPath] = (
     here = root / directory
     try:
         with os.scandir(here) as listing:
-            by_name = {
-                entry.name: entry for entry in listing
-            }  # a share may tell an entry twice while others come and go
+            # A share may tell an entry twice while others come and go.
+            by_name = {entry.name: entry for entry in listing}
             entries = [by_name[name] for name in sorted(by_name)]
         return _listing(directory, entries, exclude)
     except OSError as error:

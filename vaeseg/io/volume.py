@@ -47,7 +47,7 @@ def _read_nifti(root: AnyPath, manifest: SeriesManifest, config: ReadingConfig) 
 def _warned(volume: Volume) -> Volume:
     """Of values that no CT has, whatever a header says of them: every slice differs, and every CT holds some air."""
     noticed = {
-        Warn.NO_NEGATIVE_VALUES: volume.volume_hu.min() >= 0,
+        Warn.NO_NEGATIVE_VALUES: all(values.min() >= 0 for values in volume.volume_hu),  # nearly always the first tells
         Warn.BLANK_SLICES: any(_is_blank(values) for values in volume.volume_hu),
     }
     return replace(

@@ -106,6 +106,22 @@ def test_a_failure_is_current_again_but_for_a_measurement_of_the_same_files(
     assert _current(database) == [current]
 
 
+def test_of_several_tries_the_last_is_current_again(database: Database, store: Store, archive_id: int) -> None:
+    """The first failed; what another model found of the series stays as it is."""
+    run_id, planned = _state(database, "f", "1")
+    _commit(database, store, run_id, (planned.pending[0], failed(planned.pending[0])))
+    run_id = begin_run(database, archive_id, config_digest="1" * 64)
+    (again,) = plan_work(database, run_id, ["1.2.3"], retry=True).pending
+    _commit(database, store, run_id, (again, segmented(again)))
+    run_id, planned = _state(database, "f", "2")
+    _commit(database, store, run_id, (planned.pending[0], segmented(planned.pending[0])))
+    other = begin_run(database, archive_id, config_digest="3" * 64, model="other", digest="b" * 64)
+    (item,) = plan_work(database, other, ["1.2.3"]).pending
+    _commit(database, store, other, (item, segmented(item)))
+    assert _state(database, "f", "1")[1].already_done == ("1.2.3",)
+    assert sorted(_current(database)) == [("f", "1", "segmented"), ("f", "3", "segmented")]
+
+
 def test_failures_wait_until_they_are_asked_for(database: Database, store: Store, archive_id: int) -> None:
     """Failed and crashed alike; a retry counts as another attempt and then the failure is over."""
     run_id = begin_run(database, archive_id)

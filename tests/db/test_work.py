@@ -115,7 +115,7 @@ def test_of_several_tries_the_last_is_current_again(database: Database, store: S
     _commit(database, store, run_id, (again, segmented(again)))
     run_id, planned = _state(database, "f", "2")
     _commit(database, store, run_id, (planned.pending[0], segmented(planned.pending[0])))
-    other = begin_run(database, archive_id, config_digest="3" * 64, model="other", digest="b" * 64)
+    other = begin_run(database, archive_id, config_digest="3" * 64, model="zeta", digest="b" * 64)
     (item,) = plan_work(database, other, ["1.2.3"]).pending
     _commit(database, store, other, (item, segmented(item)))
     assert _state(database, "f", "1")[1].already_done == ("1.2.3",)

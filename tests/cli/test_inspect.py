@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from factories import (
 
 from vaeseg.cli import main
 from vaeseg.config import ReadingConfig
-from vaeseg.io.inspection import inspect_paths
+from vaeseg.io.archive import scan_archive
+from vaeseg.io.inspection import _serve, inspect_paths
 
 KEYS = {
     "root",
@@ -254,8 +256,8 @@ def test_a_decoder_that_dies_or_hangs(archive_of_two: Path, broken_codec: Path, 
     assert rows["1.2.3"]["verdict"] == "readable"
 
 
-def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
-    """As `| head` does: neither of the command nor of its child process."""
+def test_a_reader_that_goes_away_is_told_nothing(tmp_path: Path) -> None:
+    """As `| head` does: neither by the command nor by its child process."""
     for n in range(60):
         write_series(tmp_path / str(n), SeriesInstanceUID=f"1.2.{n}")
     command = [sys.executable, "-c", "from vaeseg.cli import main; main()", "inspect", str(tmp_path), "--json"]
@@ -264,4 +266,14 @@ def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.read(1)
         process.stdout.close()
-        assert "Traceback" not in process.stderr.read()
+        assert process.stderr.read() == ""
+
+
+def test_a_parent_that_hangs_up_in_the_middle_of_a_series(tmp_path: Path) -> None:
+    """Its child ends, and quietly: the answer has nobody to go to."""
+    write_series(tmp_path)
+    (verdict,) = scan_archive(tmp_path, ReadingConfig()).verdicts
+    ours, theirs = multiprocessing.Pipe()
+    ours.send((tmp_path, verdict.manifest, None))
+    ours.close()
+    _serve(theirs, ReadingConfig())

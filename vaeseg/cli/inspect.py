@@ -44,6 +44,8 @@ def command(
                 print(json.dumps(row), flush=True)
             else:
                 rows.append(row)
+    except BrokenPipeError:  # whoever read the rows went away, as `| head` does
+        raise
     except OSError as error:
         named = f" ({error.filename})" if error.filename else ""
         raise StoreError(f"inspect stopped: {error.strerror or type(error).__name__}{named}") from error

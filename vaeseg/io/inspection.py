@@ -5,6 +5,7 @@ Decoding happens in child processes: a decoder that dies or hangs costs its own 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import threading
@@ -205,13 +206,15 @@ class _Worker:
 
 
 def _serve(pipe: Connection, config: ReadingConfig) -> None:
-    """The child's loop: one series after another until the parent hangs up."""
-    while True:
-        try:
+    """The child's loop: one series after another until the parent hangs up, which may be in the middle of one."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
             root, manifest, export = pipe.recv()
-        except (EOFError, ConnectionError):  # it ended, or was killed
-            return
-        try:
-            pipe.send(measure_volume(root, manifest, export, config))
-        except OSError as error:
-            pipe.send(error)
+            pipe.send(_answer(root, manifest, export, config))
+
+
+def _answer(root: AnyPath, manifest: SeriesManifest, export: Path | None, config: ReadingConfig) -> Row | OSError:
+    try:
+        return measure_volume(root, manifest, export, config)
+    except OSError as error:
+        return error

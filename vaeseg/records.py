@@ -101,6 +101,7 @@ class Warn(StrEnum):
     SPLIT_BY_ACQUISITION = "split_by_acquisition"
     PROJECTION = "projection"
     INSTANCES_LEFT_OUT = "instances_left_out"
+    INSTANCE_NUMBERS_SKIPPED = "instance_numbers_skipped"
     QFORM_SFORM_DIFFER = "qform_sform_differ"
     PIXDIM_DIFFERS = "pixdim_differs"
     NO_NEGATIVE_VALUES = "no_negative_values"

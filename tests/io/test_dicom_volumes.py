@@ -18,6 +18,8 @@ from factories import (
     SPACING_MM,
     STUDY_UID,
     axial_affine_ras,
+    ct_slice,
+    save,
     stored_values,
     write_series,
 )
@@ -283,6 +285,26 @@ def test_a_lost_file_in_the_middle_shows_as_a_gap(tmp_path: Path) -> None:
     series = write_series(tmp_path)
     series.paths[2].write_bytes(b"junk" * 100)
     assert reasons(tmp_path) == {"missing_slices": 5, "not_an_image": 1}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "warned"),
+    [
+        ([1, 3, 5, 7, 9, 11], True),  # every second slice was lost
+        ([17, 16, 15, 14, 12, 11], True),
+        ([267, 268, 269, 270, 271, 272], False),
+        ([1, 1, 1, 1, 1, 1], False),
+        ([1, None, 3, None, 5, None], False),  # not all are told
+        ([1, 2, 3, 5, 6, 7], False),  # the fourth is the localizer's
+    ],
+)
+def test_instance_numbers_that_are_skipped(tmp_path: Path, numbers: list[int | None], warned: bool) -> None:
+    """Slices that lie regularly do not show what was lost between them; their numbers do, where nobody has them."""
+    write_series(tmp_path, per_slice={k: {"InstanceNumber": number} for k, number in enumerate(numbers)})
+    if numbers[3] == 5:
+        localizer = ct_slice(stored_values()[0], 3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+        save(localizer, tmp_path / "localizer")
+    assert read_one(tmp_path).warnings == (("instance_numbers_skipped",) if warned else ())
 
 
 @pytest.mark.parametrize("damage", [b"", b"junk" * 100, b"\0" * 128 + b"DICM" + b"\xff" * 90])

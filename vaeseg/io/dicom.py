@@ -226,6 +226,7 @@ def _identity(elements: Elements, path: str) -> dict[str, Any]:
         "image_type": tuple(str(value).strip().upper() for value in values(elements, "ImageType")),
         "transfer_syntax_uid": standard_uid(transfer_syntax(elements)),
         "acquisition_number": integer(elements, "AcquisitionNumber", None),
+        "instance_number": integer(elements, "InstanceNumber", None),
         "n_frames": integer(elements, "NumberOfFrames", 1) or 1,
         "samples_per_pixel": integer(elements, "SamplesPerPixel", 1),
         "photometric": text(elements, "PhotometricInterpretation"),

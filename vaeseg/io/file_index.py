@@ -19,7 +19,7 @@ from vaeseg.io.series import SeriesVerdict, assemble_series, group_key
 from vaeseg.paths import AnyPath
 from vaeseg.records import IndexedFile, SeriesRef, Warn
 
-READER_VERSION = 7
+READER_VERSION = 8
 """Goes up when a header is read or kept otherwise: files of an index that an older reader made are read again."""
 
 OF_THE_FILE = ("path", "size", "mtime_ns")

@@ -66,6 +66,7 @@ class InstanceHeader:
     """RescaleSlope and RescaleIntercept; None where one is missing or no number."""
     pixel_representation: int | None = None
     """0 for unsigned stored values, 1 for signed ones (PS3.3 C.7.6.3.1); None where it is missing or no number."""
+    instance_number: int | None = None
 
     @property
     def slice_voxels(self) -> int:

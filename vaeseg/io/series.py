@@ -134,10 +134,21 @@ def _judge_group(root: AnyPath, headers: list[InstanceHeader], config: ReadingCo
     placed = _set_aside(slices, refusal_of_geometry, refused)
     distinct = _set_aside_copies(root, placed, refused)
     verdicts = [_refused(group, reason, detail) for ((reason, detail), _), group in refused.items()]
-    left_out = any(reason not in UNRELATED for (reason, _), _ in refused)
-    for volume in _split_by_acquisition(distinct):
-        verdicts.append(_judge_volume(volume, left_out, config, is_split=len(volume) < len(distinct)))
-    return verdicts
+    volumes = _split_by_acquisition(distinct)
+    noticed = {
+        Warn.INSTANCES_LEFT_OUT: any(reason not in UNRELATED for (reason, _), _ in refused),
+        Warn.INSTANCE_NUMBERS_SKIPPED: _numbers_are_skipped(headers),
+        Warn.SPLIT_BY_ACQUISITION: len(volumes) > 1,
+    }
+    of_group = {warning for warning, applies in noticed.items() if applies}
+    return verdicts + [_judge_volume(volume, of_group, config) for volume in volumes]
+
+
+def _numbers_are_skipped(headers: Sequence[InstanceHeader]) -> bool:
+    """Whether a number between the first and the last is nobody's, where all have one: scanners count without a gap."""
+    numbers = {header.instance_number for header in headers}
+    known = {number for number in numbers if number is not None}
+    return len(known) == len(numbers) and max(known) - min(known) + 1 > len(known)
 
 
 def _set_aside(
@@ -227,16 +238,14 @@ def _positions(headers: Sequence[InstanceHeader]) -> FloatArray:
     return np.array([header.position for header in headers], dtype=np.float64)
 
 
-def _judge_volume(
-    headers: list[InstanceHeader], left_out: bool, config: ReadingConfig, is_split: bool
-) -> SeriesVerdict:
+def _judge_volume(headers: list[InstanceHeader], of_group: set[Warn], config: ReadingConfig) -> SeriesVerdict:
     try:
-        return _readable(headers, left_out, config, is_split)
+        return _readable(headers, of_group, config)
     except ReadingError as error:
         return _refused(headers, error.reason, error.detail)
 
 
-def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConfig, is_split: bool) -> SeriesVerdict:
+def _readable(headers: list[InstanceHeader], of_group: set[Warn], config: ReadingConfig) -> SeriesVerdict:
     _check_size(headers, config)
     _check_patient(headers)
     for header in headers:
@@ -251,7 +260,7 @@ def _readable(headers: list[InstanceHeader], left_out: bool, config: ReadingConf
     spacing = first.pixel_spacing_mm
     assert spacing is not None  # refusal_of_geometry set those aside
     affine = lps_from_kji(positions[stack.order[0]], row, column, stack.step_mm, spacing)
-    warnings = _warnings(ordered, left_out, is_split, stack.tilt_degrees)
+    warnings = _warnings(ordered, of_group, stack.tilt_degrees)
     files = _slice_files(ordered)
     ref = _ref(headers)
     manifest = SeriesManifest(
@@ -323,13 +332,9 @@ def _are_close(
     return numbers == others or np.allclose(numbers or (), others or (), rtol=rtol, atol=atol)
 
 
-def _warnings(
-    headers: Sequence[InstanceHeader], left_out: bool, is_split: bool, tilt_degrees: float
-) -> tuple[Warn, ...]:
-    found = {warning for header in headers for warning in header.warnings}
+def _warnings(headers: Sequence[InstanceHeader], of_group: set[Warn], tilt_degrees: float) -> tuple[Warn, ...]:
+    found = of_group.union(*(header.warnings for header in headers))
     noticed = {
-        Warn.INSTANCES_LEFT_OUT: left_out,
-        Warn.SPLIT_BY_ACQUISITION: is_split,
         Warn.PROJECTION: any(map(is_projection, headers)),
         Warn.GANTRY_TILT: tilt_degrees > TILT_TOLERANCE_DEGREES,
         Warn.SERIES_UID_DERIVED: not headers[0].series_instance_uid,

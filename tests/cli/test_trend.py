@@ -44,14 +44,15 @@ def test_volumes_changes_and_doubling_time(store: Store) -> None:
     result = trend(store, SUBJECT)
     lines = [line.split() for line in result.stdout.splitlines()[2:5]]
     assert lines == [
-        ["2026-01-01", "0", "1.00", "-", "-", "first_study", "2"],
-        ["2026-03-02", "60", "4.00", "+3.00", "+300", "30", "2"],
-        ["-", "-", "2.00", "-", "-", "undated", "2"],
+        ["2026-01-01", "0", "1.00", "-", "-", "first_study", "2", "gantry_tilt"],
+        ["2026-03-02", "60", "4.00", "+3.00", "+300", "30", "2", "gantry_tilt"],
+        ["-", "-", "2.00", "-", "-", "undated", "2", "gantry_tilt"],
     ]
     assert "not for clinical use" in result.stderr
     rows = json.loads(trend(store, SUBJECT, "--json").stdout)
     assert [row["study_date"] for row in rows] == ["2026-01-01", "2026-03-02", None]
     assert rows[1]["volume_doubling_days"] == pytest.approx(30.0)
+    assert rows[1]["warnings"] == ["gantry_tilt"]
 
 
 def test_the_chart_is_to_scale(store: Store) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vaeseg.paths import AnyPath
 
 COLUMNS = ("study date", "day", "ml", "change ml", "change %", "doubling", "lesions")
-"""Headings of the table; a doubling time is in days."""
+"""Headings of the table; a doubling time is in days. Warnings follow where a study has some."""
 
 
 @click.command()
@@ -35,8 +35,9 @@ def command(
     """Show the tumour volume of a subject over its studies, with change and volume doubling time.
 
     Of a study with several segmented series one counts, and of several studies of a day one (docs/data-model.md says
-    which). A doubling time needs two days, one file of the model, and a volume that grew; where there is none, the
-    reason is shown. Other studies of a day and those without a date are listed, and left out of the chart.
+    which). Warnings are of the series that counts: its number may be wrong. A doubling time needs two days, one file of
+    the model, and a volume that grew; where there is none, the reason is shown. Other studies of a day and those
+    without a date are listed, and left out of the chart.
 
     Exit codes: 0 ok, 1 the database cannot be read or the file not written, 2 no such subject, model or store.
     """
@@ -69,7 +70,8 @@ def _print(rows: list[TrendRow]) -> None:
     for name, of_model in groupby(rows, key=lambda row: row.model):
         studies = list(of_model)
         print(f"model {name}")
-        for line in [COLUMNS, *map(_cells, studies)]:
+        heading = (*COLUMNS, "warnings") if any(row.warnings for row in studies) else COLUMNS
+        for line in [heading, *map(_cells, studies)]:
             print("  ".join(f"{cell:>10}" for cell in line).rstrip())
         for text in text_chart(studies):
             print(text)
@@ -85,4 +87,5 @@ def _cells(row: TrendRow) -> tuple[str, ...]:
         "-" if row.change_percent is None else f"{row.change_percent:+.0f}",
         str(row.doubling_reason) if row.volume_doubling_days is None else f"{row.volume_doubling_days:.0f}",
         str(row.lesion_count),
+        " ".join(row.warnings),
     )

@@ -9,12 +9,12 @@ from sqlalchemy import select
 
 from vaeseg.db.findings import check_subject, nothing_by
 from vaeseg.db.session import Database
-from vaeseg.db.views import TUMOUR_VOLUME_TREND
+from vaeseg.db.views import LATEST_FINDINGS, TUMOUR_VOLUME_TREND
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrendRow:
-    """One study, as the view `tumour_volume_trend` has it."""
+    """One study, as the view `tumour_volume_trend` has it, with the warnings of the finding that stands for it."""
 
     subject_key: str
     model: str
@@ -33,6 +33,7 @@ class TrendRow:
     n_series: int
     """Segmented series of the study, of which one was chosen."""
     series_instance_uid: str
+    warnings: tuple[str, ...] = ()
 
 
 def subject_trend(database: Database, subject_key: str, model: str | None = None) -> list[TrendRow]:
@@ -45,11 +46,13 @@ def subject_trend(database: Database, subject_key: str, model: str | None = None
     """
     view = TUMOUR_VOLUME_TREND
     order = (view.c.model, view.c.study_date.asc().nulls_last(), view.c.study_instance_uid)
-    statement = select(*(view.c[field.name] for field in fields(TrendRow))).order_by(*order)
+    of_view = (view.c[field.name] for field in fields(TrendRow) if field.name != "warnings")
+    statement = select(*of_view, LATEST_FINDINGS.c.warnings)
+    statement = statement.join(LATEST_FINDINGS, LATEST_FINDINGS.c.id == view.c.finding_id)
     with database.read() as connection:
         check_subject(connection, subject_key)
-        found = connection.execute(statement.where(view.c.subject_key == subject_key))
-        rows = [TrendRow(**row._mapping) for row in found]
+        found = connection.execute(statement.where(view.c.subject_key == subject_key).order_by(*order))
+        rows = [TrendRow(**{**row._mapping, "warnings": tuple(row.warnings)}) for row in found]
     if model is None:
         return rows
     models = sorted({row.model for row in rows})

@@ -288,8 +288,9 @@ FEWEST_AT_ONCE, MOST_AT_ONCE = 500, 2000
 SERIES_A_CORE = 100
 """In one pipeline, for each core of the cluster: they take it longer than models take to load."""
 HERE_SECONDS = 5.0
-"""For so long the driver reads headers before it starts a Ray of this machine, and reads on until that is up: starting
-one takes as long, and by then it has read more than ten thousand from a local disk."""
+"""For so long the driver reads headers before it starts a Ray of this machine, unless it sees before that twice as much
+would be left, and reads on until that is up: starting one takes as long, and by then it has read more than ten thousand
+from a local disk."""
 
 
 def series_at_once(n_cores: int) -> int:

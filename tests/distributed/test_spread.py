@@ -135,18 +135,30 @@ def test_what_has_no_known_end_is_given_away(no_ray: pytest.MonkeyPatch) -> None
     assert done_with_ray_up(no_ray, 60, (item for item in ITEMS)) == ["0", *(f"{item} elsewhere" for item in ITEMS[1:])]
 
 
+@pytest.mark.parametrize(("long_seconds", "is_list", "n_here"), [(0.1, True, 1), (60, True, 20), (0.1, False, 20)])
+def test_a_ray_is_started_at_once_for_much(
+    no_ray: pytest.MonkeyPatch, long_seconds: float, is_list: bool, n_here: int
+) -> None:
+    """Long before the driver would ask for it otherwise; of what has no known end, nobody knows that it is much."""
+    no_ray.setattr(spread, "LONG_SECONDS", long_seconds)
+    no_ray.setattr(spread, "PACE_SECONDS", 0.02)
+    items = ITEMS[:20] if is_list else (item for item in ITEMS[:20])
+    assert sum(map(str.isdecimal, done_with_ray_up(no_ray, 0, items, here_seconds=60))) == n_here
+
+
 def done_with_ray_up(
     no_ray: pytest.MonkeyPatch,
     soon_seconds: float,
     items: Iterable[str],
     function: Callable[[str], list[str]] = slow_at_first,
+    here_seconds: float = 0.02,
 ) -> list[str]:
     """Where it is after the first item, which takes a while."""
     up: Future[None] = Future()
     up.set_result(None)
     no_ray.setattr(spread, "_ray_beside", lambda: up)
     no_ray.setattr(spread, "start_local_ray", nothing)
-    no_ray.setattr(spread, "HERE_SECONDS", 0.02)
+    no_ray.setattr(spread, "HERE_SECONDS", here_seconds)
     no_ray.setattr(spread, "SOON_SECONDS", soon_seconds)
     return list(here_at_first(function, items, nothing))
 

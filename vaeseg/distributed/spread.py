@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -33,6 +32,10 @@ WORKER_SECONDS = 0.5
 """A worker takes as long to import what it needs, so that less is done sooner here, even where Ray is up."""
 SOON_SECONDS = 1.0
 """What is done here in as long, by the pace so far, is not given to others: all workers of a machine import at once."""
+PACE_SECONDS = 1.0
+"""After this the pace is known well enough to see that much is left."""
+LONG_SECONDS = 2 * HERE_SECONDS
+"""What would take longer here, by that pace, is worth a Ray at once."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,7 +63,8 @@ def here_at_first(
     """All results: of one item after the other while there is no Ray, then of those that are left as `on_ray` has them.
 
     After `HERE_SECONDS` Ray is started beside, unless by the pace so far all is done within `SOON_SECONDS`, which is
-    believed once, and only of a list; at the end Ray has started, or failed to.
+    believed once; after `PACE_SECONDS` where that takes more than `LONG_SECONDS`. The pace says something of a list
+    alone. At the end Ray has started, or failed to.
     """
     begun = time.monotonic()
     until = begun + (min(HERE_SECONDS, WORKER_SECONDS) if ray.is_initialized() else HERE_SECONDS)
@@ -69,9 +73,12 @@ def here_at_first(
     try:
         left = iter(items)
         for n_done, item in enumerate(left):
-            if time.monotonic() >= until and not believed and _is_soon_done(begun, n_done, left):
-                believed, until = True, time.monotonic() + SOON_SECONDS
-            if time.monotonic() >= until:
+            now, expected = time.monotonic(), _expected_seconds(begun, n_done, left)
+            if now >= until and not believed and expected is not None and expected < SOON_SECONDS:
+                believed, until = True, now + SOON_SECONDS
+            elif now >= begun + PACE_SECONDS and expected is not None and expected > LONG_SECONDS:
+                until = begun
+            if now >= until:
                 started = started or _ray_beside()
                 if started.done():
                     yield from on_ray(function, chain([item], left), check)
@@ -82,10 +89,10 @@ def here_at_first(
             wait([started], timeout=STOP_SECONDS)
 
 
-def _is_soon_done(begun: float, n_done: int, left: Iterator[Any]) -> bool:
-    """Never, where nobody knows how many items are left behind the one that is next."""
-    n_left = 1 + length_hint(left, sys.maxsize)
-    return (time.monotonic() - begun) * n_left < SOON_SECONDS * n_done
+def _expected_seconds(begun: float, n_done: int, left: Iterator[Any]) -> float | None:
+    """For the item that is next and those left behind it; None where nobody knows how many those are, or no pace."""
+    n_behind = length_hint(left, -1)
+    return None if n_behind < 0 or not n_done else (time.monotonic() - begun) * (1 + n_behind) / n_done
 
 
 def _ray_beside() -> Future[None]:
